@@ -1,0 +1,1 @@
+"""BlitzNet: trunk, blocks, heads, anchors, decoding."""

@@ -1,0 +1,1 @@
+"""PASCAL VOC as data: classes, devkit layout, boxes, masks, metrics, and drawn sample scenes."""
