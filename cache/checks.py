@@ -1,0 +1,55 @@
+"""Whether a cache fits what is asked of it: images, tutors, class list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from cache.errors import CacheError
+from cache.fingerprint import entry_differences, listed
+from cache.reader import TutorCache
+from cache.record import ImageEntry
+
+
+def check_fits(
+    cache: TutorCache,
+    images: Sequence[ImageEntry | str] = (),
+    *,
+    roles: Collection[str] = (),
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """``CacheError`` listing every difference unless the cache has what is needed.
+
+    ``images``: entries, whose sizes and file digests are compared, or bare ids, which only have to
+    be there. ``roles``: "detection", "segmentation". ``class_names``: the 21 names, in order.
+    """
+    lines = [
+        f"it has no {role} tutor (its settings.{role} is null); generate one with it"
+        for role in sorted(set(roles) - cache.roles)
+    ]
+    if class_names is not None:
+        lines += _class_differences(cache.class_names, class_names)
+    for image in images:
+        lines += _image_problems(cache, image)
+    if lines:
+        raise CacheError(
+            f"{cache.path}: the cache does not fit:\n{listed(lines)}\n"
+            "Generate a cache from these images with these settings, or correct the list."
+        )
+
+
+def _class_differences(stored: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    if len(stored) != len(wanted):
+        return [f"it has {len(stored)} classes, expected {len(wanted)}"]
+    pairs = enumerate(zip(stored, wanted, strict=True))
+    different = [f"class {i} is {old!r}, expected {new!r}" for i, (old, new) in pairs if old != new]
+    return [f"its class list: {'; '.join(different[:3])}"] if different else []
+
+
+def _image_problems(cache: TutorCache, image: ImageEntry | str) -> list[str]:
+    image_id = image if isinstance(image, str) else image.image_id
+    if image_id not in cache:
+        reason = cache.failed.get(image_id)
+        return [f"{image_id}: {'not in the cache' if reason is None else f'failed: {reason}'}"]
+    if isinstance(image, str):
+        return []
+    return entry_differences(cache.entry(image_id), image)

@@ -1,0 +1,138 @@
+"""What one image's entry of the cache is made of: plain frozen dataclasses of numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_CLASSES = 21
+"""Length of a label vector: background at 0, the classes at 1 to 20."""
+
+MASK_SIDE = 28
+"""Side of an instance mask as Mask R-CNN predicts it, in cells of its box."""
+
+MASK_ERROR_BOUND = 0.5 / 255.0
+"""Largest difference between a mask probability and its stored ``uint8`` form over 255."""
+
+
+class Boxes(NamedTuple):
+    """Detections of one image.
+
+    ``boxes`` (n, 4) float32, x1 y1 x2 y2 in continuous pixel coordinates of the original image,
+    0-based; ``labels`` (n,) uint8, 1 to 20; ``confidences`` (n,) float32 in 0..1.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    confidences: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InstanceMasks:
+    """The segmentation tutor's own masks, before they are pasted into the image.
+
+    ``masks`` (n, 28, 28) uint8: probability times 255, rounded, cell (0, 0) at the box's upper
+    left corner; ``boxes`` (n, 4) float32, ``labels`` (n,) uint8 and ``confidences`` (n,) float32
+    as in :class:`Boxes`.
+    """
+
+    masks: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    confidences: NDArray[np.float32]
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """Masks as (n, 28, 28) float32 in 0..1, at most ``MASK_ERROR_BOUND`` off the tutor's."""
+        return self.masks.astype(np.float32) / np.float32(255)
+
+
+def quantise_masks(probabilities: NDArray[Any]) -> NDArray[np.uint8]:
+    """Probabilities (n, 28, 28) in 0..1 as uint8, rounded to the nearest 255th.
+
+    Raises ``ValueError`` for NaN or values outside 0..1: they are no probabilities.
+    """
+    if not bool(np.all((probabilities >= 0) & (probabilities <= 1))):
+        raise ValueError("Expected mask probabilities within 0..1, got others (or NaN)")
+    return np.rint(np.asarray(probabilities, dtype=np.float64) * 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TutorOutput:
+    """What the tutors said about one image.
+
+    ``boxes``, ``labels``, ``confidences``: see :class:`Boxes`. ``label_map`` (H, W) uint8, or
+    uint16 where the image has more than 256 distinct label vectors: the row of ``palette`` that is
+    each pixel's label vector. ``palette`` (k, 21) float32, k >= 1, row 0 all zero (no instance
+    covers the pixel). Without a detection tutor the boxes are empty; without a segmentation tutor
+    the map is all 0. ``instances`` is None unless the cache keeps the tutor's own masks.
+    """
+
+    image_id: str
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    confidences: NDArray[np.float32]
+    label_map: NDArray[np.uint8] | NDArray[np.uint16]
+    palette: NDArray[np.float32]
+    instances: InstanceMasks | None = None
+
+    @property
+    def height(self) -> int:
+        """Rows of the image, in pixels."""
+        return int(self.label_map.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the image, in pixels."""
+        return int(self.label_map.shape[1])
+
+    def label_vectors(self) -> NDArray[np.float32]:
+        """The dense form, (H, W, 21) float32: 15.75 MB for a 500 x 375 image."""
+        return self.palette[self.label_map]
+
+    def equals(self, other: TutorOutput) -> bool:
+        """Whether both say the same, bit for bit (the index type of ``label_map`` aside)."""
+        return (
+            self.image_id == other.image_id
+            and np.array_equal(self.label_map, other.label_map)
+            and _same_bits(self.palette, other.palette)
+            and _same_bits(self.boxes, other.boxes)
+            and _same_bits(self.labels, other.labels)
+            and _same_bits(self.confidences, other.confidences)
+            and _same_instances(self.instances, other.instances)
+        )
+
+
+def _same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _same_instances(a: InstanceMasks | None, b: InstanceMasks | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return (
+        _same_bits(a.masks, b.masks)
+        and _same_bits(a.boxes, b.boxes)
+        and _same_bits(a.labels, b.labels)
+        and _same_bits(a.confidences, b.confidences)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """One image as the cache's list names it: its id, size in pixels and SHA-256 of its file."""
+
+    image_id: str
+    height: int
+    width: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImage:
+    """An image the tutors could not label, and why; a rerun tries it again."""
+
+    image_id: str
+    reason: str

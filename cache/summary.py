@@ -1,0 +1,123 @@
+"""What is in a cache, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.layout import ROOT
+from cache.reader import TutorCache
+from cache.record import NUM_CLASSES
+
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+THRESHOLDS = (0.001, 0.01, 0.1, 0.3, 0.5)
+
+
+def no_track(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+    """A progress bar that shows nothing."""
+    return items
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Numbers about a cache.
+
+    ``bytes_by_array``: stored bytes, metadata included, "root" being the root zarr.json.
+    ``boxes_per_image``: mean number of boxes with at least the confidence that is the key.
+    ``boxes_per_class``: the same as counts over all images, by class. ``class_pixels``: pixels by
+    the largest entry of their label vector, background where it is all zero. ``label_vectors``:
+    smallest, median and largest number of distinct ones in an image, row 0 included.
+    """
+
+    images: int
+    failed: Mapping[str, str]
+    shards: int
+    bytes_total: int
+    bytes_per_image: float
+    bytes_by_array: Mapping[str, int]
+    boxes_per_image: Mapping[float, float]
+    boxes_per_class: Mapping[str, Mapping[float, int]]
+    class_pixels: Mapping[str, int]
+    label_vectors: tuple[int, float, int]
+    instances_per_image: float | None
+    provenance: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON; thresholds become strings."""
+        content = asdict(self)
+        content["failed"] = dict(self.failed)
+        content["provenance"] = dict(self.provenance)
+        content["label_vectors"] = list(self.label_vectors)
+        content["boxes_per_image"] = _string_keys(self.boxes_per_image)
+        content["boxes_per_class"] = {
+            name: _string_keys(counts) for name, counts in self.boxes_per_class.items()
+        }
+        return content
+
+
+def _string_keys(values: Mapping[float, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in values.items()}
+
+
+def summarise(cache: TutorCache, track: Track = no_track) -> Summary:
+    """Read every image once and count. Raises ``CacheError`` where the cache is damaged."""
+    boxes = np.zeros((len(THRESHOLDS), NUM_CLASSES), dtype=np.int64)
+    pixels = np.zeros(NUM_CLASSES, dtype=np.int64)
+    vectors, instances = [], 0
+    for image_id in track(cache.image_ids, len(cache), "reading"):
+        output = cache[image_id]
+        for row, threshold in enumerate(THRESHOLDS):
+            kept = output.labels[output.confidences >= np.float32(threshold)]
+            boxes[row] += np.bincount(kept, minlength=NUM_CLASSES)
+        pixels += count_class_pixels(output.label_map, output.palette)
+        vectors.append(len(output.palette))
+        instances += len(output.instances.boxes) if output.instances is not None else 0
+    names, count = cache.class_names, max(1, len(cache))
+    sizes = _bytes_by_array(cache)
+    return Summary(
+        images=len(cache),
+        failed=cache.failed,
+        shards=cache.shards,
+        bytes_total=sum(sizes.values()),
+        bytes_per_image=sum(sizes.values()) / count,
+        bytes_by_array=sizes,
+        boxes_per_image={t: float(boxes[i].sum()) / count for i, t in enumerate(THRESHOLDS)},
+        boxes_per_class={
+            names[c]: {t: int(boxes[i, c]) for i, t in enumerate(THRESHOLDS)}
+            for c in range(1, NUM_CLASSES)
+        },
+        class_pixels={names[c]: int(pixels[c]) for c in range(NUM_CLASSES)},
+        label_vectors=_spread(vectors),
+        instances_per_image=instances / count if cache.has_instances else None,
+        provenance=cache.provenance,
+    )
+
+
+def count_class_pixels(
+    label_map: NDArray[np.uint8] | NDArray[np.uint16], palette: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Pixels per class (21,): the largest entry of their vector, background where all are zero."""
+    per_vector = np.bincount(label_map.reshape(-1), minlength=len(palette))
+    classes = np.where(palette.any(axis=1), palette.argmax(axis=1), 0)
+    counts = np.zeros(NUM_CLASSES, dtype=np.int64)
+    np.add.at(counts, classes, per_vector)
+    return counts
+
+
+def _spread(counts: list[int]) -> tuple[int, float, int]:
+    if not counts:
+        return 0, 0.0, 0
+    return min(counts), float(np.median(counts)), max(counts)
+
+
+def _bytes_by_array(cache: TutorCache) -> dict[str, int]:
+    sizes = {"root": (cache.path / ROOT).stat().st_size}
+    for name, size in cache.files.items():
+        array = name.split("/c/")[0].removesuffix("/zarr.json")
+        sizes[array] = sizes.get(array, 0) + size
+    return dict(sorted(sizes.items()))

@@ -1,0 +1,131 @@
+"""The end of a generation run: the parts of all shards become the flat arrays of the store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.codec import ShardWriter, encode_chunk
+from cache.errors import CacheError
+from cache.files import atomic_file, sha256_file, write_atomic
+from cache.images import encode_metadata, write_metadata, write_whole
+from cache.layout import ROOT, TABLES, ArraySpec, outcome_specs, table_names
+from cache.part import Part, read_part
+from cache.root import Root
+
+GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+
+
+class ColumnWriter:
+    """Writes one column of a ragged table, rows arriving in pieces of any length."""
+
+    def __init__(self, shard: ShardWriter, spec: ArraySpec) -> None:
+        self._shard = shard
+        self._spec = spec
+        self._rest: NDArray[Any] = np.zeros((0, *spec.shape[1:]), dtype=spec.numpy_dtype)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Add rows; every full chunk goes to the file."""
+        rows = np.concatenate([self._rest, rows.astype(self._spec.numpy_dtype, copy=False)])
+        step = self._spec.chunk[0]
+        full = len(rows) // step * step
+        for start in range(0, full, step):
+            self._add(rows[start : start + step])
+        self._rest = rows[full:]
+
+    def close(self) -> None:
+        """Write what is left, padded with zeros to a whole chunk, and the index."""
+        if len(self._rest):
+            padded = np.zeros(self._spec.chunk, dtype=self._spec.numpy_dtype)
+            padded[: len(self._rest)] = self._rest
+            self._add(padded)
+        self._shard.close()
+
+    def _add(self, chunk: NDArray[Any]) -> None:
+        self._shard.add(encode_chunk(chunk, self._spec.compressed))
+
+
+def parts_of(cache: Path, shards: int) -> Iterable[Part]:
+    """The parts of all shards in order; ``CacheError`` if one is missing or damaged."""
+    for shard in range(shards):
+        part = read_part(cache, shard)
+        if part is None:
+            raise CacheError(
+                f"{cache}: shard {shard} of {shards} is not done yet. Run the same command again."
+            )
+        yield part
+
+
+def write_tables(cache: Path, root: Root, image_ids: Sequence[str]) -> Root:
+    """Write every array that needs all parts; the completed root, not yet written.
+
+    Running it again writes the same bytes.
+    """
+    outcome = _gather(parts_of(cache, root.shards))
+    names = table_names(root.features)
+    for spec in outcome_specs(root.images, root.features):
+        write_whole(cache, spec, outcome[spec.name])
+    for table in names:
+        _write_table(cache, root, table, int(outcome[f"{table}/offsets"][-1]))
+        write_atomic(cache / table / ROOT, encode_metadata(GROUP))
+    labels: dict[str, tuple[int, str]] = {}
+    failed: dict[str, str] = {}
+    for shard, part in enumerate(parts_of(cache, root.shards)):
+        labels.update(part.files)
+        for i, reason in part.reasons.items():
+            failed[image_ids[shard * root.images_per_shard + i]] = reason
+    return replace(root, complete=True, failed=failed, files=_all_files(cache, labels))
+
+
+def _gather(parts: Iterable[Part]) -> Mapping[str, NDArray[Any]]:
+    """The per-image arrays by name, from all parts."""
+    pieces: dict[str, list[NDArray[Any]]] = {}
+    for part in parts:
+        pieces.setdefault("status", []).append(part.status)
+        pieces.setdefault("label_crc32", []).append(part.label_crc32)
+        for table in part.columns:
+            pieces.setdefault(f"{table}/offsets", [np.zeros(1, np.int64)]).append(
+                part.counts[table]
+            )
+            pieces.setdefault(f"{table}/crc32", []).append(part.crc32[table])
+    joined = {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+    return {
+        name: np.cumsum(array) if name.endswith("/offsets") else array
+        for name, array in joined.items()
+    }
+
+
+def _write_table(cache: Path, root: Root, table: str, rows: int) -> None:
+    """Stream a table's rows from the parts: instance masks of a large cache exceed the memory."""
+    specs = [column.spec(table, rows) for column in TABLES[table]]
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for spec in specs if rows else []:
+            handle = stack.enter_context(atomic_file(cache / spec.file()))
+            writers.append(ColumnWriter(ShardWriter(handle, spec.chunks_per_shard), spec))
+        for part in parts_of(cache, root.shards) if rows else []:
+            for writer, values in zip(writers, part.columns[table], strict=True):
+                writer.append(values)
+        for writer in writers:
+            writer.close()
+    for spec in specs:
+        write_metadata(cache, spec)
+        if rows == 0:
+            (cache / spec.file()).unlink(missing_ok=True)
+
+
+def _all_files(cache: Path, labels: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Size and digest of every file but the root; label shards as their parts recorded them."""
+    files = {}
+    for path in sorted(cache.rglob("*")):
+        name = path.relative_to(cache).as_posix()
+        if name == ROOT or name.startswith(".") or not path.is_file():
+            continue
+        files[name] = labels.get(name) or (path.stat().st_size, sha256_file(path))
+    return files

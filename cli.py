@@ -1,0 +1,82 @@
+"""kdcli: the command line. Each command parses, calls one function of a stage, and prints.
+
+Heavy imports happen inside the commands, so that ``kdcli --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from commands.environment import env
+from commands.sample import make_sample
+from commands.store import inspect_cache
+from commands.student import evaluate_student, predict, train_student
+from commands.tutors import evaluate_tutors, generate_tutors
+
+COMMANDS = (
+    make_sample,
+    generate_tutors,
+    inspect_cache,
+    evaluate_tutors,
+    train_student,
+    evaluate_student,
+    predict,
+    env,
+)
+
+
+class _Commands(click.Group):
+    """Commands in the order of use; a user's mistake is one line, Ctrl-C a way to go on."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            click.echo(str(stop) or "Interrupted. Run the same command again to go on.", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            if _is_users_mistake(error):
+                raise click.ClickException(str(error)) from error
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kdcli")
+def main() -> None:
+    """Offline knowledge distillation for multi-task vision.
+
+    Tutors label a data set once (generate-tutors); a BlitzNet student learns from what they
+    said, beside or instead of the ground truth (train-student).
+
+    \b
+    kdcli make-sample voc --images 240
+    kdcli generate-tutors --voc voc --list Segmentation/trainval \\
+        --detection-tutor sample --segmentation-tutor sample --out cache.zarr
+    kdcli inspect-cache cache.zarr --voc voc --gallery gallery.html
+    kdcli train-student --voc voc --cache cache.zarr --list Segmentation/train \\
+        --config tiny --out runs/first
+    kdcli evaluate-student runs/first --voc voc --list Segmentation/val
+    """
+
+
+for command in COMMANDS:
+    main.add_command(command)
+
+
+def _is_users_mistake(error: Exception) -> bool:
+    """Whether ``error`` is one of the four packages' own; imported late, as most calls succeed."""
+    from cache.errors import CacheError
+    from student.errors import StudentError
+    from tutor_gen.errors import TutorError
+    from voc.errors import DevkitError
+
+    return isinstance(error, CacheError | DevkitError | StudentError | TutorError)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""kdcli make-sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from commands.options import PATH
+from commands.progress import track
+
+
+@click.command()
+@click.argument("out", type=PATH)
+@click.option(
+    "--images", default=240, show_default=True, type=click.IntRange(min=2), help="Scenes to draw."
+)
+@click.option(
+    "--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Decides every scene."
+)
+def make_sample(out: Path, images: int, seed: int) -> None:
+    """Draw scenes into OUT, in the layout of a VOC devkit.
+
+    Several of VOC's classes as shapes, with exact boxes, masks and object masks; lists for
+    training and validation.
+
+    \b
+    Example:
+      kdcli make-sample voc --images 240 --seed 1
+    """
+    from voc.sample import make_sample as draw
+
+    devkit = draw(out, images=images, seed=seed, track=track)
+    counts = ", ".join(f"{name} {len(devkit.image_ids(name))}" for name in devkit.lists())
+    click.echo(f"{images} scenes in {out} ({counts})")

@@ -1,0 +1,146 @@
+"""kdcli train-student, evaluate-student and predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from commands.options import PATH, checkpoint_option, device_option, list_option, voc_option
+from commands.progress import track
+
+
+@click.command()
+@voc_option()
+@click.option("--cache", type=PATH, help="Store of tutor output, if anything is learned from it.")
+@click.option("--list", "list_name", help="Image list to train on [default: the configuration's].")
+@click.option(
+    "--config",
+    "source",
+    default="blitznet300-x4",
+    show_default=True,
+    help="A TOML file, or a preset: blitznet{300,512}[-x4], tiny.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change one setting, as in optim.lr=2e-4; may be repeated.",
+)
+@click.option("--out", type=PATH, required=True, help="Folder of the run, new or to go on with.")
+def train_student(
+    voc: Path,
+    cache: Path | None,
+    list_name: str | None,
+    source: str,
+    overrides: Sequence[str],
+    out: Path,
+) -> None:
+    """Train a BlitzNet from ground truth, tutors, or both.
+
+    The run may be stopped at any moment; the same command goes on from its last checkpoint. The
+    resolved configuration is saved in the run, as config.toml.
+
+    \b
+    Example:
+      kdcli train-student --voc voc --cache cache.zarr --list Segmentation/train \\
+          --config tiny --set targets.segmentation.source=fill-in --out runs/first
+    """
+    from cache.reader import TutorCache
+    from student.settings import load_config
+    from student.train import train
+    from voc.devkit import Devkit
+
+    if list_name is not None:
+        overrides = (*overrides, f"data.list={json.dumps(list_name)}")
+    config = load_config(source, overrides)
+    store = None if cache is None else TutorCache.open(cache)
+    summary = train(config, Devkit.open(voc), store, out, track=track)
+    losses = ", ".join(f"{name} {value:.3g}" for name, value in summary.losses.items())
+    click.echo(f"{out}: {summary.step} of {summary.steps} steps, {summary.images} images; {losses}")
+    click.echo(f"Evaluate it: kdcli evaluate-student {out} --voc {voc} --list Segmentation/val")
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@voc_option()
+@list_option("Segmentation/val")
+@checkpoint_option
+@device_option
+def evaluate_student(run: Path, voc: Path, list_name: str, checkpoint: str, device: str) -> None:
+    """Score the student in RUN: VOC mAP and mIoU, per class.
+
+    \b
+    Example:
+      kdcli evaluate-student runs/first --voc voc --list Segmentation/val
+    """
+    from commands.tables import print_scores
+    from student.evaluate import evaluate_student as evaluate
+    from student.evaluate import evaluation_path
+    from voc.devkit import Devkit
+
+    result = evaluate(
+        run, Devkit.open(voc), list_name, checkpoint=checkpoint, device=device, track=track
+    )
+    print_scores(result.detection, result.segmentation)
+    click.echo(f"\nSaved as {evaluation_path(run, list_name)}")
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.argument("images", type=PATH, nargs=-1)
+@voc_option(required=False)
+@click.option("--list", "list_name", help="With --voc: predict this list.")
+@click.option("--out", type=PATH, required=True, help="Folder for overlays, masks and boxes.")
+@click.option(
+    "--threshold",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Least confidence of the boxes that are drawn; the files of boxes hold all.",
+)
+@click.option("--gallery", type=PATH, help="Write all overlays as one HTML page, too.")
+@checkpoint_option
+@device_option
+def predict(
+    run: Path,
+    images: Sequence[Path],
+    voc: Path | None,
+    list_name: str | None,
+    out: Path,
+    threshold: float,
+    gallery: Path | None,
+    checkpoint: str,
+    device: str,
+) -> None:
+    """Predict IMAGES (files or folders), or a list of a devkit, with the student in RUN.
+
+    \b
+    Examples:
+      kdcli predict runs/first photographs/ --out predictions
+      kdcli predict runs/first --voc voc --list Segmentation/val --out predictions \\
+          --gallery predictions.html
+    """
+    from student.gallery import write_prediction_gallery
+    from student.predict import find_images
+    from student.predict import predict as write_predictions
+    from voc.devkit import Devkit
+
+    if bool(images) == (voc is not None and list_name is not None):
+        raise click.UsageError("Name images or folders, or a devkit's list: --voc and --list.")
+    devkit = None if voc is None else Devkit.open(voc)
+    if devkit is not None and list_name is not None:
+        pictures = [(i, devkit.image_path(i)) for i in devkit.image_ids(list_name)]
+    else:
+        pictures = find_images(images)
+    files = write_predictions(
+        run, pictures, out,
+        threshold=threshold, checkpoint=checkpoint, device=device, track=track,
+    )  # fmt: skip
+    click.echo(f"{len(files)} predictions in {out}")
+    if gallery is not None:
+        write_prediction_gallery(gallery, run, files, devkit if list_name else None)
+        click.echo(f"Look at {gallery}")

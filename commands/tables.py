@@ -1,0 +1,98 @@
+"""What the commands print: tables of scores, the summary of a store."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from cache.reader import TutorCache
+from cache.summary import THRESHOLDS, Summary
+from voc.classes import CLASSES
+from voc.devkit import Devkit, mask_folder
+from voc.evaluation import DetectionResult, SegmentationResult
+
+
+def print_scores(
+    detection: DetectionResult | None, segmentation: SegmentationResult | None
+) -> None:
+    """Print average precision and IoU per class, in per cent, and their means."""
+    found = {} if detection is None else detection.average_precision
+    overlap = {} if segmentation is None else segmentation.iou
+    rows = [
+        (name, _percent(found.get(name)), _percent(overlap.get(name)))
+        for name in CLASSES
+        if _occurs(name, detection, segmentation)
+    ]
+    means = (
+        "mean",
+        _percent(None if detection is None else detection.map),
+        _percent(None if segmentation is None else segmentation.miou),
+    )
+    click.echo(tabulate([*rows, means], ["class", "AP %", "IoU %"], stralign="right"))
+
+
+def _occurs(
+    name: str, detection: DetectionResult | None, segmentation: SegmentationResult | None
+) -> bool:
+    return bool(detection is not None and detection.objects.get(name)) or bool(
+        segmentation is not None and segmentation.pixels.get(name)
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:
+    """Print what is in a store and what made it."""
+    settings = summary.provenance["settings"]
+    facts = {
+        "store": f"{path} ({'every byte checked' if verified else 'complete'})",
+        "images": f"{summary.images} in {summary.shards} shards, {len(summary.failed)} failed",
+        "size": f"{summary.bytes_total / 1e6:.2f} MB, {summary.bytes_per_image:.0f} bytes an image",
+        "detection tutor": tutor_line(settings.get("detection")),
+        "segmentation tutor": tutor_line(settings.get("segmentation")),
+        "detection floor": str(settings.get("detection_floor")),
+        "fingerprint": summary.provenance["fingerprint"],
+    }
+    smallest, median, largest = summary.label_vectors
+    facts["label vectors"] = f"{median:g} distinct an image (median; {smallest} to {largest})"
+    click.echo(tabulate(facts.items(), tablefmt="plain"))
+    pixels = max(1, sum(summary.class_pixels.values()))
+    rows = [
+        (
+            name,
+            *summary.boxes_per_class[name].values(),
+            f"{summary.class_pixels[name] / pixels:.2%}",
+        )
+        for name in CLASSES[1:]
+        if any(summary.boxes_per_class[name].values()) or summary.class_pixels[name]
+    ]
+    per_image = [f"{summary.boxes_per_image[t]:.1f}" for t in THRESHOLDS]
+    rows.append(("an image", *per_image, ""))
+    header = ["boxes of at least", *(f"{t:g}" for t in THRESHOLDS), "of all pixels"]
+    click.echo("\n" + tabulate(rows, header, numalign="right", stralign="right"))
+
+
+def tutor_line(description: dict[str, object] | None) -> str:
+    """One line about a tutor from its description in the store."""
+    if description is None:
+        return "none"
+    digest = str(description.get("weights_sha256", ""))[:12]
+    origin = f"sha256 {digest}..." if digest else str(description.get("weights"))
+    return f"{description['name']} ({description['kind']}, {origin})"
+
+
+def print_coverage(store: TutorCache, devkit: Devkit) -> None:
+    """Print, for each list of the devkit, how many images have tutor output and ground truth."""
+    rows = []
+    for name in devkit.lists():
+        ids = devkit.image_ids(name)
+        known = devkit.availability(ids, mask_folder(name))
+        labelled = sum(image_id in store for image_id in ids)
+        rows.append((name, len(ids), labelled, len(known.boxes), len(known.masks)))
+    header = ["list", "images", "labelled by the tutors", "GT boxes", "GT masks"]
+    click.echo("\n" + tabulate(rows, header))

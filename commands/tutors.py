@@ -1,0 +1,144 @@
+"""kdcli generate-tutors and evaluate-tutors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.files import write_text
+from commands.options import PATH, device_option, list_option, tutor_options, voc_option
+from commands.progress import track
+
+DEFAULT_DETECTION = "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x"
+DEFAULT_SEGMENTATION = "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x"
+
+
+@click.command()
+@voc_option()
+@list_option("Segmentation/trainval", multiple=True)
+@tutor_options("detection", DEFAULT_DETECTION)
+@tutor_options("segmentation", DEFAULT_SEGMENTATION)
+@click.option("--out", type=PATH, required=True, help="The store to write, or to go on with.")
+@click.option(
+    "--floor",
+    default=0.001,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Least confidence that is kept; 0 keeps everything the tutors return.",
+)
+@click.option(
+    "--detections-per-image",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="At most so many objects an image, the most confident ones.",
+)
+@click.option(
+    "--min-size",
+    type=click.IntRange(min=16),
+    help="Shorter side, in pixels, that images are resized to for the tutors [default: theirs].",
+)
+@click.option(
+    "--images-per-shard",
+    default=64,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Images that are written together; what a killed run may have to repeat.",
+)
+@device_option
+def generate_tutors(
+    voc: Path,
+    lists: Sequence[str],
+    detection_tutor: str,
+    detection_weights: str | None,
+    segmentation_tutor: str,
+    segmentation_weights: str | None,
+    out: Path,
+    floor: float,
+    detections_per_image: int,
+    min_size: int | None,
+    images_per_shard: int,
+    device: str,
+) -> None:
+    """Let the tutors label images, and keep what they say.
+
+    The run may be stopped at any moment; the same command goes on where it stopped. Images that
+    cannot be read are recorded as failed, and tried again by the next run.
+
+    \b
+    Example:
+      kdcli generate-tutors --voc voc --list Segmentation/trainval \\
+          --detection-tutor sample --segmentation-tutor sample --out cache.zarr
+    """
+    from tutor_gen.generate import generate
+
+    from tutor_gen.load import load_tutor
+    from voc.devkit import Devkit
+
+    devkit = Devkit.open(voc)
+    ids = tuple(dict.fromkeys(i for name in lists for i in devkit.image_ids(name)))
+    options: dict[str, Any] = {
+        "floor": floor,
+        "detections_per_image": detections_per_image,
+        "min_size": min_size,
+        "device": _device(device),
+    }
+    detection = load_tutor(detection_tutor, "detection", weights=detection_weights, **options)
+    segmentation = load_tutor(
+        segmentation_tutor, "segmentation", weights=segmentation_weights, **options
+    )
+    result = generate(
+        devkit,
+        ids,
+        detection,
+        segmentation,
+        out,
+        floor=floor,
+        images_per_shard=images_per_shard,
+        track=track,
+    )
+    click.echo(f"{out} is complete. Look at it: kdcli inspect-cache {out} --voc {voc}")
+    if result.failed:
+        for image_id, reason in result.failed.items():
+            click.echo(f"failed: {image_id}: {reason}", err=True)
+        raise click.ClickException(
+            f"{len(result.failed)} of {len(ids)} images failed (listed above). "
+            "Mend them and run the same command again: it tries just those."
+        )
+
+
+@click.command()
+@click.argument("cache", type=PATH)
+@voc_option()
+@list_option("Segmentation/val")
+@click.option("--out", type=PATH, help="Write the result as JSON, too.")
+def evaluate_tutors(cache: Path, voc: Path, list_name: str, out: Path | None) -> None:
+    """Score what the tutors said in CACHE against the ground truth.
+
+    \b
+    Example:
+      kdcli evaluate-tutors cache.zarr --voc voc --list Segmentation/val
+    """
+    from tutor_gen.evaluate import evaluate_tutors as evaluate
+
+    from cache.reader import TutorCache
+    from commands.tables import print_scores
+    from voc.devkit import Devkit
+
+    devkit = Devkit.open(voc)
+    result = evaluate(TutorCache.open(cache), devkit, devkit.image_ids(list_name), track=track)
+    print_scores(result.detection, result.segmentation)
+    if out is not None:
+        write_text(out, json.dumps(result.to_dict(), indent=2) + "\n")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name

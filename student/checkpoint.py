@@ -1,0 +1,76 @@
+"""Checkpoints: written atomically, read with ``weights_only``, nothing but tensors and numbers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from student.errors import StudentError
+
+FOLDER = "checkpoints"
+LAST, BEST = "last", "best"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State after ``step`` steps.
+
+    Attributes:
+        step: Steps done.
+        model: The network's state dict.
+        optimizer: The optimiser's state dict.
+        best_score: Best score of the periodic evaluations so far; -1 before the first.
+        seconds: Time spent training so far, over all starts of the run.
+    """
+
+    step: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    best_score: float = -1.0
+    seconds: float = 0.0
+
+
+def checkpoint_path(run: Path, name: str = LAST) -> Path:
+    """Return where a run keeps its ``last`` or ``best`` checkpoint."""
+    return run / FOLDER / f"{name}.pt"
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that ``path`` is at any moment the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        torch.save(dict(vars(checkpoint)), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, to the host's memory.
+
+    Raises:
+        StudentError: There is none, or it is not one of ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return Checkpoint(**state)
+    except FileNotFoundError as error:
+        raise StudentError(
+            f"Found no checkpoint {path}: has this run trained up to its first one?"
+        ) from error
+    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise StudentError(
+            f"Cannot read the checkpoint {path} ({str(error).splitlines()[0]}): delete it to "
+            "train again from the start"
+        ) from error

@@ -1,0 +1,257 @@
+"""A run's configuration: frozen dataclasses, one per section of the TOML file.
+
+Defaults are the thesis' setting where it states one, BlitzNet's otherwise. ``student.settings``
+reads and writes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from student.errors import StudentError
+from student.model.config import ModelConfig
+
+Source = Literal["gt", "tutor", "share", "fill-in", "combination"]
+
+
+def _expect(condition: bool, setting: str, expected: str, got: object) -> None:
+    if not condition:
+        raise StudentError(f"Expected {setting} to be {expected}, got {got}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and which of their annotation.
+
+    Attributes:
+        list: Training list below ``ImageSets``, without ``.txt``.
+        mask_folder: Folder of the class masks; empty for the list's own (``SegmentationClassAug``
+            for lists of ``SegmentationAug``, else ``SegmentationClass``).
+        difficult: Whether objects marked difficult are learned from, as in the reference.
+    """
+
+    list: str = "Segmentation/train"
+    mask_folder: str = ""
+    difficult: bool = True
+
+
+@dataclass(frozen=True)
+class TaskTargets:
+    """What one task learns from, image by image.
+
+    Attributes:
+        source: ``gt``, ``tutor``; ``share``: the tutor for a share of the images, GT for the
+            others (thesis, tables 12 and 13, figures 15 and 16); ``fill-in``: GT where the image
+            has it, the tutor where not (table 17); ``combination``: both, weighted (table 19).
+        share: With source ``share``, the share of images that learn from the tutor.
+        gt_weight: With source ``combination``, the weight of the loss against GT.
+        tutor_weight: With source ``combination``, the weight of the loss against the tutor.
+        gt_share: Only this seeded share of the images keeps its GT for this task; the others are
+            treated as images that have none.
+        missing_gt: What to do if images that should learn from GT have none in the devkit:
+            ``error``, or ``skip`` (they teach this task nothing).
+    """
+
+    source: Source = "gt"
+    share: float = 0.5
+    gt_weight: float = 0.5
+    tutor_weight: float = 0.5
+    gt_share: float = 1.0
+    missing_gt: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        for name in ("share", "gt_share"):
+            value = getattr(self, name)
+            _expect(0 <= value <= 1, f"targets' {name}", "between 0 and 1", value)
+        for name in ("gt_weight", "tutor_weight"):
+            value = getattr(self, name)
+            _expect(value >= 0, f"targets' {name}", "at least 0", value)
+
+
+@dataclass(frozen=True)
+class DetectionTargets(TaskTargets):
+    """Targets of detection.
+
+    Attributes:
+        threshold: Tutor boxes of lower confidence are left out.
+        confidence_weighting: Whether the losses of an anchor are multiplied by the confidence of
+            the tutor's box that it was matched to.
+    """
+
+    threshold: float = 0.001
+    confidence_weighting: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _expect(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
+
+
+@dataclass(frozen=True)
+class SegmentationTargets(TaskTargets):
+    """Targets of segmentation.
+
+    Attributes:
+        form: How a label vector v becomes a distribution: ``softmax`` is the thesis'
+            softmax(v / temperature), which makes an uncovered pixel uniform; ``background`` gives
+            the background 1 - max(v) and normalises.
+        temperature: Of the softmax.
+    """
+
+    form: Literal["softmax", "background"] = "background"
+    temperature: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _expect(self.temperature > 0, "temperature", "above 0", self.temperature)
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    """Targets of both tasks; ``gt_share`` keeps the GT of *both* for only a share of the images."""
+
+    gt_share: float = 1.0
+    detection: DetectionTargets = field(default_factory=DetectionTargets)
+    segmentation: SegmentationTargets = field(default_factory=SegmentationTargets)
+
+    def __post_init__(self) -> None:
+        _expect(0 <= self.gt_share <= 1, "targets.gt_share", "between 0 and 1", self.gt_share)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Ranges of the random policy; the defaults are BlitzNet's.
+
+    Attributes:
+        zoom_out_probability: Of placing the image on a larger canvas of the mean colour.
+        zoom_out_range: That canvas' size relative to the image's.
+        crop_area: Range of a crop's area relative to the canvas.
+        crop_aspect: Range of a crop's width by its height.
+        crop_coverages: One is drawn; a crop has to cover at least that fraction of some box.
+        crop_tries: Crops drawn before the whole canvas is taken.
+        flip_probability: Of mirroring.
+        min_box: Boxes with a side below this many pixels of the network's input are dropped.
+        brightness: Largest amount added, images in 0..1.
+        contrast: Largest deviation of the contrast's factor from 1.
+        saturation: Largest deviation of the saturation's factor from 1.
+        hue: Largest turn, as a fraction of the circle.
+    """
+
+    zoom_out_probability: float = 0.5
+    zoom_out_range: tuple[float, float] = (1.05, 4.0)
+    crop_area: tuple[float, float] = (0.3, 1.0)
+    crop_aspect: tuple[float, float] = (0.5, 2.0)
+    crop_coverages: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+    crop_tries: int = 50
+    flip_probability: float = 0.5
+    min_box: float = 2.0
+    brightness: float = 0.125
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.07
+
+    def __post_init__(self) -> None:
+        for name in ("zoom_out_range", "crop_area", "crop_aspect"):
+            low, high = getattr(self, name)
+            _expect(0 < low <= high, f"augmentation.{name}", "two rising positive numbers",
+                    getattr(self, name))  # fmt: skip
+        _expect(len(self.crop_coverages) > 0, "augmentation.crop_coverages", "a list of at least "
+                "one number", "an empty one")  # fmt: skip
+        _expect(self.zoom_out_range[0] >= 1, "augmentation.zoom_out_range", "at least 1",
+                self.zoom_out_range)  # fmt: skip
+        _expect(self.crop_area[1] <= 1, "augmentation.crop_area", "at most 1", self.crop_area)
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where weights come from; ``trunk`` is a file of ImageNet weights, empty for random ones."""
+
+    trunk: str = ""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam and its schedule.
+
+    Attributes:
+        steps: Training steps.
+        batch_size: Images a step.
+        lr: Learning rate.
+        milestones: After these steps the learning rate is multiplied by ``decay``.
+        decay: See ``milestones``.
+        weight_decay: Of the convolutions' weights, as part of the loss.
+        bf16: Whether the network runs under bfloat16 autocast.
+    """
+
+    steps: int = 65_000
+    batch_size: int = 32
+    lr: float = 1e-4
+    milestones: tuple[int, ...] = (40_000, 50_000)
+    decay: float = 0.1
+    weight_decay: float = 5e-5
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lr"):
+            value = getattr(self, name)
+            _expect(value > 0, f"optim.{name}", "above 0", value)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation during training: every ``every`` steps on ``list`` (0: never).
+
+    ``metric`` is VOC's average precision: ``area`` (2010 and later) or ``11point`` (2007).
+    """
+
+    every: int = 0
+    list: str = "Segmentation/val"
+    batch_size: int = 32
+    metric: Literal["area", "11point"] = "area"
+
+    def __post_init__(self) -> None:
+        _expect(self.every >= 0, "evaluation.every", "at least 0", self.every)
+        _expect(self.batch_size > 0, "evaluation.batch_size", "above 0", self.batch_size)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How a run is carried out; nothing here changes what is learned, so it may change on resuming.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: Processes that prepare samples; 0 prepares them in the training process.
+        channels_last: Whether the network runs in channels-last memory format.
+        log_every: Steps between lines of the loss curve.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    device: str = "auto"
+    workers: int = 2
+    channels_last: bool = False
+    log_every: int = 20
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            _expect(value > 0, f"runtime.{name}", "above 0", value)
+        _expect(self.workers >= 0, "runtime.workers", "at least 0", self.workers)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a training run, apart from where its data lie."""
+
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        _expect(self.seed >= 0, "seed", "at least 0", self.seed)

@@ -1,0 +1,188 @@
+"""From image ids to batches: what is read, how it is drawn, and in which order."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cache.reader import TutorCache
+from student.batch import Batch, Boxes, Sample, collate
+from student.config import RunConfig
+from student.photometric import draw_photometric
+from student.policy import draw_transform
+from student.targets import ImageTargets
+from student.transforms import FloatArray, Transform, UInt8Array
+from voc.annotation import Annotation
+from voc.devkit import Devkit
+
+# A tutor's box less sure than this is no reason to crop an image around it.
+SURE = 0.5
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One image to prepare: its place in the data set's rows, and the epoch it is drawn for."""
+
+    epoch: int
+    row: int
+
+
+class StudentDataset(Dataset[Sample]):
+    """Training samples of the images that learn something, addressed by ``Draw``.
+
+    All randomness of a sample comes from (seed, epoch, image id): a resumed run repeats it, in
+    whatever worker.
+
+    Args:
+        devkit: Photographs and ground truth.
+        cache: Tutor output; may be None if no row has a tutor's weight.
+        rows: What each image learns from; all rows must learn something.
+        config: Of the run.
+        mask_folder: Folder of the class masks.
+    """
+
+    def __init__(
+        self,
+        devkit: Devkit,
+        cache: TutorCache | None,
+        rows: Sequence[ImageTargets],
+        config: RunConfig,
+        mask_folder: str,
+    ) -> None:
+        self.devkit = devkit
+        self.cache = cache
+        self.rows = tuple(rows)
+        self.config = config
+        self.mask_folder = mask_folder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        row, config = self.rows[draw.row], self.config
+        key = zlib.crc32(row.image_id.encode())
+        rng = np.random.default_rng([config.seed, draw.epoch, key])
+        image = self.devkit.read_image(row.image_id)
+        gt, tutor = self._gt_boxes(row), self._tutor_boxes(row)
+        landmarks = np.concatenate([gt.boxes, tutor.boxes[tutor.confidences >= SURE]])
+        height, width = image.shape[:2]
+        transform = draw_transform(rng, height, width, landmarks, config.augmentation)
+        if not config.targets.detection.confidence_weighting:
+            tutor = replace(tutor, confidences=np.ones_like(tutor.confidences))
+        photometric = draw_photometric(rng, config.augmentation)
+        index_map, palette = self._label_vectors(row, transform)
+        side = config.model.input_size
+        return Sample(
+            image_id=row.image_id,
+            image=transform.image(image, side),
+            gt=_transformed(gt, transform, side, config.augmentation.min_box),
+            tutor=_transformed(tutor, transform, side, config.augmentation.min_box),
+            mask=self._mask(row, transform),
+            index_map=index_map,
+            palette=palette,
+            weights=np.array(row.weights, np.float32),
+            photometric=photometric,
+        )
+
+    def _gt_boxes(self, row: ImageTargets) -> Boxes:
+        annotation = self.devkit.annotation(row.image_id) if row.detection_gt else None
+        if annotation is None:
+            return Boxes.none()
+        return _learned(annotation, self.config.data.difficult)
+
+    def _tutor_boxes(self, row: ImageTargets) -> Boxes:
+        if not row.detection_tutor or self.cache is None:
+            return Boxes.none()
+        targets = self.config.targets.detection
+        found = self.cache.boxes(row.image_id)
+        keep = found.confidences >= targets.threshold
+        labels = found.labels[keep].astype(np.int64)
+        return Boxes(found.boxes[keep], labels, found.confidences[keep])
+
+    def _mask(self, row: ImageTargets, transform: Transform) -> UInt8Array:
+        side = self.config.model.segmentation_side
+        mask = None
+        if row.segmentation_gt:
+            mask = self.devkit.mask(row.image_id, self.mask_folder)
+        if mask is None:
+            return np.full((side, side), 255, np.uint8)
+        return transform.map(mask, side, fill=255).astype(np.uint8, copy=False)
+
+    def _label_vectors(
+        self, row: ImageTargets, transform: Transform
+    ) -> tuple[npt.NDArray[np.generic], FloatArray]:
+        side = self.config.model.segmentation_side
+        if not row.segmentation_tutor or self.cache is None:
+            empty = np.zeros((1, self.config.model.num_classes), np.float32)
+            return np.zeros((side, side), np.uint8), empty
+        label_map = self.cache.label_map(row.image_id)
+        return transform.map(label_map, side, fill=0), self.cache.palette(row.image_id)
+
+
+def _learned(annotation: Annotation, difficult: bool) -> Boxes:
+    keep = np.ones(len(annotation.labels), bool) if difficult else ~annotation.difficult
+    ones = np.ones(int(keep.sum()), np.float32)
+    return Boxes(annotation.boxes[keep], annotation.labels[keep], ones)
+
+
+def _transformed(boxes: Boxes, transform: Transform, side: int, min_size: float) -> Boxes:
+    relative, keep = transform.boxes(boxes.boxes, side, min_size)
+    return Boxes(relative, boxes.labels[keep], boxes.confidences[keep])
+
+
+class Schedule(Sampler[list[Draw]]):
+    """The draws of steps ``start`` .. ``steps`` - 1, in batches.
+
+    Each epoch is a permutation drawn from (seed, epoch), and batches run on across the border
+    between two epochs. So the order is a function of the step, and a run resumed at any step goes
+    on without replaying what came before.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, start: int, steps: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return max(self.steps - self.start, 0)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order = functools.lru_cache(maxsize=2)(self._permutation)
+        for step in range(self.start, self.steps):
+            positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+            places = (divmod(position, self.images) for position in positions)
+            yield [Draw(epoch, int(order(epoch)[place])) for epoch, place in places]
+
+    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.images)
+
+
+def make_loader(dataset: StudentDataset, start: int, device: torch.device) -> DataLoader[Batch]:
+    """Return a loader of the batches from step ``start`` to the configured last one."""
+    config = dataset.config
+    optim = config.optim
+    schedule = Schedule(len(dataset), optim.batch_size, config.seed, start, optim.steps)
+    return DataLoader(
+        cast("Dataset[Batch]", dataset),  # what the loader yields, collate made of its samples
+        batch_sampler=schedule,
+        num_workers=config.runtime.workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_interrupts,
+    )
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Let Ctrl-C reach the main process alone, which stops its workers in good order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,185 @@
+"""VOC mAP and mIoU of a student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from student.device import pick_device
+from student.errors import StudentError
+from student.inference import InferenceSettings, infer
+from student.load import load_run
+from student.model.blitznet import BlitzNet
+from student.run import write_json
+from voc.annotation import Annotation
+from voc.devkit import Devkit, mask_folder
+from voc.evaluation import (
+    ConfusionMatrix,
+    DetectionResult,
+    Detections,
+    Metric,
+    SegmentationResult,
+    evaluate_detections,
+)
+
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+def no_track(iterable: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+    """Pass ``iterable`` on without showing progress."""
+    return iterable
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Both metrics over one list of images.
+
+    Attributes:
+        images: How many images were evaluated.
+        detection: Of the images with boxes in the devkit, which are all of them.
+        segmentation: Of the images with a mask; None if none has one.
+    """
+
+    images: int
+    detection: DetectionResult
+    segmentation: SegmentationResult | None
+
+    @property
+    def score(self) -> float:
+        """Mean of mAP and mIoU, by which the best checkpoint is chosen."""
+        values = [self.detection.map]
+        if self.segmentation is not None:
+            values.append(self.segmentation.miou)
+        known = [value for value in values if not math.isnan(value)]
+        return sum(known) / len(known) if known else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; None stands for what is not defined."""
+        found = self.detection
+        result: dict[str, Any] = {
+            "images": self.images,
+            "detection": {
+                "map": _number(found.map),
+                "metric": found.metric,
+                "iou_threshold": found.iou_threshold,
+                "average_precision": _numbers(found.average_precision),
+                "objects": found.objects,
+            },
+            "segmentation": None,
+        }
+        if self.segmentation is not None:
+            result["segmentation"] = {
+                "miou": _number(self.segmentation.miou),
+                "pixel_accuracy": _number(self.segmentation.pixel_accuracy),
+                "iou": _numbers(self.segmentation.iou),
+            }
+        return result
+
+
+def evaluate_student(
+    run: Path,
+    devkit: Devkit,
+    list_name: str,
+    *,
+    checkpoint: str = "last",
+    device: str = "auto",
+    settings: InferenceSettings | None = None,
+    metric: Metric | None = None,
+    track: Track = no_track,
+) -> Evaluation:
+    """Evaluate a run's checkpoint on a list, and save the result in the run.
+
+    The result goes to ``evaluation-<list>.json`` in the run's directory, with a dash for the
+    list's slash.
+
+    Args:
+        run: The run's directory.
+        devkit: Photographs and ground truth.
+        list_name: Below ``ImageSets``.
+        checkpoint: ``last`` or ``best``.
+        device: Where to compute.
+        settings: Of inference; by default those of the run.
+        metric: Average precision; by default the run's.
+        track: Shows progress.
+
+    Raises:
+        StudentError: No such run or checkpoint, or images without boxes.
+    """
+    config, model, step = load_run(run, checkpoint=checkpoint, device=pick_device(device))
+    settings = settings or InferenceSettings(
+        batch_size=config.evaluation.batch_size,
+        workers=config.runtime.workers,
+        bf16=config.optim.bf16,
+    )
+    evaluation = evaluate_model(
+        model,
+        devkit,
+        devkit.image_ids(list_name),
+        folder=mask_folder(list_name),
+        settings=settings,
+        metric=metric or config.evaluation.metric,
+        track=track,
+    )
+    facts = {"list": list_name, "checkpoint": checkpoint, "step": step}
+    write_json(evaluation_path(run, list_name), {**facts, **evaluation.to_dict()})
+    return evaluation
+
+
+def evaluation_path(run: Path, list_name: str) -> Path:
+    """Return where a run keeps the result on a list."""
+    return run / f"evaluation-{list_name.replace('/', '-')}.json"
+
+
+def evaluate_model(
+    model: BlitzNet,
+    devkit: Devkit,
+    image_ids: Sequence[str],
+    *,
+    folder: str,
+    settings: InferenceSettings,
+    metric: Metric = "area",
+    track: Track = no_track,
+) -> Evaluation:
+    """Evaluate a network on images; ``folder`` holds their class masks."""
+    annotations = load_annotations(devkit, image_ids)
+    images = [(image_id, devkit.image_path(image_id)) for image_id in image_ids]
+    found: dict[str, Detections] = {}
+    confusion, masks = ConfusionMatrix(), 0
+    predictions = infer(model, images, settings)
+    for prediction in track(predictions, len(images), "evaluate"):
+        found[prediction.image_id] = prediction.detections
+        mask = devkit.mask(prediction.image_id, folder)
+        if mask is not None:
+            masks += 1
+            confusion.update(prediction.label_map, mask)
+    detection = evaluate_detections(found, annotations, metric=metric)
+    return Evaluation(len(images), detection, confusion.result() if masks else None)
+
+
+def load_annotations(devkit: Devkit, image_ids: Sequence[str]) -> dict[str, Annotation]:
+    """Return the boxes of all images.
+
+    Raises:
+        StudentError: Some have none in the devkit.
+    """
+    found = {image_id: devkit.annotation(image_id) for image_id in image_ids}
+    known = {name: annotation for name, annotation in found.items() if annotation is not None}
+    if len(known) < len(found):
+        lacking = sorted(set(found) - set(known))
+        raise StudentError(
+            f"{len(lacking)} of the {len(found)} images to evaluate on have no boxes in "
+            f"{devkit.root / 'Annotations'}, {lacking[0]} for one: evaluate on a list with "
+            "ground truth"
+        )
+    return known
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _numbers(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in values.items()}

@@ -1,0 +1,143 @@
+"""What a run writes while it trains: the loss curve as JSON lines and for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from student.errors import StudentError
+from student.objective import LOSSES
+from student.run import METRICS, TENSORBOARD, write_json
+
+BAD_BATCH = "bad-batch.json"
+
+
+class Journal:
+    """Collects losses on the device and writes their means now and then.
+
+    Nothing waits for the device between two lines. A loss that is not finite is thus noticed at
+    the next line, which is always written before a checkpoint.
+
+    Args:
+        run: The run's directory.
+        step: Steps done so far; later lines of an earlier start are dropped.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.run = run
+        self._pending: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self._images = 0
+        self._waited = 0.0
+        self._started = time.perf_counter()
+        self.last: dict[str, float] = {}
+        _drop_lines_after(run / METRICS, step)
+        self._file = (run / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(run / TENSORBOARD, purge_step=step + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def note(
+        self,
+        step: int,
+        image_ids: tuple[str, ...],
+        total: Tensor,
+        parts: Mapping[str, Tensor],
+        waited: float,
+    ) -> None:
+        """Remember one step's losses, and the seconds it waited for data."""
+        absent = total.new_tensor(math.nan)
+        values = [total, *(parts.get(name, absent) for name in LOSSES)]
+        self._pending.append((step, image_ids, torch.stack(values).detach()))
+        self._images += len(image_ids)
+        self._waited += waited
+
+    def write(self, step: int, lr: float) -> None:
+        """Write the means since the last line; nothing if there was no step since.
+
+        Raises:
+            StudentError: A loss was not finite; the batch's ids are saved.
+        """
+        if not self._pending:
+            return
+        values = torch.stack([row for _, _, row in self._pending]).cpu()
+        self._check_finite(values)
+        seconds = time.perf_counter() - self._started
+        names = ("loss", *(f"loss/{name}" for name in LOSSES))
+        means = values.nanmean(dim=0).tolist()
+        line = {name: mean for name, mean in zip(names, means, strict=True) if mean == mean}
+        line |= {
+            "lr": lr,
+            "images_per_second": self._images / seconds,
+            "wait_ms": 1000 * self._waited / len(self._pending),
+        }
+        self.last = line
+        self.add(step, line, steps=len(self._pending))
+        self._pending.clear()
+        self._images, self._waited = 0, 0.0
+        self._started = time.perf_counter()
+
+    def add(self, step: int, scalars: Mapping[str, float], **more: Any) -> None:
+        """Write a line of scalars, to the file and to TensorBoard."""
+        line = {"step": step, **more, **scalars}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def restart_clock(self) -> None:
+        """Leave out what happened since the last line (an evaluation) from images per second."""
+        self._started = time.perf_counter()
+
+    def _check_finite(self, values: Tensor) -> None:
+        bad = torch.nonzero(~values[:, 0].isfinite())
+        if not len(bad):
+            return
+        step, image_ids, _ = self._pending[int(bad[0])]
+        losses = dict(zip(("loss", *LOSSES), values[int(bad[0])].tolist(), strict=True))
+        write_json(
+            self.run / BAD_BATCH,
+            {
+                "step": step,
+                "image_ids": image_ids,
+                # JSON knows no NaN; the name of the value will do for a reader's eyes.
+                "losses": {name: str(value) for name, value in losses.items()},
+            },
+        )
+        raise StudentError(
+            f"The loss of step {step} is {losses['loss']}: training stopped. Its images are named "
+            f"in {self.run / BAD_BATCH}. Most often the learning rate is too high: train with a "
+            "lower optim.lr in another folder"
+        )
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Shorten a loss curve to the steps of the checkpoint that training goes on from."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # the line that a kill cut off
+    path.write_text("".join(kept), encoding="utf-8")

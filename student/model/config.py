@@ -1,0 +1,156 @@
+"""What a BlitzNet is made of: one frozen configuration for every variant, and the named presets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from student.errors import StudentError
+
+TRUNK_BLOCKS = 4  # ResNet stages, called block 1 to block 4; the extra blocks count on from there
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a BlitzNet (BlitzNet paper, arXiv 1708.02813); the default is 300 x4.
+
+    Attributes:
+        input_size: side of the square input, pixels.
+        stride4: whether the decoder goes on to the stride-4 map ("x4"), which then is the
+            finest of the maps; else the stride-8 map is.
+        num_classes: classes with the background.
+        stem_width: channels of the 7x7 stem convolution.
+        trunk_units: bottleneck units of blocks 1 to 4.
+        trunk_widths: channels inside the bottlenecks of blocks 1 to 4; a unit returns four
+            times as many.
+        extra_blocks: number of blocks behind the trunk, numbered from 5.
+        extra_units: bottleneck units of every extra block.
+        extra_width: channels that an extra block returns; a quarter of it inside.
+        feature_width: channels of the decoder's maps; a quarter of it inside a reverse block.
+        segmentation_width: channels that every map adds to the segmentation head.
+        smallest_scale: anchor scale of the finest map, relative to the image side.
+        min_scale: anchor scale of the second map.
+        max_scale: anchor scale of the last map.
+        aspect_ratios: each stands for two anchors, the ratio and its inverse.
+    """
+
+    input_size: int = 300
+    stride4: bool = True
+    num_classes: int = 21
+    stem_width: int = 64
+    trunk_units: tuple[int, ...] = (3, 4, 6, 3)
+    trunk_widths: tuple[int, ...] = (64, 128, 256, 512)
+    extra_blocks: int = 3
+    extra_units: int = 2
+    extra_width: int = 2048
+    feature_width: int = 512
+    segmentation_width: int = 64
+    smallest_scale: float = 0.04
+    min_scale: float = 0.1
+    max_scale: float = 0.95
+    aspect_ratios: tuple[float, ...] = (2.0, 3.0)
+
+    def __post_init__(self) -> None:
+        self._check_sizes()
+        self._check_anchors()
+        if self.block_sides[-1] == self.block_sides[-2]:
+            raise StudentError(
+                f"Expected every extra block to halve its input, but {self.extra_blocks} extra "
+                f"blocks at model.input_size {self.input_size} end at the sides "
+                f"{self.block_sides}: take a larger input or fewer extra blocks."
+            )
+
+    def _check_sizes(self) -> None:
+        for name in ("trunk_units", "trunk_widths"):
+            values = getattr(self, name)
+            self._expect(
+                len(values) == TRUNK_BLOCKS and min(values) >= 1, name, "4 numbers of 1 or more"
+            )
+        for name in ("input_size", "stem_width", "extra_blocks", "extra_units"):
+            self._expect(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("extra_width", "feature_width"):
+            width = getattr(self, name)
+            self._expect(width >= 4 and width % 4 == 0, name, "a multiple of 4")
+        self._expect(self.segmentation_width >= 1, "segmentation_width", "at least 1")
+        self._expect(self.num_classes >= 2, "num_classes", "2 or more, the background included")
+
+    def _check_anchors(self) -> None:
+        self._expect(self.smallest_scale > 0, "smallest_scale", "above 0")
+        self._expect(self.min_scale > self.smallest_scale, "min_scale", "above smallest_scale")
+        self._expect(self.max_scale > self.min_scale, "max_scale", "above min_scale")
+        positive = all(ratio > 0 for ratio in self.aspect_ratios)
+        self._expect(positive, "aspect_ratios", "above 0")
+
+    def _expect(self, condition: bool, name: str, what: str) -> None:
+        if not condition:
+            raise StudentError(f"Expected model.{name} to be {what}, got {getattr(self, name)}.")
+
+    @property
+    def block_sides(self) -> tuple[int, ...]:
+        """Side of the output of block 1, 2, ... to the last extra block, in cells."""
+        side = _halved(_halved(self.input_size))  # stem convolution, max pool
+        sides = [side]
+        for _ in range(TRUNK_BLOCKS - 1 + self.extra_blocks):
+            side = _halved(side)
+            sides.append(side)
+        return tuple(sides)
+
+    @property
+    def block_widths(self) -> tuple[int, ...]:
+        """Channels of the output of block 1, 2, ... to the last extra block."""
+        trunk = tuple(4 * width for width in self.trunk_widths)
+        return trunk + (self.extra_width,) * self.extra_blocks
+
+    @property
+    def map_sides(self) -> tuple[int, ...]:
+        """Sides of the maps that the heads read, finest first; the last one is pool6, 1 x 1."""
+        first = 0 if self.stride4 else 1
+        return (*self.block_sides[first:-1], 1)
+
+    @property
+    def segmentation_side(self) -> int:
+        """Side of the segmentation logits, cells."""
+        return self.map_sides[0]
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """Two squares, and two boxes for every aspect ratio."""
+        return 2 + 2 * len(self.aspect_ratios)
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchors of one image."""
+        return self.anchors_per_cell * sum(side * side for side in self.map_sides)
+
+
+def _halved(side: int) -> int:
+    """Side after a stride of 2, every kind of padding used here: rounded up."""
+    return (side + 1) // 2
+
+
+_TINY = ModelConfig(
+    input_size=128,
+    stem_width=16,
+    trunk_units=(1, 1, 1, 1),
+    trunk_widths=(16, 24, 32, 48),
+    extra_blocks=2,
+    extra_units=1,
+    extra_width=192,
+    feature_width=64,
+    segmentation_width=32,
+    smallest_scale=0.08,
+    min_scale=0.16,
+)
+
+PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
+    {
+        "blitznet300-x4": ModelConfig(),
+        "blitznet300": ModelConfig(stride4=False, smallest_scale=0.1, min_scale=0.2),
+        "blitznet512": ModelConfig(
+            input_size=512, stride4=False, extra_blocks=4, smallest_scale=0.04, min_scale=0.1
+        ),
+        "blitznet512-x4": ModelConfig(
+            input_size=512, extra_blocks=4, smallest_scale=0.02, min_scale=0.08
+        ),
+        "tiny": _TINY,
+    }
+)

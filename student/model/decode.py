@@ -1,0 +1,107 @@
+"""From the network's output to boxes and label maps of the original images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from student.model.anchors import decode_boxes
+from student.model.blitznet import BlitzNetOutput
+from student.model.blocks import resize_bilinear
+
+
+@dataclass(frozen=True)
+class DetectionLimits:
+    """Which boxes survive inference; the defaults are the BlitzNet paper's.
+
+    Attributes:
+        score: a box of a class must have a probability above this.
+        before_nms: boxes of one class that enter the non-maximum suppression, the best.
+        nms_iou: a box that overlaps a better one of its class by more than this is dropped.
+        after_nms: boxes of one class that may leave it.
+        per_image: boxes of an image, over all classes.
+    """
+
+    score: float = 0.01
+    before_nms: int = 400
+    nms_iou: float = 0.45
+    after_nms: int = 50
+    per_image: int = 200
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """Boxes found in one image, the most confident first.
+
+    Attributes:
+        boxes: (n, 4) float32 x1 y1 x2 y2, continuous pixels of the original image, clipped to it.
+        labels: (n,) int64 classes from 1.
+        confidences: (n,) float32 probabilities.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    confidences: Tensor
+
+
+@torch.no_grad()
+def detect(
+    output: BlitzNetOutput,
+    anchors: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    limits: DetectionLimits | None = None,
+) -> list[ImageDetections]:
+    """Detections of a batch, computed on the device of the output.
+
+    Args:
+        output: what the network said of B images, each resized as a whole to the input square.
+        anchors: (A, 4) of the network.
+        sizes: (height, width) of the B original images.
+        limits: which boxes survive.
+    """
+    limits = limits or DetectionLimits()
+    if len(sizes) != len(output.scores):
+        raise ValueError(f"Expected {len(output.scores)} image sizes, got {len(sizes)}")
+    probabilities = torch.softmax(output.scores.float(), dim=-1)[..., 1:]
+    boxes = decode_boxes(output.offsets, anchors).clamp(0, 1)
+    return [_detect_one(probabilities[i].T, boxes[i], size, limits) for i, size in enumerate(sizes)]
+
+
+def _detect_one(
+    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], limits: DetectionLimits
+) -> ImageDetections:
+    """(C, A) probabilities without the background and (A, 4) relative boxes -> detections."""
+    best, anchor = probabilities.topk(min(limits.before_nms, probabilities.shape[1]), dim=1)
+    index, rank = torch.nonzero(best > limits.score, as_tuple=True)
+    scores, candidates = best[index, rank], boxes[anchor[index, rank]]
+    kept = batched_nms(candidates, scores, index, limits.nms_iou)
+    kept = kept[_rank_in_class(index[kept]) < limits.after_nms][: limits.per_image]
+    height, width = size
+    scale = boxes.new_tensor([width, height, width, height])
+    return ImageDetections(candidates[kept] * scale, index[kept] + 1, scores[kept])
+
+
+def _rank_in_class(labels: Tensor) -> Tensor:
+    """For every label of a list, how many equal ones stand before it."""
+    order = labels.argsort(stable=True)
+    ordered = labels[order]
+    position = torch.arange(len(labels), device=labels.device)
+    first = torch.searchsorted(ordered, ordered)  # where the run of this label begins
+    return torch.empty_like(position).scatter_(0, order, position - first)
+
+
+@torch.no_grad()
+def segment(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Label map of one original image.
+
+    Args:
+        logits: (C, s, s) segmentation logits.
+        size: (height, width) of the original image.
+
+    Returns:
+        (height, width) uint8 classes: the logits resized bilinearly, arg max.
+    """
+    resized = resize_bilinear(logits[None].float(), *size)
+    return resized[0].argmax(dim=0).to(torch.uint8)

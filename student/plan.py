@@ -1,0 +1,83 @@
+"""What a run will do, worked out and checked before its first step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cache.checks import check_fits
+from cache.reader import TutorCache
+from cache.record import ImageEntry
+from student.config import RunConfig
+from student.errors import StudentError
+from student.targets import ImageTargets, assign_targets, counts, required_roles, to_csv
+from voc.classes import CLASSES
+from voc.devkit import Devkit, mask_folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The data of a run.
+
+    Attributes:
+        rows: What each image of the list learns from.
+        mask_folder: Folder of the class masks.
+        facts: What identifies the run beside its configuration, as JSON values.
+    """
+
+    rows: tuple[ImageTargets, ...]
+    mask_folder: str
+    facts: dict[str, Any]
+
+    @property
+    def learning(self) -> tuple[ImageTargets, ...]:
+        """The rows of the images that learn something; only these are drawn."""
+        return tuple(row for row in self.rows if any(row.weights))
+
+    @property
+    def targets_csv(self) -> str:
+        """The assignment as CSV."""
+        return to_csv(self.rows)
+
+
+def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Plan:
+    """Assign the targets of the training list, and check that all of them can be had.
+
+    Raises:
+        StudentError: Ground truth or the cache is missing.
+        CacheError: The cache does not fit the images.
+        DevkitError: The list is missing or names images that are.
+    """
+    ids = devkit.image_ids(config.data.list)
+    folder = config.data.mask_folder or mask_folder(config.data.list)
+    present = devkit.availability(ids, folder)
+    rows = assign_targets(ids, present.boxes, present.masks, config.targets, config.seed)
+    roles = required_roles(rows)
+    if roles and cache is None:
+        raise StudentError(
+            f"The {' and '.join(sorted(roles))} targets ask for a tutor, but no cache is given: "
+            "give the cache that generate-tutors wrote, or set targets.*.source to gt"
+        )
+    taught = [row.image_id for row in rows if row.detection_tutor or row.segmentation_tutor]
+    if roles and cache is not None:
+        check_fits(cache, image_entries(devkit, taught), roles=roles, class_names=CLASSES)
+    facts = {
+        "list": config.data.list,
+        "images": len(ids),
+        "counts": counts(rows),
+        # Without a tutor's target the cache plays no part, and may be another on resuming.
+        "cache": cache.fingerprint if roles and cache is not None else None,
+    }
+    return Plan(rows, folder, facts)
+
+
+def image_entries(devkit: Devkit, image_ids: Sequence[str]) -> list[ImageEntry]:
+    """Return size and SHA-256 of each photograph's file, to compare with a cache's."""
+    entries = []
+    for image_id in image_ids:
+        height, width = devkit.image_size(image_id)
+        digest = hashlib.sha256(devkit.image_path(image_id).read_bytes()).hexdigest()
+        entries.append(ImageEntry(image_id, height, width, digest))
+    return entries

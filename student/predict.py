@@ -1,0 +1,132 @@
+"""Predictions as files: an overlay to look at, a mask, and the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from student.device import pick_device
+from student.errors import StudentError
+from student.evaluate import Track, no_track
+from student.inference import InferenceSettings, Prediction, infer, read_image
+from student.load import load_run
+from student.run import write_json
+from voc.classes import CLASSES
+from voc.draw import overlay
+from voc.pictures import write_mask
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class PredictionFiles:
+    """The files of one image's prediction."""
+
+    image_id: str
+    overlay: Path
+    mask: Path
+    boxes: Path
+
+
+def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return (name, file) of image files and of the images directly in folders.
+
+    Raises:
+        StudentError: A path does not exist, no image is found, or two have one name.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(item for item in path.iterdir() if item.suffix.lower() in ENDINGS)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise StudentError(f"Found no image or folder {path}")
+    if not files:
+        raise StudentError(f"Found no images in {', '.join(map(str, paths))}")
+    names: dict[str, Path] = {}
+    for file in files:
+        if file.stem in names:
+            raise StudentError(
+                f"{names[file.stem]} and {file} would both be written as {file.stem}: predict "
+                "them in two calls"
+            )
+        names[file.stem] = file
+    return list(names.items())
+
+
+def predict(
+    run: Path,
+    images: Sequence[tuple[str, Path]],
+    out: Path,
+    *,
+    threshold: float = 0.5,
+    checkpoint: str = "last",
+    device: str = "auto",
+    settings: InferenceSettings | None = None,
+    track: Track = no_track,
+) -> list[PredictionFiles]:
+    """Predict images with a trained run and write the results to ``out``.
+
+    For an image called N: ``N.overlay.png`` shows the class mask and the boxes of at least
+    ``threshold``; ``N.mask.png`` is the class mask with VOC's palette; ``N.json`` holds *all*
+    boxes, in continuous 0-based pixels x1 y1 x2 y2.
+
+    Args:
+        run: The run's directory.
+        images: (name, file), see ``find_images``; of a devkit: (id, ``devkit.image_path(id)``).
+        out: Folder to write to; made if it is missing.
+        threshold: Confidence that a box must have to be drawn.
+        checkpoint: ``last`` or ``best``.
+        device: Where to compute.
+        settings: Of inference; by default those of the run.
+        track: Shows progress.
+    """
+    config, model, _ = load_run(run, checkpoint=checkpoint, device=pick_device(device))
+    settings = settings or InferenceSettings(bf16=config.optim.bf16)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudentError(f"Cannot write predictions to {out}: {error.strerror}") from error
+    predictions: Iterator[Prediction] = infer(model, images, settings)
+    files = dict(images)
+    return [
+        write_prediction(prediction, files[prediction.image_id], out, threshold)
+        for prediction in track(predictions, len(images), "predict")
+    ]
+
+
+def write_prediction(
+    prediction: Prediction, photograph: Path, out: Path, threshold: float
+) -> PredictionFiles:
+    """Write the three files of one prediction."""
+    name, found = prediction.image_id, prediction.detections
+    files = PredictionFiles(
+        name, out / f"{name}.overlay.png", out / f"{name}.mask.png", out / f"{name}.json"
+    )
+    drawn = found.confidences >= threshold
+    picture = overlay(
+        read_image(photograph),
+        boxes=found.boxes[drawn],
+        labels=found.labels[drawn],
+        confidences=found.confidences[drawn],
+        label_map=prediction.label_map,
+    )
+    Image.fromarray(picture).save(files.overlay)
+    write_mask(files.mask, prediction.label_map)
+    height, width = prediction.label_map.shape
+    boxes = [
+        {
+            "class": CLASSES[label],
+            "confidence": round(float(confidence), 6),
+            "box": [round(float(side), 2) for side in box],
+        }
+        for box, label, confidence in zip(found.boxes, found.labels, found.confidences, strict=True)
+    ]
+    write_json(
+        files.boxes, {"image": str(photograph), "width": width, "height": height, "boxes": boxes}
+    )
+    return files

@@ -1,0 +1,134 @@
+"""Drawn scenes, a cache of simulated tutors over them, and a network small enough to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.reader import TutorCache
+from cache.record import ImageEntry, TutorOutput
+from cache.writer import CacheWriter
+from student.config import RunConfig
+from student.plan import image_entries
+from student.settings import config_from_table
+from voc.classes import CLASSES
+from voc.devkit import Devkit
+from voc.sample import make_sample
+
+IMAGES = 12
+LIST = "Segmentation/trainval"
+
+SMALL = {
+    "model": {
+        "preset": "tiny",
+        "input_size": 64,
+        "stem_width": 8,
+        "trunk_widths": [8, 8, 8, 8],
+        "extra_width": 32,
+        "extra_blocks": 1,
+        "feature_width": 32,
+        "segmentation_width": 8,
+    },
+    "data": {"list": LIST},
+    "optim": {"steps": 6, "batch_size": 4, "lr": 1e-3, "milestones": [4]},
+    "runtime": {"device": "cpu", "workers": 0, "log_every": 2, "checkpoint_every": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
+    return make_sample(tmp_path_factory.mktemp("scenes") / "voc", images=IMAGES, seed=5)
+
+
+@pytest.fixture(scope="session")
+def cache(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> TutorCache:
+    path = tmp_path_factory.mktemp("caches") / "cache.zarr"
+    return write_cache(path, devkit, devkit.image_ids(LIST))
+
+
+@pytest.fixture(scope="session")
+def make_cache(devkit: Devkit) -> Callable[..., TutorCache]:
+    """Returns a function that writes another cache: of some roles, or of some images."""
+
+    def make(
+        path: Path,
+        image_ids: tuple[str, ...] | None = None,
+        roles: tuple[str, ...] = ("detection", "segmentation"),
+    ) -> TutorCache:
+        return write_cache(path, devkit, image_ids or devkit.image_ids(LIST), roles)
+
+    return make
+
+
+@pytest.fixture
+def small() -> Callable[..., RunConfig]:
+    """Returns a function: a small run's configuration, changed by ``section__key=value``."""
+
+    def build(**changes: object) -> RunConfig:
+        table: dict[str, object] = {}
+        merge(table, SMALL)
+        for key, value in changes.items():
+            nested: object = value
+            for name in reversed(key.split("__")):
+                nested = {name: nested}
+            assert isinstance(nested, dict)
+            merge(table, nested)
+        return config_from_table(table, "the test")
+
+    return build
+
+
+def merge(table: dict[str, object], changes: dict[str, object]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            inner = table.setdefault(key, {})
+            assert isinstance(inner, dict)
+            merge(inner, value)
+        else:
+            table[key] = value
+
+
+def write_cache(
+    path: Path,
+    devkit: Devkit,
+    image_ids: tuple[str, ...],
+    roles: tuple[str, ...] = ("detection", "segmentation"),
+) -> TutorCache:
+    """A cache of tutors that say the ground truth, sure of .9, and see ghosts, sure of .0005."""
+    entries = image_entries(devkit, image_ids)
+    settings = {"class_names": list(CLASSES), "detection": None, "segmentation": None}
+    settings |= {role: {"name": "simulated"} for role in roles}
+    with CacheWriter.open(path, entries, settings, {}, images_per_shard=8) as writer:
+        for shard in writer.pending():
+            writer.write(shard, [simulate(devkit, entry, roles) for entry in shard.images])
+        writer.finish()
+    return TutorCache.open(path)
+
+
+def simulate(devkit: Devkit, entry: ImageEntry, roles: tuple[str, ...]) -> TutorOutput:
+    annotation = devkit.annotation(entry.image_id)
+    mask = devkit.mask(entry.image_id)
+    assert annotation is not None
+    assert mask is not None
+    label_map = np.zeros((entry.height, entry.width), np.uint8)
+    palette = np.zeros((1, 21), np.float32)
+    if "segmentation" in roles:
+        classes = [label for label in np.unique(mask) if label not in (0, 255)]
+        palette = np.zeros((1 + len(classes), 21), np.float32)
+        for row, label in enumerate(classes, start=1):
+            palette[row, label] = 0.9
+            label_map[mask == label] = row
+    ghost = np.array([[0, 0, entry.width / 2, entry.height / 2]], np.float32)
+    count = len(annotation.labels) if "detection" in roles else 0
+    present = int("detection" in roles)
+    return TutorOutput(
+        image_id=entry.image_id,
+        boxes=np.concatenate([annotation.boxes[:count], ghost[:present]]),
+        labels=np.append(annotation.labels[:count], [20] * present).astype(np.uint8),
+        confidences=np.append([0.9] * count, [0.0005] * present).astype(np.float32),
+        label_map=label_map,
+        palette=palette,
+    )

@@ -1,0 +1,150 @@
+"""The loss of a batch: parts by their share, against the same losses over parts of the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from student.batch import Batch, Boxes, Sample, collate
+from student.config import SegmentationTargets, TargetsConfig
+from student.losses import (
+    detection_loss,
+    label_vector_target,
+    segmentation_loss,
+    soft_segmentation_loss,
+)
+from student.matching import match
+from student.model.blitznet import BlitzNetOutput
+from student.objective import objective
+from student.targets import PARTS
+
+SIDE = 6
+BOXES = np.array([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.9]], np.float32)
+
+
+def sample(index: int, weights: tuple[float, float, float, float]) -> Sample:
+    rng = np.random.default_rng(index)
+    count = 1 + index % 2
+    gt = Boxes(BOXES[:count], np.arange(1, count + 1), np.ones(count, np.float32))
+    tutor = Boxes(BOXES[-count:], np.arange(5, 5 + count), rng.random(count).astype(np.float32))
+    palette = np.zeros((2 + index, 21), np.float32)
+    palette[1:, 3] = rng.random(1 + index)
+    mask = rng.integers(0, 21, (SIDE, SIDE)).astype(np.uint8)
+    mask[0] = 255
+    return Sample(
+        image_id=str(index),
+        image=np.zeros((8, 8, 3), np.uint8),
+        gt=gt,
+        tutor=tutor,
+        mask=mask,
+        index_map=rng.integers(0, 2 + index, (SIDE, SIDE)).astype(np.uint8),
+        palette=palette,
+        weights=np.array(weights, np.float32),
+        photometric=np.array([0, 1, 1, 0, 0], np.float32),
+    )
+
+
+@pytest.fixture
+def anchors() -> torch.Tensor:
+    centres = torch.cartesian_prod(*[(torch.arange(4) + 0.5) / 4] * 2)
+    return torch.cat([centres, torch.full((16, 2), 0.4)], dim=1)
+
+
+def network_output(batch: int) -> BlitzNetOutput:
+    generator = torch.Generator().manual_seed(3)
+    return BlitzNetOutput(
+        torch.randn(batch, 16, 4, generator=generator),
+        torch.randn(batch, 16, 21, generator=generator),
+        torch.randn(batch, 21, SIDE, SIDE, generator=generator),
+    )
+
+
+def part(output: BlitzNetOutput, rows: list[int]) -> BlitzNetOutput:
+    return BlitzNetOutput(*(tensor[rows] for tensor in output))
+
+
+def expected_detection(
+    output: BlitzNetOutput, batch: Batch, anchors: torch.Tensor, rows: list[int], tutor: bool
+) -> torch.Tensor:
+    table = batch.tutor if tutor else batch.gt
+    matches = match(anchors, table.boxes[rows], table.labels[rows], table.confidences[rows])
+    loss = detection_loss(output.scores[rows], output.offsets[rows], matches)
+    return loss.classification + loss.box
+
+
+@pytest.mark.parametrize("form", ["softmax", "background"])
+def test_a_mixed_batch_is_its_parts_weighted_by_their_shares(
+    anchors: torch.Tensor, form: str
+) -> None:
+    """Three of four images learn from the tutor: 0.25 * L_gt + 0.75 * L_tutor, for both tasks."""
+    weights = [(0, 1, 0, 1), (1, 0, 1, 0), (0, 1, 0, 1), (0, 1, 0, 1)]
+    batch = collate([sample(index, row) for index, row in enumerate(weights)])
+    output = network_output(4)
+    settings = SegmentationTargets(form=form, temperature=0.4)  # type: ignore[arg-type]
+    total, parts = objective(output, batch, anchors, TargetsConfig(segmentation=settings))
+    gt, tutor = [1], [0, 2, 3]
+    table = label_vector_target(batch.palettes[tutor], settings.form, 0.4)
+    segmentation_gt = segmentation_loss(output.segmentation[gt], batch.masks[gt])
+    segmentation_tutor = soft_segmentation_loss(
+        output.segmentation[tutor], (batch.index_maps[tutor], table)
+    )
+    expected = (
+        0.25 * expected_detection(output, batch, anchors, gt, tutor=False)
+        + 0.75 * expected_detection(output, batch, anchors, tutor, tutor=True)
+        + 0.25 * segmentation_gt
+        + 0.75 * segmentation_tutor
+    )
+    assert torch.allclose(total, expected, atol=1e-5)
+    assert torch.allclose(parts["segmentation_gt"], segmentation_gt, atol=1e-6)
+    assert torch.allclose(parts["segmentation_tutor"], segmentation_tutor, atol=1e-6)
+
+
+def test_a_combination_is_half_of_each_on_every_image(anchors: torch.Tensor) -> None:
+    batch = collate([sample(index, (0.5, 0.5, 0.5, 0.5)) for index in range(3)])
+    output, everything = network_output(3), [0, 1, 2]
+    targets = TargetsConfig()
+    total, _ = objective(output, batch, anchors, targets)
+    table = label_vector_target(batch.palettes, "background")
+    expected = 0.5 * (
+        expected_detection(output, batch, anchors, everything, tutor=False)
+        + expected_detection(output, batch, anchors, everything, tutor=True)
+        + segmentation_loss(output.segmentation, batch.masks)
+        + soft_segmentation_loss(output.segmentation, (batch.index_maps, table))
+    )
+    assert torch.allclose(total, expected, atol=1e-5)
+
+
+def test_ground_truth_alone_is_the_plain_multi_task_loss(anchors: torch.Tensor) -> None:
+    batch = collate([sample(index, (1, 0, 1, 0)) for index in range(2)])
+    output = network_output(2)
+    total, parts = objective(output, batch, anchors, TargetsConfig())
+    expected = expected_detection(output, batch, anchors, [0, 1], tutor=False)
+    expected = expected + segmentation_loss(output.segmentation, batch.masks)
+    assert torch.allclose(total, expected, atol=1e-6)
+    assert set(parts) == {"detection_gt/class", "detection_gt/box", "segmentation_gt"}
+
+
+def test_a_part_that_no_image_learns_has_no_gradient(anchors: torch.Tensor) -> None:
+    batch = collate([sample(0, (0, 0, 1, 0)), sample(1, (0, 0, 0, 0))])
+    output = BlitzNetOutput(*(tensor.requires_grad_() for tensor in network_output(2)))
+    total, parts = objective(output, batch, anchors, TargetsConfig())
+    total.backward()
+    assert set(parts) == {"segmentation_gt"}
+    assert output.scores.grad is None
+    assert output.segmentation.grad is not None
+    assert output.segmentation.grad[0].abs().sum() > 0
+    assert output.segmentation.grad[1].abs().sum() == 0
+
+
+def test_collating_pads_with_what_means_nothing() -> None:
+    batch = collate([sample(0, (1, 0, 0, 0)), sample(1, (0, 1, 0, 0.5))])
+    assert batch.images.shape == (2, 3, 8, 8)
+    assert batch.gt.boxes.shape == (2, 2, 4)
+    assert batch.gt.labels.tolist() == [[1, 0], [1, 2]]
+    assert batch.palettes.shape == (2, 3, 21)
+    assert torch.equal(batch.palettes[0, 2], torch.zeros(21))
+    assert batch.shares == dict(zip(PARTS, (0.5, 0.5, 0.0, 0.5), strict=True))
+    assert batch.image_ids == ("0", "1")
+    moved = batch.to(torch.device("cpu"))
+    assert torch.equal(moved.tutor.confidences, batch.tutor.confidences)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from voc.classes import CLASSES, PALETTE, VOID
+from voc.draw import overlay
+from voc.sample import draw_scene
+
+GREY = np.full((120, 160, 3), 100, dtype=np.uint8)
+
+
+def test_nothing_to_draw_leaves_the_photograph() -> None:
+    picture = overlay(GREY, np.zeros((0, 4)), np.zeros(0, int), label_map=np.zeros((120, 160), int))
+    np.testing.assert_array_equal(picture, GREY)
+    np.testing.assert_array_equal(overlay(GREY), GREY)
+
+
+def test_input_stays_as_it_is() -> None:
+    image, boxes = GREY.copy(), np.array([[10.0, 20, 90, 80]])
+    overlay(image, boxes, np.array([8]), np.array([0.5]), np.full((120, 160), 8))
+    np.testing.assert_array_equal(image, GREY)
+
+
+def test_mask_is_mixed_with_the_photograph() -> None:
+    labels = np.zeros((120, 160), dtype=np.uint8)
+    labels[:40], labels[40:80] = 8, VOID
+    picture = overlay(GREY, label_map=labels, alpha=0.25)
+    np.testing.assert_array_equal(
+        picture[0, 0], np.rint(0.75 * 100 + 0.25 * PALETTE[8].astype(float))
+    )
+    assert (picture[60] > 100).all()
+    np.testing.assert_array_equal(picture[80:], GREY[80:])
+
+
+def test_box_is_drawn_on_its_outermost_pixels() -> None:
+    picture = overlay(GREY, np.array([[30.0, 40, 90, 80]]))
+    changed = (picture != GREY).any(axis=2)
+    assert (picture[40:80, 30] == 255).all()
+    assert (picture[40:80, 89] == 255).all()
+    assert (picture[40, 30:90] == 255).all()
+    assert (picture[79, 30:90] == 255).all()
+    # One dark line outside for contrast, and the inside stays clear.
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (39, 80, 29, 90)
+    assert not changed[45:75, 35:85].any()
+
+
+def test_name_and_confidence_are_written() -> None:
+    box, label = np.array([[30.0, 40, 90, 80]]), np.array([15])
+    bare, named = overlay(GREY, box), overlay(GREY, box, label)
+    rated, other = (overlay(GREY, box, label, np.array([value])) for value in (0.25, 0.75))
+    plate = [(picture[:39] != GREY[:39]).any(axis=2).sum() for picture in (bare, named, rated)]
+    assert plate[0] == 0
+    assert 0 < plate[1] < plate[2]
+    assert (rated != other).any()
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(-50, -50, 5, 5), (150, 110, 400, 300), (0, 0, 160, 120), (5, 5, 5, 5), (90, 80, 30, 40)],
+)
+def test_boxes_that_leave_the_picture_or_are_empty(box: tuple[float, ...]) -> None:
+    picture = overlay(GREY, np.array([box], dtype=np.float32), np.array([16]), np.array([0.5]))
+    assert picture.shape == GREY.shape
+    assert (picture != GREY).any()
+
+
+def test_every_class_shows_on_dark_and_bright_photographs() -> None:
+    for label in range(1, len(CLASSES)):
+        for level in (0, 255):
+            image = np.full((60, 80, 3), level, dtype=np.uint8)
+            picture = overlay(image, np.array([[10.0, 30, 70, 55]]), np.array([label]))
+            # The frame or the dark line beside it stands out, whatever lies below.
+            contrast = np.abs(picture[40, 9:11].astype(int) - level)
+            assert contrast.max() > 150
+
+
+def test_the_most_confident_box_is_on_top() -> None:
+    boxes = np.array([[20.0, 20, 80, 80], [20.0, 20, 80, 80]])
+    labels = np.array([8, 2])
+    for confidences in ([0.2, 0.9], [0.9, 0.2]):
+        picture = overlay(GREY, boxes, labels, np.array(confidences))
+        top = labels[int(np.argmax(confidences))]
+        alone = overlay(GREY, boxes[:1], np.array([top]))
+        np.testing.assert_array_equal(picture[50, 20], alone[50, 20])
+
+
+def test_wrong_map_size() -> None:
+    with pytest.raises(ValueError, match=r"size \(120, 160\), got \(160, 120\)"):
+        overlay(GREY, label_map=np.zeros((160, 120), dtype=np.uint8))
+
+
+def test_a_drawn_scene() -> None:
+    scene = draw_scene(2, 3)
+    truth = scene.annotation
+    picture = overlay(scene.image, truth.boxes, truth.labels, label_map=scene.class_mask)
+    assert picture.shape == scene.image.shape
+    assert picture.dtype == np.uint8
+    background = scene.class_mask == 0
+    assert (picture != scene.image).any(axis=2)[~background].mean() > 0.95

@@ -1,0 +1,107 @@
+"""How good are the tutors? Their cache against the devkit's ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.reader import TutorCache
+from tutor_gen.errors import TutorError
+from voc.annotation import Annotation
+from voc.devkit import Devkit
+from voc.evaluation import (
+    ConfusionMatrix,
+    DetectionResult,
+    Detections,
+    SegmentationResult,
+    evaluate_detections,
+)
+
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class TutorEvaluation:
+    """The tutors' scores; a role the cache lacks, or without any ground truth, is None.
+
+    Attributes:
+        detection: average precision of the boxes, over the images with annotations.
+        segmentation: intersection over union of the arg max of the label vectors (background
+            where all are zero), over the images with masks.
+    """
+
+    detection: DetectionResult | None
+    segmentation: SegmentationResult | None
+
+
+def evaluate_tutors(
+    cache: TutorCache,
+    devkit: Devkit,
+    image_ids: Sequence[str],
+    track: Track = lambda items, total, label: items,
+    *,
+    mask_folder: str = "SegmentationClass",
+    segmentation_floor: float = 0.0,
+) -> TutorEvaluation:
+    """Score a cache against ground truth, as the thesis does in its section on the tutors.
+
+    Args:
+        cache: has to hold every image; an image whose labelling failed counts as one where the
+            tutors found nothing.
+        devkit: gives the ground truth.
+        image_ids: which images.
+        track: wraps the loop for a progress bar.
+        mask_folder: which masks are the truth.
+        segmentation_floor: entries of label vectors below it count as zero.
+
+    Raises:
+        TutorError: an image is not in the cache.
+    """
+    absent = [i for i in image_ids if i not in cache and i not in cache.failed]
+    if absent:
+        raise TutorError(
+            f"{len(absent)} of {len(image_ids)} images are not in {cache.path}, the first is "
+            f"{absent[0]}; generate them first, or name the list that the cache was made from"
+        )
+    predictions: dict[str, Detections] = {}
+    annotations: dict[str, Annotation] = {}
+    matrix = ConfusionMatrix()
+    masks = 0
+    for image_id in track(image_ids, len(image_ids), "evaluate"):
+        if "detection" in cache.roles:
+            annotation = devkit.annotation(image_id)
+            if annotation is not None:
+                annotations[image_id] = annotation
+                predictions[image_id] = _detections(cache, image_id)
+        if "segmentation" in cache.roles:
+            truth = devkit.mask(image_id, mask_folder)
+            if truth is not None:
+                matrix.update(_label_map(cache, image_id, truth.shape, segmentation_floor), truth)
+                masks += 1
+    return TutorEvaluation(
+        evaluate_detections(predictions, annotations) if annotations else None,
+        matrix.result() if masks else None,
+    )
+
+
+def _detections(cache: TutorCache, image_id: str) -> Detections:
+    if image_id in cache.failed:
+        none = np.zeros(0, dtype=np.float32)
+        return Detections(np.zeros((0, 4), dtype=np.float32), none.astype(np.int64), none)
+    return Detections(*cache.boxes(image_id))
+
+
+def _label_map(
+    cache: TutorCache, image_id: str, shape: tuple[int, ...], floor: float
+) -> NDArray[np.uint8]:
+    """Arg max of the label vectors; 0 where none reaches the floor."""
+    if image_id in cache.failed:
+        return np.zeros(shape, dtype=np.uint8)
+    palette = cache.palette(image_id)
+    classes = np.where(palette.max(axis=1) >= floor, palette.argmax(axis=1), 0).astype(np.uint8)
+    label_map: NDArray[np.uint8] = classes[cache.label_map(image_id)]
+    return label_map

@@ -1,0 +1,72 @@
+"""What the tutors said, as pictures: one row an image on one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.reader import TutorCache
+from cache.record import TutorOutput
+from voc.classes import PALETTE
+from voc.devkit import Devkit
+from voc.draw import overlay
+from voc.gallery import Panel, Row, ground_truth_panels, write_gallery
+
+MAX_OPACITY = 0.8
+
+
+def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: int) -> None:
+    """Write ``images`` of the cache, evenly spread over it, as one HTML page."""
+    chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
+    settings = cache.provenance["settings"]
+    facts = {
+        "store": str(cache.path),
+        "images": f"{len(cache)}, of which {len(chosen)} are shown",
+        **{f"{role} tutor": str(settings[role]["name"]) for role in sorted(cache.roles)},
+        "fingerprint": cache.fingerprint,
+    }
+    rows = gallery_rows(cache, devkit, [cache.image_ids[i] for i in chosen])
+    write_gallery(path, "What the tutors said", facts, rows)
+
+
+def gallery_rows(
+    cache: TutorCache, devkit: Devkit, image_ids: Iterable[str], threshold: float = 0.3
+) -> Iterator[Row]:
+    """Draw photograph, tutor boxes, label vectors and, where known, ground truth, image by image.
+
+    Args:
+        cache: what the tutors said.
+        devkit: photographs and ground truth.
+        image_ids: images to draw, all of them in ``cache``.
+        threshold: boxes of lower confidence are left out of the picture.
+    """
+    for image_id in image_ids:
+        image, output = devkit.read_image(image_id), cache[image_id]
+        panels = [Panel("photograph", image)]
+        if "detection" in cache.roles:
+            sure = output.confidences >= threshold
+            boxes = overlay(
+                image, output.boxes[sure], output.labels[sure], output.confidences[sure]
+            )
+            panels.append(Panel(f"detection tutor, confidence >= {threshold:g}", boxes))
+        if "segmentation" in cache.roles:
+            panels.append(Panel("label vectors, opacity = confidence", _tinted(image, output)))
+        panels += ground_truth_panels(devkit, image_id, image)
+        yield Row(image_id, _note(output), tuple(panels))
+
+
+def _note(output: TutorOutput) -> str:
+    size = f"{output.width} x {output.height}"
+    return f"{size}, {len(output.boxes)} boxes, {len(output.palette)} distinct label vectors"
+
+
+def _tinted(image: NDArray[np.uint8], output: TutorOutput) -> NDArray[np.uint8]:
+    """The colour of each pixel's strongest class, as opaque as its confidence."""
+    colours = PALETTE[output.palette.argmax(axis=1)].astype(np.float32)
+    opacity = MAX_OPACITY * output.palette.max(axis=1)
+    colour, alpha = colours[output.label_map], opacity[output.label_map][..., None]
+    tinted: NDArray[np.uint8] = (image * (1 - alpha) + colour * alpha).astype(np.uint8)
+    return tinted

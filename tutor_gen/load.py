@@ -1,0 +1,136 @@
+"""From what a user names to a tutor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tutor_gen import zoo
+from tutor_gen.errors import TutorError
+from tutor_gen.tutor import ModelSettings, Tutor
+
+Role = Literal["detection", "segmentation"]
+
+SAMPLE = Path(__file__).with_name("sample")
+DEFAULT_FLOOR = 0.001
+"""The thesis' threshold on tutor boxes; label vectors keep it too, readers may ask for more."""
+DEFAULT_DETECTIONS = 100
+CONFIG_ENDINGS = (".yaml", ".yml")
+WEIGHT_ENDINGS = (".pkl", ".pth", ".pyth")
+
+
+def load_tutor(
+    spec: str,
+    role: Role,
+    *,
+    weights: Path | str | None = None,
+    floor: float = DEFAULT_FLOOR,
+    detections_per_image: int = DEFAULT_DETECTIONS,
+    min_size: int | None = None,
+    device: str = "cpu",
+) -> Tutor | None:
+    """Load the tutor that ``spec`` names.
+
+    Args:
+        spec: ``"none"``; ``"sample"`` for the small tutor that ships with the project; a name of
+            Detectron2's model zoo, full or short; a Detectron2 configuration (``.yaml``); or a
+            TorchScript file with its sidecar.
+        role: a segmentation tutor has to give masks; a detection tutor is run without.
+        weights: a ``.pkl`` or ``.pth`` file, or ``"random:SEED"`` for untrained weights; for the
+            zoo, None downloads the official ones.
+        floor: the lowest confidence the model returns; 0 keeps everything.
+        detections_per_image: at most so many detections, the most confident ones.
+        min_size: shorter side that images are resized to; None keeps the model's own.
+        device: a PyTorch device.
+
+    Returns:
+        The tutor, or None for ``"none"``.
+
+    Raises:
+        TutorError: there is no such tutor, or it cannot be loaded or play that role.
+    """
+    if spec == "none":
+        return None
+    if spec == "sample":
+        spec, weights = str(SAMPLE / f"{role}.yaml"), weights or SAMPLE / f"{role}.pth"
+    settings = ModelSettings(
+        floor=floor,
+        detections_per_image=detections_per_image,
+        min_size=min_size,
+        masks=role == "segmentation",
+        device=device,
+    )
+    if Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS:
+        return _load_torchscript(Path(spec), weights, settings)
+    return _load_detectron2(spec, weights, settings)
+
+
+def _load_detectron2(spec: str, weights: Path | str | None, settings: ModelSettings) -> Tutor:
+    path = Path(spec)
+    is_config = path.suffix in CONFIG_ENDINGS and path.is_file()
+    if not is_config:
+        zoo.resolve(spec)  # before the import below, which takes seconds
+    from tutor_gen import detectron2_tutor
+
+    if is_config:
+        return detectron2_tutor.from_config(path, weights, settings)
+    return detectron2_tutor.from_zoo(spec, weights, settings)
+
+
+def _load_torchscript(path: Path, weights: Path | str | None, settings: ModelSettings) -> Tutor:
+    if path.suffix in WEIGHT_ENDINGS:
+        raise TutorError(
+            f"{path} holds weights only; name the model's configuration (.yaml) or its zoo name as "
+            "the tutor, and this file with --detection-weights or --segmentation-weights"
+        )
+    if weights is not None:
+        raise TutorError(
+            f"{path} is a TorchScript file, which holds its own weights; drop {weights}"
+        )
+    if settings.min_size is not None:
+        raise TutorError(
+            f"{path} is a TorchScript file; set the size it wants as short_side in its sidecar"
+        )
+    from tutor_gen.torchscript_tutor import TorchScriptTutor
+
+    return TorchScriptTutor(path, masks=settings.masks, device=settings.device)
+
+
+def load_tutors(
+    detection: str,
+    segmentation: str,
+    *,
+    detection_weights: Path | str | None = None,
+    segmentation_weights: Path | str | None = None,
+    floor: float = DEFAULT_FLOOR,
+    segmentation_floor: float = DEFAULT_FLOOR,
+    detections_per_image: int = DEFAULT_DETECTIONS,
+    min_size: int | None = None,
+    device: str = "cpu",
+) -> tuple[Tutor | None, Tutor | None]:
+    """Load both tutors; where both specs name one model, load it once and let it play both roles.
+
+    Arguments and errors as in `load_tutor`, one set per role.
+    """
+
+    def load(spec: str, role: Role, weights: Path | str | None, lowest: float) -> Tutor | None:
+        return load_tutor(
+            spec,
+            role,
+            weights=weights,
+            floor=lowest,
+            detections_per_image=detections_per_image,
+            min_size=min_size,
+            device=device,
+        )
+
+    same = (detection, detection_weights) == (segmentation, segmentation_weights)
+    if same and detection not in ("sample", "none"):
+        both = load(
+            segmentation, "segmentation", segmentation_weights, min(floor, segmentation_floor)
+        )
+        return both, both
+    return (
+        load(detection, "detection", detection_weights, floor),
+        load(segmentation, "segmentation", segmentation_weights, segmentation_floor),
+    )

@@ -1,0 +1,184 @@
+"""Reading weight files without running what they contain.
+
+Detectron2's ``.pkl`` files are pickles, and a pickle can name any function and have it called. Here
+only NumPy arrays and plain containers are admitted; ``.pth`` files are read by PyTorch with
+``weights_only``, which does the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutor_gen.errors import TutorError
+
+Checkpoint = dict[str, Any]
+"""What Detectron2's checkpointer wants: the key ``"model"`` (name to tensor or array) and hints."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read weights from a ``.pkl``, ``.pth`` or ``.pyth`` file.
+
+    Returns:
+        A dictionary in Detectron2's form: ``"model"`` maps names to float32 tensors (half precision
+        is widened, other types stay); ``"matching_heuristics"`` and ``"__author__"`` as they were.
+
+    Raises:
+        TutorError: the file is missing, damaged, or holds anything but weights.
+    """
+    if not path.is_file():
+        raise TutorError(f"the weights file {path} does not exist")
+    content = _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise TutorError(f"{path}: expected a dictionary of weights, got {_type(content)}")
+    hints, weights = _split(content)
+    if not weights:
+        raise TutorError(f"{path} holds no weights")
+    return {**hints, "model": {name: _as_tensor(path, name, w) for name, w in weights.items()}}
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_named_digest(path: Path, expected_name: str) -> None:
+    """Check a model-zoo file against the MD5 prefix that its official name ends with.
+
+    Args:
+        path: the file to check.
+        expected_name: its official name, such as ``model_final_280758.pkl``.
+
+    Raises:
+        TutorError: the content's MD5 does not begin with the name's six digits.
+    """
+    prefix = expected_name.removesuffix(".pkl").rsplit("_", 1)[-1]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    if not digest.startswith(prefix):
+        raise TutorError(
+            f"{path} is not the intact {expected_name}: expected an MD5 beginning with {prefix}, "
+            f"got {digest[:6]}; download it again"
+        )
+
+
+def _split(content: Mapping[str, Any]) -> tuple[Checkpoint, Mapping[str, Any]]:
+    """Tell hints and weights apart in any of the forms that Detectron2 reads."""
+    if "model" in content and isinstance(content["model"], Mapping):
+        hints = {k: content[k] for k in ("__author__", "matching_heuristics") if k in content}
+        return hints, content["model"]
+    if "model_state" in content and isinstance(content["model_state"], Mapping):  # pycls
+        return {"__author__": "pycls", "matching_heuristics": True}, content["model_state"]
+    weights = content.get("blobs", content)  # Detectron 1 and Caffe 2
+    if not isinstance(weights, Mapping):
+        return {}, {}
+    if any(isinstance(value, np.ndarray) for value in weights.values()):
+        kept = {name: w for name, w in weights.items() if not name.endswith("_momentum")}
+        return {"__author__": "Caffe2", "matching_heuristics": True}, kept
+    return {}, weights
+
+
+def _as_tensor(path: Path, name: str, value: object) -> torch.Tensor:
+    if isinstance(value, np.ndarray | np.generic) and np.asarray(value).dtype.kind in "fiub":
+        value = torch.from_numpy(np.array(value))
+    if not isinstance(value, torch.Tensor):
+        raise TutorError(f"{path}: expected '{name}' to be an array of numbers, got {_type(value)}")
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError)
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        reason = (str(error).strip() or _type(error)).splitlines()[0]
+        raise TutorError(f"{path} cannot be read as a file of PyTorch weights: {reason}") from None
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return _ArrayUnpickler(path).load()
+    except TutorError:
+        raise
+    # A damaged pickle can fail in about any way; none of them deserves a traceback.
+    except Exception as error:
+        raise TutorError(f"{path} cannot be read as a pickle of weights: {error}") from None
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
+
+
+class _Admitted:
+    """A callable that a pickle may use but not change (pickles can set attributes)."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> object:
+        return self._function(*arguments)  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise pickle.UnpicklingError("it tries to change a function")
+
+
+def _array_from_buffer(
+    buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any, *_: object
+) -> NDArray[Any]:
+    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order).copy()
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes for Python 2; no other codec is admitted."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the codec '{encoding}'")
+    return text.encode("latin1")
+
+
+_reconstruct: object = np.empty(0).__reduce__()[0]
+_scalar: object = np.float32(0).__reduce__()[0]
+
+_CONTAINERS: dict[tuple[str, str], object] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _Admitted(_latin1_bytes),
+}
+# NumPy 2 moved its private modules; files of both times exist.
+for _package in ("numpy.core", "numpy._core"):
+    _CONTAINERS[f"{_package}.multiarray", "_reconstruct"] = _reconstruct
+    _CONTAINERS[f"{_package}.multiarray", "scalar"] = _scalar
+    _CONTAINERS[f"{_package}.numeric", "_frombuffer"] = _Admitted(_array_from_buffer)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that knows arrays and plain containers and refuses every other name."""
+
+    def __init__(self, path: Path) -> None:
+        # Python 2 wrote the older files: latin1 keeps their byte strings as they are.
+        super().__init__(io.BytesIO(path.read_bytes()), encoding="latin1")
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> object:
+        try:
+            return _CONTAINERS[module, name]
+        except KeyError:
+            raise TutorError(
+                f"{self._path} is refused: besides arrays it wants '{module}.{name}', which could "
+                "run any code; use weights from a source you trust, saved as arrays only"
+            ) from None

@@ -1,0 +1,37 @@
+"""The list of images as the cache wants it: id, size, digest of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from cache.record import ImageEntry
+from tutor_gen.safe_weights import file_sha256
+from voc.devkit import Devkit
+from voc.errors import DevkitError
+
+_THREADS = 4
+
+
+def scan_images(devkit: Devkit, image_ids: Sequence[str]) -> tuple[ImageEntry, ...]:
+    """Read size (from the header) and SHA-256 of every photograph.
+
+    An image whose header cannot be read is listed as 0 x 0: reading it will fail later, in its
+    turn, and be recorded.
+
+    Raises:
+        DevkitError: a photograph is missing.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return tuple(pool.map(lambda image_id: _scan_one(devkit, image_id), image_ids))
+
+
+def _scan_one(devkit: Devkit, image_id: str) -> ImageEntry:
+    path = devkit.image_path(image_id)
+    if not path.is_file():
+        raise DevkitError(f"the photograph {path} does not exist")
+    try:
+        height, width = devkit.image_size(image_id)
+    except DevkitError:
+        height, width = 0, 0
+    return ImageEntry(image_id, height, width, file_sha256(path))

@@ -1,0 +1,195 @@
+"""A tutor that is a TorchScript export of a Detectron2 model, with its sidecar beside it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision  # noqa: F401  (registers the operators nms and roi_align)
+from numpy.typing import NDArray
+from PIL import Image
+
+from tutor_gen.coco import voc_ids
+from tutor_gen.errors import TutorError
+from tutor_gen.safe_weights import file_sha256
+from tutor_gen.torchscript_sidecar import Key, Sidecar, read_torchscript_sidecar
+from tutor_gen.tutor import Instances
+
+
+class TorchScriptTutor:
+    """An export behind the `tutor_gen.tutor.Tutor` protocol.
+
+    The export's own threshold and limit of detections hold; a lower floor brings no more boxes.
+
+    Args:
+        path: the TorchScript file; its sidecar is ``<path>.toml``, not that of a link's target.
+        masks: whether masks are wanted (a segmentation tutor).
+        device: a PyTorch device; quantised exports run on the CPU only.
+
+    Raises:
+        TutorError: no TorchScript file, or its sidecar is missing, broken, or names no masks
+            where they are wanted.
+    """
+
+    def __init__(self, path: Path, *, masks: bool, device: str) -> None:
+        self._path = path
+        self._sidecar = read_torchscript_sidecar(path)
+        if masks and self._sidecar.masks is None:
+            raise TutorError(f"{path} gives boxes only; a segmentation tutor needs masks")
+        self._masks = self._sidecar.masks if masks else None
+        self._device = torch.device(device)
+        self._model = _read_model(path, self._device)
+        names = self._sidecar.class_names
+        self._voc_ids = np.zeros(max(names) + 1, dtype=np.uint8)
+        self._voc_ids[list(names)] = voc_ids(names.values())
+        self._description = {
+            "kind": "torchscript",
+            "name": path.name,
+            "weights_sha256": file_sha256(path),
+            "masks": masks,
+            **_describe(self._sidecar),
+        }
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Kind, name, the file's digest and the sidecar's content."""
+        return self._description
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        """Label images, each (H, W, 3) uint8 RGB.
+
+        Raises:
+            TutorError: the export fails, or returns something else than the sidecar says.
+        """
+        return [self._predict_one(image) for image in images]
+
+    def _predict_one(self, image: NDArray[np.uint8]) -> Instances:
+        resized = _resize(image, self._sidecar.short_side, self._sidecar.long_side)
+        ordered = resized[..., ::-1] if self._sidecar.channels == "BGR" else resized
+        pixels = torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1))).float()
+        pixels = (pixels * self._sidecar.scale).to(self._device)
+        try:
+            with torch.inference_mode():
+                returned = self._model(_contain(pixels, self._sidecar.container))
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise TutorError(
+                f"{self._path} failed on its input ({reason}); is 'container' right in its sidecar?"
+            ) from None
+        return self._as_instances(returned, image.shape[:2], resized.shape[:2])
+
+    def _as_instances(
+        self, returned: Any, original: tuple[int, ...], given: tuple[int, ...]
+    ) -> Instances:
+        detections = self._follow(returned, self._sidecar.path)
+        boxes = self._array(detections, self._sidecar.boxes, 2).astype(np.float32)
+        numbers = self._array(detections, self._sidecar.labels, 1).astype(np.int64)
+        confidences = self._array(detections, self._sidecar.confidences, 1).astype(np.float32)
+        if boxes.shape != (len(numbers), 4) or len(confidences) != len(numbers):
+            raise self._unexpected(
+                "boxes (n, 4), labels (n,) and confidences (n,)",
+                f"{boxes.shape}, {numbers.shape} and {confidences.shape}",
+            )
+        frame = (1, 1) if self._sidecar.box_frame == "relative" else given
+        boxes *= np.array([original[1] / frame[1], original[0] / frame[0]] * 2, dtype=np.float32)
+        known = (numbers >= 0) & (numbers < len(self._voc_ids))
+        labels = np.where(known, self._voc_ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
+        masks = None
+        if self._masks is not None:
+            masks = self._paste(self._tensor(detections, self._masks), boxes, original)
+        instances = Instances(boxes, labels, confidences, masks)
+        order = np.argsort(-confidences, kind="stable")
+        return instances.select(order, "order").select(labels[order] > 0, "class")
+
+    def _paste(
+        self, masks: torch.Tensor, boxes: NDArray[np.float32], size: tuple[int, ...]
+    ) -> NDArray[np.bool_]:
+        """Bring whole-image masks, or square masks per box, to the original image's size."""
+        flat = masks.reshape(len(boxes), *masks.shape[-2:]).float()
+        height, width = size[:2]
+        if flat.shape[1:] == (height, width):
+            return (flat >= 0.5).numpy()
+        if flat.shape[1] != flat.shape[2]:
+            raise self._unexpected(f"masks of {height} x {width} or square ones", str(masks.shape))
+        from tutor_gen import detectron2_tutor
+
+        return detectron2_tutor.paste_masks(flat, boxes, height, width)
+
+    def _array(self, detections: Any, key: Key, dimensions: int) -> NDArray[Any]:
+        tensor = self._tensor(detections, key)
+        if tensor.dim() != dimensions:
+            raise self._unexpected(f"'{key}' of {dimensions} dimensions", f"{tuple(tensor.shape)}")
+        return tensor.numpy()
+
+    def _tensor(self, detections: Any, key: Key) -> torch.Tensor:
+        value = self._follow(detections, (key,))
+        if not isinstance(value, torch.Tensor):
+            raise self._unexpected(f"'{key}' to be a tensor", type(value).__name__)
+        return value.detach().cpu()
+
+    def _follow(self, value: Any, path: Sequence[Key]) -> Any:
+        for key in path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                raise self._unexpected(f"something at {key!r}", _outline(value)) from None
+        return value
+
+    def _unexpected(self, expected: str, got: str) -> TutorError:
+        return TutorError(
+            f"{self._path}: by its sidecar, expected the output to have {expected}, got {got}"
+        )
+
+
+def _read_model(path: Path, device: torch.device) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch deprecates TorchScript
+            model = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+            return model.eval()
+    except (RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TutorError(f"{path} is not a readable TorchScript file: {reason}") from None
+
+
+def _contain(pixels: torch.Tensor, container: str) -> Any:
+    if container == "list":
+        return [pixels]
+    return pixels[None] if container == "batch" else pixels
+
+
+def _resize(image: NDArray[np.uint8], short_side: int, long_side: int) -> NDArray[np.uint8]:
+    """Resize as Detectron2 does: shorter side to ``short_side`` unless the other grows too long."""
+    if not short_side:
+        return image
+    height, width = image.shape[:2]
+    scale = short_side / min(height, width)
+    if long_side:
+        scale = min(scale, long_side / max(height, width))
+    size = (int(width * scale + 0.5), int(height * scale + 0.5))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def _outline(value: Any) -> str:
+    """Name what an export returned, one level deep."""
+    if isinstance(value, Mapping):
+        return f"a dictionary of {', '.join(map(repr, value))}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _describe(sidecar: Sidecar) -> dict[str, Any]:
+    return {
+        "channels": sidecar.channels,
+        "scale": sidecar.scale,
+        "short_side": sidecar.short_side,
+        "long_side": sidecar.long_side,
+        "box_frame": sidecar.box_frame,
+        "class_names": {str(number): name for number, name in sidecar.class_names.items()},
+        "lowest_confidence": sidecar.lowest_confidence,
+    }

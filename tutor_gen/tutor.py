@@ -1,0 +1,84 @@
+"""What a tutor is, and what it says about one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The objects of VOC's classes that a tutor found in one image, highest confidence first.
+
+    Attributes:
+        boxes: (n, 4) float32, x1 y1 x2 y2, continuous 0-based pixels of the original image.
+        labels: (n,) uint8, VOC class ids 1..20.
+        confidences: (n,) float32, 0..1.
+        masks: (n, H, W) bool at the original image's size, or None from a pure detector.
+        dropped: how many objects were left out, by reason: ``"class"`` for classes that VOC lacks.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    confidences: NDArray[np.float32]
+    masks: NDArray[np.bool_] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, keep: NDArray[Any], reason: str) -> Instances:
+        """Return the objects that ``keep`` (indices or a mask) names; count the others."""
+        masks = None if self.masks is None else self.masks[keep]
+        labels = self.labels[keep]
+        lost = len(self) - len(labels)
+        dropped = dict(self.dropped)
+        if lost:
+            dropped[reason] = dropped.get(reason, 0) + lost
+        return Instances(self.boxes[keep], labels, self.confidences[keep], masks, dropped)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a Detectron2 model is run.
+
+    Attributes:
+        floor: detections of lower confidence are not returned (``SCORE_THRESH_TEST``).
+        detections_per_image: at most so many, the most confident ones.
+        min_size: the image's shorter side is resized to it; None keeps the configuration's.
+        masks: whether masks are wanted; without them a Mask R-CNN runs as a Faster R-CNN.
+        device: a PyTorch device such as ``"cpu"`` or ``"cuda"``.
+    """
+
+    floor: float
+    detections_per_image: int
+    min_size: int | None
+    masks: bool
+    device: str
+
+
+@runtime_checkable
+class Tutor(Protocol):
+    """A trained model that labels images.
+
+    ``description`` goes into the provenance of every cache the tutor fills: its kind, name, the
+    SHA-256 of its weights, its settings. Two tutors of equal description say the same.
+    """
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What the tutor is; JSON values only."""
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        """Label images.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB, sizes may differ.
+
+        Returns:
+            One `Instances` per image, unfiltered except for classes that VOC lacks.
+        """

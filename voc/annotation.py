@@ -1,0 +1,120 @@
+"""Boxes of one photograph as VOC's XML states them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voc.classes import CLASS_IDS, CLASSES
+from voc.errors import DevkitError
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """Ground-truth boxes of one image, in the order of its XML file.
+
+    Coordinates are x1 y1 x2 y2 in continuous pixels of the stored image, 0-based: VOC's 1-based
+    inclusive integers (xmin, ymin, xmax, ymax) are (xmin - 1, ymin - 1, xmax, ymax) here, so that
+    ``x2 - x1`` is the width in pixels.
+
+    Attributes:
+        image_id: the file name without ending.
+        height: image height in pixels.
+        width: image width in pixels.
+        boxes: (n, 4) float32.
+        labels: (n,) int64, 1..20.
+        difficult: (n,) bool, objects that evaluation ignores.
+        truncated: (n,) bool, objects of which the box shows a part only.
+    """
+
+    image_id: str
+    height: int
+    width: int
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+def parse_annotation(path: Path) -> Annotation:
+    """Read one XML file of a devkit's ``Annotations`` folder.
+
+    Coordinates may have decimals (a few of VOC 2012's have). A missing ``difficult`` or
+    ``truncated`` means no. Whatever stands inside an object besides its name, flags and box
+    (``part``, ``point``, ``actions``, ``pose``) is ignored.
+
+    Raises:
+        DevkitError: the XML is broken, lacks something, names a class that VOC does not have, or
+            holds a box that is inverted or leaves the image.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise DevkitError(
+            f"{path} is not well-formed XML ({error}): restore it from the devkit."
+        ) from error
+    except OSError as error:
+        raise DevkitError(f"Cannot read {path}: {error.strerror or error}.") from error
+    height, width = (int(_number(path, root, f"size/{side}")) for side in ("height", "width"))
+    if height < 1 or width < 1:
+        raise DevkitError(
+            f"{path}: expected a positive <size>, got width {width} and height {height}."
+        )
+    objects = root.findall("object")
+    boxes = [_box(path, item, height, width) for item in objects]
+    return Annotation(
+        image_id=path.stem,
+        height=height,
+        width=width,
+        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        labels=np.array([_label(path, item) for item in objects], dtype=np.int64),
+        difficult=np.array([_flag(path, item, "difficult") for item in objects], dtype=np.bool_),
+        truncated=np.array([_flag(path, item, "truncated") for item in objects], dtype=np.bool_),
+    )
+
+
+def _number(path: Path, element: Element, tag: str) -> float:
+    text = element.findtext(tag)
+    if text is None:
+        raise DevkitError(f"{path}: <{element.tag}> lacks <{tag}>, which every VOC file has.")
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise DevkitError(f"{path}: expected a number in <{tag}>, got {text.strip()!r}.")
+    return value
+
+
+def _flag(path: Path, element: Element, tag: str) -> bool:
+    return element.find(tag) is not None and _number(path, element, tag) != 0
+
+
+def _label(path: Path, element: Element) -> int:
+    name = (element.findtext("name") or "").strip()
+    label = CLASS_IDS.get(name, 0)
+    if label == 0:
+        raise DevkitError(
+            f"{path}: unknown class {name!r}; VOC's classes are {', '.join(CLASSES[1:])}."
+        )
+    return label
+
+
+def _box(path: Path, element: Element, height: int, width: int) -> tuple[float, ...]:
+    x1, y1, x2, y2 = (
+        _number(path, element, f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")
+    )
+    stated = f"box xmin {x1:g}, ymin {y1:g}, xmax {x2:g}, ymax {y2:g}"
+    if x2 < x1 or y2 < y1:
+        raise DevkitError(f"{path}: {stated} is inverted: expected xmin <= xmax, ymin <= ymax.")
+    if x1 < 1 or y1 < 1 or x2 > width or y2 > height:
+        raise DevkitError(
+            f"{path}: {stated} leaves the image of {width} x {height} pixels; VOC's coordinates "
+            f"are 1-based and inclusive (xmin 1 is the first column, xmax {width} the last)."
+        )
+    return x1 - 1, y1 - 1, x2, y2

@@ -1,0 +1,281 @@
+"""A VOC devkit on disk: lists, photographs, boxes, masks, and which image has which."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voc import pictures
+from voc.annotation import Annotation, parse_annotation
+from voc.errors import DevkitError
+
+_OBJECT_FOLDER = "SegmentationObject"
+_MASK_FALLBACK = {"SegmentationClassAug": "SegmentationClass"}
+"""The augmented set adds masks to VOC's; some copies of it hold the added ones only."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Which images of a list carry ground truth.
+
+    Attributes:
+        boxes: ids of the images with an XML file.
+        masks: ids of the images with a class mask.
+    """
+
+    boxes: frozenset[str]
+    masks: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """One year of PASCAL VOC, or anything in its layout.
+
+    Attributes:
+        root: the folder that holds ``JPEGImages``, ``Annotations``, ``ImageSets`` and the masks.
+    """
+
+    root: Path
+
+    @classmethod
+    def open(cls, path: Path | str) -> Devkit:
+        """Find the devkit at ``path``: the folder that holds JPEGImages, or up to two levels above.
+
+        Raises:
+            DevkitError: there is none, or more than one.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DevkitError(f"Expected the folder of a VOC devkit, got {path}: no such folder.")
+        level = [path]
+        for _ in range(3):
+            # By resolved path: a link beside its target is one devkit, not two.
+            found = list(
+                {
+                    folder.resolve(): folder
+                    for folder in reversed(level)
+                    if (folder / "JPEGImages").is_dir()
+                }.values()
+            )[::-1]
+            if len(found) == 1:
+                return cls(found[0])
+            if found:
+                raise DevkitError(
+                    f"Expected one devkit in {path}, got {len(found)}: name one of "
+                    f"{', '.join(str(folder) for folder in found)}."
+                )
+            level = [child for folder in level for child in _subfolders(folder)]
+        raise DevkitError(_not_a_devkit(path))
+
+    def lists(self) -> tuple[str, ...]:
+        """Return the names of all lists, e.g. ``"Segmentation/train"``, sorted."""
+        folder = self.root / "ImageSets"
+        files = sorted(folder.rglob("*.txt"))
+        return tuple(file.relative_to(folder).with_suffix("").as_posix() for file in files)
+
+    def image_ids(self, list_name: str) -> tuple[str, ...]:
+        """Return the image ids of ``ImageSets/<list_name>.txt`` in the file's order.
+
+        Main's lists of one class (``Main/cat_train``) hold an id and a flag a line: images that
+        show the class (flag 1, or 0 where all of its objects are difficult) are returned, those
+        that do not (flag -1) are left out.
+
+        Raises:
+            DevkitError: the list is missing, empty or malformed, names an image twice, or names
+                an image without a photograph.
+        """
+        path = self._list_path(list_name)
+        ids = _parse_list(path)
+        repeated = [name for name, count in Counter(ids).items() if count > 1]
+        if repeated:
+            raise DevkitError(
+                f"{path} names {len(repeated)} image(s) more than once, first {repeated[0]!r}: "
+                "remove the repetitions."
+            )
+        photographs = self._stems("JPEGImages", ".jpg")
+        missing = [name for name in ids if name not in photographs]
+        if missing:
+            raise DevkitError(
+                f"{path} names {len(missing)} of {len(ids)} image(s) without a photograph, first "
+                f"{self.image_path(missing[0])}: restore the photographs or shorten the list."
+            )
+        return ids
+
+    def image_path(self, image_id: str) -> Path:
+        """Return the path of an image's photograph, whether or not it exists."""
+        return self._file("JPEGImages", image_id, ".jpg")
+
+    def read_image(self, image_id: str) -> NDArray[np.uint8]:
+        """Return a photograph as (H, W, 3) uint8 RGB; see `voc.pictures.read_photograph`."""
+        return pictures.read_photograph(self.image_path(image_id))
+
+    def image_size(self, image_id: str) -> tuple[int, int]:
+        """Return (height, width) of a photograph from its header alone."""
+        return pictures.read_size(self.image_path(image_id))
+
+    def annotation(self, image_id: str) -> Annotation | None:
+        """Return an image's boxes, or None if it has no XML file and so no detection truth.
+
+        Raises:
+            DevkitError: the XML is wrong in itself or states another size than the photograph's.
+        """
+        path = self._file("Annotations", image_id, ".xml")
+        if not path.is_file():
+            return None
+        annotation = parse_annotation(path)
+        self._check_size(path, image_id, annotation.height, annotation.width)
+        return annotation
+
+    def mask(self, image_id: str, folder: str = "SegmentationClass") -> NDArray[np.uint8] | None:
+        """Return an image's mask, or None if it has none in ``folder``.
+
+        An image without a mask in SegmentationClassAug keeps its mask from SegmentationClass.
+
+        Returns:
+            (H, W) uint8: class ids 0..20, 255 for void (object numbers from SegmentationObject).
+
+        Raises:
+            DevkitError: the PNG is broken, of another size than the photograph, or a class mask
+                holds something else than class ids.
+        """
+        path = self._file(folder, image_id, ".png")
+        if not path.is_file():
+            fallback = _MASK_FALLBACK.get(folder)
+            return None if fallback is None else self.mask(image_id, fallback)
+        mask = pictures.read_mask(path)
+        self._check_size(path, image_id, *mask.shape)
+        if folder != _OBJECT_FOLDER:
+            pictures.check_class_ids(mask, path)
+        return mask
+
+    def object_mask(self, image_id: str) -> NDArray[np.uint8] | None:
+        """Return an image's object numbers, 1.. in the order of its XML; else like `mask`."""
+        return self.mask(image_id, _OBJECT_FOLDER)
+
+    def has_boxes(self, image_id: str) -> bool:
+        """Say whether an image has an XML file."""
+        return self._file("Annotations", image_id, ".xml").is_file()
+
+    def has_mask(self, image_id: str, folder: str = "SegmentationClass") -> bool:
+        """Say whether `mask` would find a mask."""
+        folders = (folder, _MASK_FALLBACK.get(folder, folder))
+        return any(self._file(each, image_id, ".png").is_file() for each in folders)
+
+    def availability(
+        self, ids: Collection[str], mask_folder: str = "SegmentationClass"
+    ) -> Availability:
+        """Return which of ``ids`` have boxes and masks, from the folders' listings."""
+        wanted = frozenset(ids)
+        masks = self._stems(mask_folder, ".png")
+        if mask_folder in _MASK_FALLBACK:
+            masks |= self._stems(_MASK_FALLBACK[mask_folder], ".png")
+        return Availability(
+            boxes=wanted & self._stems("Annotations", ".xml"),
+            masks=wanted & masks,
+        )
+
+    def _file(self, folder: str, image_id: str, suffix: str) -> Path:
+        _check_id(image_id, self.root)
+        return self.root / folder / (image_id + suffix)
+
+    def _stems(self, folder: str, suffix: str) -> frozenset[str]:
+        """Return the names, without suffix, of a folder's files; of an absent folder none."""
+        path = self.root / folder
+        if not path.is_dir():
+            return frozenset()
+        names = (entry.name for entry in path.iterdir())
+        return frozenset(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+
+    def _list_path(self, list_name: str) -> Path:
+        path = self.root / "ImageSets" / f"{list_name}.txt"
+        if ".." not in Path(list_name).parts and path.is_file():
+            return path
+        lists = self.lists()
+        if not lists:
+            raise DevkitError(
+                f"Expected the list {path}, but {self.root / 'ImageSets'} holds no lists."
+            )
+        ends = [name for name in lists if name.endswith(f"/{list_name}")]
+        close = ends or difflib.get_close_matches(list_name, lists, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise DevkitError(
+            f"Expected the list {path}, but it does not exist.{hint} Lists: {_shown(lists)}."
+        )
+
+    def _check_size(self, path: Path, image_id: str, height: int, width: int) -> None:
+        expected = self.image_size(image_id)
+        if (height, width) != expected:
+            raise DevkitError(
+                f"{path} is for {width} x {height} pixels, but {self.image_path(image_id)} has "
+                f"{expected[1]} x {expected[0]}: one of the two belongs to another picture."
+            )
+
+
+def mask_folder(list_name: str) -> str:
+    """Return the folder of class masks that belongs to a list.
+
+    >>> mask_folder("SegmentationAug/train"), mask_folder("Main/val")
+    ('SegmentationClassAug', 'SegmentationClass')
+    """
+    augmented = list_name.startswith("SegmentationAug/")
+    return "SegmentationClassAug" if augmented else "SegmentationClass"
+
+
+def _parse_list(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DevkitError(f"Cannot read the list {path}: {error}.") from error
+    rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
+    fields = {len(row) for _, row in rows}
+    if not rows:
+        raise DevkitError(f"Expected image ids in {path}, one a line, got an empty list.")
+    for number, row in rows:
+        if fields not in ({1}, {2}) or (len(row) == 2 and row[1] not in ("1", "0", "-1")):
+            raise DevkitError(
+                f"{path}, line {number}: expected one image id a line (or, in every line, an id "
+                f"and a flag 1, 0 or -1), got {' '.join(row)!r}."
+            )
+        _check_id(row[0], path)
+    return tuple(row[0] for _, row in rows if row[1:] != ["-1"])
+
+
+def _check_id(image_id: str, source: Path) -> None:
+    """Refuse ids that would lead out of the devkit's folders."""
+    if image_id in ("", ".", "..") or any(sign in image_id for sign in ("/", "\\", "\0", "..")):
+        raise DevkitError(
+            f"{source}: expected an image id such as 2008_000008, got {image_id!r}: an id is a "
+            "file name without folder and ending."
+        )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(
+            child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+        )
+    except PermissionError:
+        return []
+
+
+def _not_a_devkit(path: Path) -> str:
+    message = (
+        f"Expected a VOC devkit in {path}: a folder JPEGImages in it or at most two levels below "
+        f"(as in VOCdevkit/VOC2012/JPEGImages). "
+    )
+    for parent in path.resolve().parents[:2]:
+        if (parent / "JPEGImages").is_dir():
+            return f"{message}It lies inside one: use {parent}."
+    names = sorted(child.name for child in path.iterdir())
+    return f"{message}There lies {_shown(names) if names else 'nothing'}."
+
+
+def _shown(names: Collection[str], limit: int = 12) -> str:
+    listed = ", ".join(list(names)[:limit])
+    return f"{listed} and {len(names) - limit} more" if len(names) > limit else listed

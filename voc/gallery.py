@@ -1,0 +1,83 @@
+"""One self-contained HTML page of pictures: overlays beside each other, one row an image."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from voc.classes import CLASSES, PALETTE
+from voc.devkit import Devkit
+from voc.draw import overlay
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture and what it shows.
+
+    Attributes:
+        caption: a few words under the picture.
+        image: (H, W, 3) uint8, RGB.
+    """
+
+    caption: str
+    image: NDArray[np.uint8]
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture."""
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture."""
+        return int(self.image.shape[1])
+
+    @property
+    def source(self) -> str:
+        """The picture as a ``data:`` URL, so that the page needs no other file."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.image).save(buffer, "JPEG", quality=88)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class Row:
+    """The panels of one image, with its id as title and one line of text."""
+
+    title: str
+    note: str
+    panels: tuple[Panel, ...]
+
+
+def ground_truth_panels(
+    devkit: Devkit, image_id: str, image: NDArray[np.uint8]
+) -> tuple[Panel, ...]:
+    """The panel of an image's ground truth; none where the devkit has neither boxes nor mask."""
+    annotation, mask = devkit.annotation(image_id), devkit.mask(image_id)
+    if annotation is None and mask is None:
+        return ()
+    boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
+    known = [name for name, part in (("boxes", annotation), ("mask", mask)) if part is not None]
+    picture = overlay(image, boxes, labels, label_map=mask)
+    return (Panel(f"ground truth: {' and '.join(known)}", picture),)
+
+
+def write_gallery(path: Path, title: str, facts: Mapping[str, str], rows: Iterable[Row]) -> None:
+    """Write ``rows`` to ``path`` as one HTML page; rows are drawn one at a time, as they come."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
+    )
+    legend = [(CLASSES[i], f"rgb{tuple(PALETTE[i].tolist())}") for i in range(1, len(CLASSES))]
+    page = environment.get_template("gallery.html").stream(
+        title=title, facts=facts, legend=legend, rows=rows
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.dump(str(path), encoding="utf-8")
