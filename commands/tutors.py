@@ -27,8 +27,15 @@ DEFAULT_SEGMENTATION = "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x"
     "--floor",
     default=0.001,
     show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Least confidence that is kept; 0 keeps everything the tutors return.",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Least confidence of the boxes that are kept; 0 keeps all the tutor returns.",
+)
+@click.option(
+    "--segmentation-floor",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Least confidence of the instances that make label vectors.",
 )
 @click.option(
     "--detections-per-image",
@@ -59,6 +66,7 @@ def generate_tutors(
     segmentation_weights: str | None,
     out: Path,
     floor: float,
+    segmentation_floor: float,
     detections_per_image: int,
     min_size: int | None,
     images_per_shard: int,
@@ -75,7 +83,6 @@ def generate_tutors(
           --detection-tutor sample --segmentation-tutor sample --out cache.zarr
     """
     from tutor_gen.generate import generate
-
     from tutor_gen.load import load_tutor
     from voc.devkit import Devkit
 
@@ -98,6 +105,7 @@ def generate_tutors(
         segmentation,
         out,
         floor=floor,
+        segmentation_floor=segmentation_floor,
         images_per_shard=images_per_shard,
         track=track,
     )
@@ -123,17 +131,21 @@ def evaluate_tutors(cache: Path, voc: Path, list_name: str, out: Path | None) ->
     Example:
       kdcli evaluate-tutors cache.zarr --voc voc --list Segmentation/val
     """
-    from tutor_gen.evaluate import evaluate_tutors as evaluate
-
     from cache.reader import TutorCache
     from commands.tables import print_scores
+    from tutor_gen.evaluate import evaluate_tutors as evaluate
     from voc.devkit import Devkit
 
     devkit = Devkit.open(voc)
     result = evaluate(TutorCache.open(cache), devkit, devkit.image_ids(list_name), track=track)
     print_scores(result.detection, result.segmentation)
     if out is not None:
-        write_text(out, json.dumps(result.to_dict(), indent=2) + "\n")
+        scores = {
+            "list": list_name,
+            "detection": result.detection and result.detection.to_dict(),
+            "segmentation": result.segmentation and result.segmentation.to_dict(),
+        }
+        write_text(out, json.dumps(scores, indent=2) + "\n")
 
 
 def _device(name: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from student.inference import read_image
 from student.predict import PredictionFiles
 from voc.devkit import Devkit
-from voc.gallery import Panel, Row, ground_truth_panels, write_gallery
+from voc.draw import enlarged
+from voc.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 
 
 def write_prediction_gallery(
@@ -25,6 +26,6 @@ def prediction_rows(files: Iterable[PredictionFiles], devkit: Devkit | None) -> 
         panels = [Panel("student", read_image(prediction.overlay))]
         if devkit is not None:
             image = devkit.read_image(prediction.image_id)
-            panels.insert(0, Panel("photograph", image))
+            panels.insert(0, Panel("photograph", enlarged(image, panel_scale(image))))
             panels += ground_truth_panels(devkit, prediction.image_id, image)
         yield Row(prediction.image_id, "", tuple(panels))

@@ -12,8 +12,8 @@ from cache.reader import TutorCache
 from cache.record import TutorOutput
 from voc.classes import PALETTE
 from voc.devkit import Devkit
-from voc.draw import overlay
-from voc.gallery import Panel, Row, ground_truth_panels, write_gallery
+from voc.draw import enlarged, overlay
+from voc.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 
 MAX_OPACITY = 0.8
 
@@ -45,15 +45,16 @@ def gallery_rows(
     """
     for image_id in image_ids:
         image, output = devkit.read_image(image_id), cache[image_id]
-        panels = [Panel("photograph", image)]
+        scale = panel_scale(image)
+        panels = [Panel("photograph", enlarged(image, scale))]
         if "detection" in cache.roles:
             sure = output.confidences >= threshold
-            boxes = overlay(
-                image, output.boxes[sure], output.labels[sure], output.confidences[sure]
-            )
+            found = (output.boxes[sure], output.labels[sure], output.confidences[sure])
+            boxes = overlay(image, *found, scale=scale)
             panels.append(Panel(f"detection tutor, confidence >= {threshold:g}", boxes))
         if "segmentation" in cache.roles:
-            panels.append(Panel("label vectors, opacity = confidence", _tinted(image, output)))
+            vectors = enlarged(_tinted(image, output), scale)
+            panels.append(Panel("label vectors, opacity = confidence", vectors))
         panels += ground_truth_panels(devkit, image_id, image)
         yield Row(image_id, _note(output), tuple(panels))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,21 @@ class DetectionResult:
         """Mean over the classes that occur; nan if none does."""
         values = [value for value in self.average_precision.values() if not np.isnan(value)]
         return float(np.mean(values)) if values else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; None stands for what is not defined."""
+        return {
+            "map": number(self.map),
+            "metric": self.metric,
+            "iou_threshold": self.iou_threshold,
+            "average_precision": {k: number(v) for k, v in self.average_precision.items()},
+            "objects": self.objects,
+        }
+
+
+def number(value: float) -> float | None:
+    """Return ``value``, or None for nan, which JSON lacks."""
+    return None if np.isnan(value) else value
 
 
 def average_precision(

@@ -24,6 +24,7 @@ def overlay(
     palette: NDArray[np.uint8] = PALETTE,
     names: tuple[str, ...] = CLASSES,
     alpha: float = 0.5,
+    scale: int = 1,
 ) -> NDArray[np.uint8]:
     """Return a photograph with a translucent class mask and labelled boxes over it.
 
@@ -36,15 +37,16 @@ def overlay(
         palette: (k, 3) uint8 RGB colour of each id.
         names: text for each id.
         alpha: opacity of the mask, 0..1.
+        scale: the picture is enlarged so many times first, so that text on small ones is sharp.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (scale * H, scale * W, 3) uint8 RGB.
 
     Raises:
         ValueError: the mask is not of the image's size.
     """
     picture = image if label_map is None else _tinted(image, label_map, palette, alpha)
-    canvas = Image.fromarray(np.ascontiguousarray(picture))
+    canvas = Image.fromarray(enlarged(picture, scale))
     if boxes is not None and len(boxes):
         order = range(len(boxes)) if confidences is None else np.argsort(confidences).tolist()
         pen = ImageDraw.Draw(canvas)
@@ -55,12 +57,21 @@ def overlay(
             text = "" if label is None else names[label]
             if confidences is not None:
                 text = f"{text} {float(confidences[index]):.2f}".strip()
-            corners = [float(value) for value in boxes[index]]
+            corners = [scale * float(value) for value in boxes[index]]
             _draw_box(pen, corners, colour, canvas.size)
             tags.append((text, corners, colour))
         for text, corners, colour in tags:
             _draw_tag(pen, text, corners, colour, canvas.size)
     return np.asarray(canvas)
+
+
+def enlarged(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Return an (H, W, 3) uint8 picture ``scale`` times as large, smoothly."""
+    if scale == 1:
+        return np.ascontiguousarray(image)
+    height, width = image.shape[:2]
+    size = (scale * width, scale * height)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def _tinted(

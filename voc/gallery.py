@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from PIL import Image
 from voc.classes import CLASSES, PALETTE
 from voc.devkit import Devkit
 from voc.draw import overlay
+
+PANEL_SIDE = 360
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Row:
     panels: tuple[Panel, ...]
 
 
+def panel_scale(image: NDArray[np.uint8]) -> int:
+    """How many times to enlarge a picture so that its panel has ``PANEL_SIDE`` pixels or more."""
+    return math.ceil(PANEL_SIDE / max(image.shape[:2]))
+
+
 def ground_truth_panels(
     devkit: Devkit, image_id: str, image: NDArray[np.uint8]
 ) -> tuple[Panel, ...]:
@@ -66,7 +74,7 @@ def ground_truth_panels(
         return ()
     boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
     known = [name for name, part in (("boxes", annotation), ("mask", mask)) if part is not None]
-    picture = overlay(image, boxes, labels, label_map=mask)
+    picture = overlay(image, boxes, labels, label_map=mask, scale=panel_scale(image))
     return (Panel(f"ground truth: {' and '.join(known)}", picture),)
 
 

@@ -7,11 +7,13 @@ Definition: Everingham et al., "The PASCAL Visual Object Classes Challenge: A Re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voc.classes import CLASSES, NUM_CLASSES, VOID
+from voc.detection_metric import number
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class SegmentationResult:
         """Mean over the classes present in the target (21 on VOC); nan if there is none."""
         values = [self.iou[name] for name, count in self.pixels.items() if count]
         return float(np.mean(values)) if values else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; None stands for what is not defined."""
+        return {
+            "miou": number(self.miou),
+            "pixel_accuracy": number(self.pixel_accuracy),
+            "iou": {name: number(value) for name, value in self.iou.items()},
+        }
 
 
 class ConfusionMatrix:
