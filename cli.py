@@ -5,7 +5,12 @@ Heavy imports happen inside the commands, so that ``kdcli --help`` answers at on
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+# Threads of PyTorch's OpenMP wait by spinning, which on a machine that others use, too, slows
+# training down by an order of magnitude. This has to be said before the library is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 

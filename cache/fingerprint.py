@@ -45,24 +45,25 @@ def fingerprint(settings: JSON, images_sha256: str) -> str:
 
 
 def settings_differences(stored: JSON, given: JSON) -> list[str]:
-    """One line per setting that differs, named by its dotted path."""
+    """One line per setting that differs, named by its dotted path; [] if their JSON is equal."""
     old, new = dict(_leaves(stored)), dict(_leaves(given))
     lines = []
-    for key in sorted(old.keys() | new.keys()):
-        if key not in old:
-            lines.append(f"{key}: absent in the cache, now {_show(new[key])}")
-        elif key not in new:
-            lines.append(f"{key}: {_show(old[key])} in the cache, now absent")
-        elif canonical_json(old[key]) != canonical_json(new[key]):
-            lines.append(f"{key}: {_show(old[key])} in the cache, now {_show(new[key])}")
+    for path in sorted(old.keys() | new.keys()):
+        name = ".".join(path)
+        if path not in old:
+            lines.append(f"{name}: absent in the cache, now {_show(new[path])}")
+        elif path not in new:
+            lines.append(f"{name}: {_show(old[path])} in the cache, now absent")
+        elif canonical_json(old[path]) != canonical_json(new[path]):
+            lines.append(f"{name}: {_show(old[path])} in the cache, now {_show(new[path])}")
     return lines
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and (value or not path):
         for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    elif path:
+            yield from _leaves(item, (*path, str(key)))
+    else:
         yield path, value
 
 

@@ -46,18 +46,26 @@ def _check_entry(entry: ImageEntry) -> None:
         )
 
 
-def check_settings(settings: JSON) -> None:
-    """``CacheError`` unless the settings are JSON and name the 21 classes."""
-    try:
-        json.dumps(settings, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CacheError(f"The settings of a cache must be plain JSON ({error})") from error
-    names = settings.get("class_names")
-    if not isinstance(names, list | tuple) or len(names) != NUM_CLASSES:
+def plain_settings(settings: JSON) -> dict[str, Any]:
+    """The settings as they come back from JSON; ``CacheError`` unless they name the 21 classes."""
+    plain = plain_json(settings, "settings")
+    names = plain.get("class_names")
+    if not isinstance(names, list) or len(names) != NUM_CLASSES:
         raise CacheError(
             f"settings.class_names: expected the {NUM_CLASSES} class names, background first, "
             f"got {names!r}"
         )
+    return plain
+
+
+def plain_json(value: JSON, name: str) -> dict[str, Any]:
+    """A copy as JSON returns it (tuples become lists); ``CacheError`` for what JSON cannot say."""
+    try:
+        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
+        plain: dict[str, Any] = json.loads(text.encode("utf-8"))
+    except (TypeError, ValueError) as error:
+        raise CacheError(f"The {name} of a cache must be plain JSON ({error})") from error
+    return plain
 
 
 def encode_images(images: Sequence[ImageEntry]) -> dict[ArraySpec, NDArray[Any]]:

@@ -20,6 +20,9 @@ KNOWN_FEATURES = frozenset({"instances"})
 
 IMAGES_PER_SHARD = 64
 MAX_CHUNK_PIXELS = 2**18
+MAX_CHUNKS_PER_IMAGE = 256
+"""Beyond it chunks grow: every image of a shard has as many index entries as the largest."""
+
 ROWS_PER_CHUNK = 1024
 """Rows of a plain column in one chunk. The direct reader takes the rows it needs out of it."""
 
@@ -125,10 +128,11 @@ def label_spec(name: str, images: int, max_pixels: int, images_per_shard: int) -
     """A label map array: one row an image, row-major pixels, cut into chunks of one row.
 
     The chunk is capped so that one enormous image does not make every other one decode a chunk of
-    its size; chunks beyond an image's own pixels are never stored.
+    its size; chunks beyond an image's own pixels are never stored. ``max_pixels`` is at least 1.
     """
-    chunk = max(1, min(max_pixels, MAX_CHUNK_PIXELS))
-    width = chunk * max(1, -(-max_pixels // chunk))
+    cap = max(MAX_CHUNK_PIXELS, -(-max_pixels // MAX_CHUNKS_PER_IMAGE))
+    chunk = min(max_pixels, cap)
+    width = chunk * -(-max_pixels // chunk)
     return ArraySpec(
         name, "uint8", (images, width), (1, chunk), (images_per_shard, width), ("image", "pixel")
     )

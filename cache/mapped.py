@@ -1,38 +1,25 @@
-"""The direct reader: mapped shard files, indexes parsed once, chunks decoded one at a time.
-
-zarr-python takes one to three milliseconds a call whatever it reads; this takes the decoding time.
-It knows exactly the layout that this package writes.
-"""
+"""Data files mapped into memory, their sizes watched, their shard indexes parsed once."""
 
 from __future__ import annotations
 
+import errno
 import mmap
-from collections import OrderedDict
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.codec import (
-    CRC_BYTES,
-    MISSING,
-    chunks_crc32,
-    decode_index,
-    decompress,
-    decompress_into,
-    index_bytes,
-)
+from cache.codec import decode_index, index_bytes
 from cache.errors import CacheError
-from cache.layout import ArraySpec
 
 REMEDY = (
     "Restore the file from a copy, or run the same generate-tutors command again: it redoes the "
     "images concerned and no others."
 )
 
-MAX_MAPS = 256
+MAX_MAPS = 128
 """Files mapped at once: each holds a file descriptor, of which a process has about 1,000."""
 
 
@@ -51,16 +38,12 @@ def missing_message(path: Path) -> str:
     return f"{path}: missing. {REMEDY}"
 
 
-def join_planes(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Indices of two bytes from their low and high bytes."""
-    joined = high.astype(np.uint16)
-    joined <<= 8
-    joined |= low
-    return joined
-
-
 class MappedFiles:
     """The data files of one cache, mapped when first touched, the oldest let go.
+
+    Without a lock, which a fork might copy while it is held: every step on the two plain dicts is
+    atomic by itself (an OrderedDict's are not: it can be left broken), and at worst a file is
+    mapped twice.
 
     A file's size is compared with the recorded one before it is mapped and before each access:
     touching a mapped page beyond the end of a truncated file would kill the process (SIGBUS).
@@ -69,7 +52,7 @@ class MappedFiles:
     def __init__(self, cache: Path, files: Mapping[str, tuple[int, str]]) -> None:
         self._cache = cache
         self._files = files
-        self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
+        self._maps: dict[str, mmap.mmap] = {}
         self._indexes: dict[str, NDArray[np.uint64]] = {}
 
     def path(self, name: str) -> Path:
@@ -84,8 +67,6 @@ class MappedFiles:
         view = self._maps.get(name)
         if view is None:
             view = self._map(name)
-        else:
-            self._maps.move_to_end(name)
         if view.size() != len(view):
             raise damaged(self.path(name), f"expected {len(view)} bytes, got {view.size()}")
         return view[start:stop]
@@ -105,178 +86,38 @@ class MappedFiles:
 
     def _map(self, name: str) -> mmap.mmap:
         path = self.path(name)
-        expected = self._files[name][0]
+        try:
+            view = self._open(path, self._files[name][0])
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise _cannot_read(path, error) from error
+            # Others in this process (a DataLoader, say) need many files: do with one.
+            self._maps.clear()
+            try:
+                view = self._open(path, self._files[name][0])
+            except OSError as again:
+                raise _cannot_read(path, again) from again
+        held = list(self._maps)
+        for oldest in held[: max(0, len(held) - MAX_MAPS + 1)]:
+            # Not closed: another thread may be reading it. It goes with its last reference.
+            self._maps.pop(oldest, None)
+        self._maps[name] = view
+        return view
+
+    def _open(self, path: Path, expected: int) -> mmap.mmap:
         try:
             with path.open("rb") as handle:
-                size = handle.seek(0, 2)
+                size = handle.seek(0, os.SEEK_END)
                 if size != expected:
                     raise damaged(path, f"expected {expected} bytes, got {size}")
                 view = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
             raise CacheError(missing_message(path)) from error
-        except OSError as error:
-            raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
         if hasattr(mmap, "MADV_RANDOM"):
             # Without it the kernel reads 128 kB and more around each touched page.
             view.madvise(mmap.MADV_RANDOM)
-        if len(self._maps) >= MAX_MAPS:
-            # Not closed: another thread may be reading it. It goes with its last reference.
-            self._maps.popitem(last=False)
-        self._maps[name] = view
         return view
 
 
-class MappedLabels:
-    """The label map arrays: the pixels of one image from its own chunks."""
-
-    def __init__(self, files: MappedFiles, low: ArraySpec, high: ArraySpec) -> None:
-        self._files = files
-        self._low = low
-        self._high = high
-        self._chunk = low.chunk[1]
-        self._images_per_shard = (low.shard or low.chunk)[0]
-        self._per_image = low.shape[1] // self._chunk
-        self._chunks_per_shard = low.chunks_per_shard
-
-    def chunks(self, image: int, pixels: int, wide: bool) -> tuple[bytes | None, ...]:
-        """The image's encoded chunks, low bytes first, then (if ``wide``) high bytes."""
-        low = self._plane(self._low, image, pixels)
-        return low + self._plane(self._high, image, pixels) if wide else low
-
-    def read(
-        self, image: int, pixels: int, wide: bool, crc32: int
-    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """The image's flat label map (pixels,); ``CacheError`` if it is damaged."""
-        chunks = self.chunks(image, pixels, wide)
-        if chunks_crc32(chunks) != crc32:
-            raise self._damaged(image, "an image's label map is not the one that was written")
-        half = len(chunks) // 2 if wide else len(chunks)
-        try:
-            low = self._decode(chunks[:half])[:pixels]
-            if not wide:
-                return low
-            return join_planes(low, self._decode(chunks[half:])[:pixels])
-        except ValueError as error:
-            raise self._damaged(image, error) from error
-
-    def _plane(self, spec: ArraySpec, image: int, pixels: int) -> tuple[bytes | None, ...]:
-        count = -(-pixels // self._chunk)
-        shard, row = divmod(image, self._images_per_shard)
-        name = spec.file(shard)
-        if name not in self._files:
-            return (None,) * count
-        index = self._files.index(name, self._chunks_per_shard)
-        first = row * self._per_image
-        found: list[bytes | None] = []
-        for start, length in index[first : first + count].tolist():
-            whole = None if start == MISSING else self._files.read(name, start, start + length)
-            found.append(whole)
-        return tuple(found)
-
-    def _decode(self, chunks: tuple[bytes | None, ...]) -> NDArray[np.uint8]:
-        values = np.empty(len(chunks) * self._chunk, dtype=np.uint8)
-        for i, chunk in enumerate(chunks):
-            part = values[i * self._chunk : (i + 1) * self._chunk]
-            if chunk is None:
-                part[:] = 0
-            else:
-                # The CRC-32 says that this frame is the one written, so it has the right length.
-                decompress_into(chunk, part)
-        return values
-
-    def _damaged(self, image: int, what: object) -> CacheError:
-        return damaged(self._files.path(self._low.file(image // self._images_per_shard)), what)
-
-
-class MappedRows:
-    """A plain column: the rows themselves are cut out of the mapped file.
-
-    Their chunk's CRC-32C would need the whole chunk; the CRC-32 of the image's rows, which the
-    caller checks, covers exactly what is read.
-    """
-
-    def __init__(self, files: MappedFiles, spec: ArraySpec) -> None:
-        self._chunks = _ChunkPlaces(files, spec)
-        self._files = files
-        self._name = spec.file()
-        self._rows = spec.chunk[0]
-        self._row_shape = spec.shape[1:]
-        self._row_bytes = spec.chunk_bytes // spec.chunk[0]
-        self._stored_bytes = spec.chunk_bytes + CRC_BYTES
-        self._dtype = spec.numpy_dtype
-
-    def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start`` to ``stop``, a copy."""
-        content = bytearray()
-        while start < stop:
-            number, row = divmod(start, self._rows)
-            count = min(stop - start, self._rows - row)
-            first, length = self._chunks.place(number)
-            if length != self._stored_bytes:
-                raise damaged(self._files.path(self._name), f"chunk {number} has a wrong length")
-            begin = first + row * self._row_bytes
-            content += self._files.read(self._name, begin, begin + count * self._row_bytes)
-            start += count
-        return np.frombuffer(content, dtype=self._dtype).reshape(-1, *self._row_shape)
-
-
-class MappedChunks:
-    """A compressed column: the one or two chunks that hold the rows are decoded."""
-
-    def __init__(self, files: MappedFiles, spec: ArraySpec) -> None:
-        self._chunks = _ChunkPlaces(files, spec)
-        self._files = files
-        self._name = spec.file()
-        self._shape = spec.chunk
-        self._chunk_bytes = spec.chunk_bytes
-        self._dtype = spec.numpy_dtype
-        self._last: tuple[int, NDArray[Any]] | None = None
-
-    def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start`` to ``stop``, a copy; ``CacheError`` if a chunk is damaged."""
-        if start == stop:
-            return np.zeros((0, *self._shape[1:]), dtype=self._dtype)
-        rows = self._shape[0]
-        first, last = start // rows, (stop - 1) // rows
-        offset = first * rows
-        if first == last:
-            return self._chunk(first)[start - offset : stop - offset].copy()
-        chunks = [self._chunk(number) for number in range(first, last + 1)]
-        return np.concatenate(chunks)[start - offset : stop - offset].copy()
-
-    def _chunk(self, number: int) -> NDArray[Any]:
-        kept = self._last  # neighbours in the store are often read one after the other
-        if kept is not None and kept[0] == number:
-            return kept[1]
-        start, length = self._chunks.place(number)
-        frame = self._files.read(self._name, start, start + length)
-        try:
-            content = decompress(frame, self._chunk_bytes)
-        except ValueError as error:
-            raise damaged(self._files.path(self._name), error) from error
-        values = np.frombuffer(content, dtype=self._dtype).reshape(self._shape)
-        self._last = number, values
-        return values
-
-
-class _ChunkPlaces:
-    """Where the chunks of a column lie in its one file."""
-
-    def __init__(self, files: MappedFiles, spec: ArraySpec) -> None:
-        self._files = files
-        self._name = spec.file()
-        self._count = spec.chunks_per_shard
-
-    def place(self, number: int) -> tuple[int, int]:
-        """Offset and length of a chunk; ``CacheError`` if the file does not hold it."""
-        if self._name not in self._files:
-            raise damaged(self._files.path(self._name), "the cache does not list it")
-        start, length = self._files.index(self._name, self._count)[number].tolist()
-        if start == MISSING:
-            raise damaged(self._files.path(self._name), f"chunk {number} is not stored")
-        return start, length
-
-
-def mapped_column(files: MappedFiles, spec: ArraySpec) -> MappedRows | MappedChunks:
-    """The reader of a column, by how it is stored."""
-    return MappedChunks(files, spec) if spec.compressed else MappedRows(files, spec)
+def _cannot_read(path: Path, error: OSError) -> CacheError:
+    return CacheError(f"{path}: cannot be read ({error.strerror or error})")

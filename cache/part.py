@@ -46,7 +46,8 @@ class EncodedImage:
 
 
 def failed_image(reason: str, tables: Sequence[str]) -> EncodedImage:
-    """An image without output."""
+    """An image without output. What UTF-8 cannot say of the reason (file names) becomes "?"."""
+    reason = reason.encode("utf-8", "replace").decode("utf-8")
     empty = {name: tuple(c.empty() for c in TABLES[name]) for name in tables}
     return EncodedImage(empty, reason=reason)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError
+from cache.images import decode_entries
 from cache.record import Boxes, ImageEntry, InstanceMasks, TutorOutput
 from cache.store import Store
 
@@ -126,6 +127,10 @@ class TutorCache:
         height, width = self._store.sizes[position].tolist()
         digest = self._store.digests[position].tobytes().hex()
         return ImageEntry(image_id, height, width, digest)
+
+    def entries(self) -> list[ImageEntry]:
+        """The whole list of images in the order of generation, failed ones included."""
+        return decode_entries(self._store.ids, self._store.sizes, self._store.digests)
 
     def __getitem__(self, image_id: str) -> TutorOutput:
         """Everything the tutors said about an image; ``CacheError`` if it has no output."""

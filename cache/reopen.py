@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cache.direct import MappedLabels
 from cache.errors import CacheError
-from cache.files import file_intact
-from cache.mapped import MappedLabels
-from cache.part import EncodedImage, Part, build_part, failed_image, write_part
+from cache.files import file_intact, sync
+from cache.part import EncodedImage, Part, build_part, failed_image, part_path, write_part
 from cache.root import Root
 from cache.shard import label_specs
 from cache.store import Store
@@ -31,6 +31,7 @@ def restore_parts(cache: Path, root: Root) -> dict[int, Part]:
             continue
         write_part(cache, shard, part)
         parts[shard] = part
+    sync(part_path(cache, shard) for shard in parts)
     return parts
 
 

@@ -85,9 +85,11 @@ def resume(path: Path, images: Sequence[ImageEntry], settings: JSON, environment
         return _resume_complete(path, root, images, environment)
     parts = {shard: done_part(path, shard) for shard in range(root.shards)}
     done = {shard: frozenset(part.reasons) for shard, part in parts.items() if part is not None}
-    root = _with_images(path, root, images, _labelled(root, images, done))
-    root = _with_environment(root, environment)
-    root.write(path)
+    renewed = _with_images(path, root, images, _labelled(root, images, done))
+    renewed = _with_environment(renewed, environment)
+    if renewed != root:
+        renewed.write(path)
+        root = renewed
     _write_frame(path, root, images)
     return State(root, done)
 

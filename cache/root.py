@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
-from cache.files import write_atomic
+from cache.files import atomic_file, sync
 from cache.fingerprint import canonical_json
 from cache.layout import ATTRIBUTE, FORMAT_VERSION, JSON, KNOWN_FEATURES, ROOT
 from cache.record import MASK_ERROR_BOUND
@@ -66,7 +67,7 @@ class Root:
             "failed": self.failed,
             "files": {path: list(entry) for path, entry in self.files.items()},
         }
-        attributes["digest"] = _digest(attributes)
+        attributes["digest"] = attributes_digest(attributes)
         document = {
             "zarr_format": 3,
             "node_type": "group",
@@ -75,11 +76,19 @@ class Root:
         return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1).encode("utf-8")
 
     def write(self, cache: Path) -> None:
-        """Replace the root of the store at ``cache``."""
-        write_atomic(cache / ROOT, self.encode())
+        """Replace the root of the store at ``cache``.
+
+        It goes to the disk before it takes its place: a power cut leaves the old one or the new.
+        """
+        with atomic_file(cache / ROOT) as handle:
+            handle.write(self.encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+        sync([cache / ROOT])
 
 
-def _digest(attributes: JSON) -> str:
+def attributes_digest(attributes: JSON) -> str:
+    """SHA-256 of the attributes' canonical JSON, the digest itself left out."""
     return hashlib.sha256(canonical_json(attributes)).hexdigest()
 
 
@@ -105,7 +114,8 @@ def decode_root(content: bytes, path: Path) -> Root:
         "or delete the cache and generate it again."
     )
     try:
-        attributes = dict(json.loads(content)["attributes"][ATTRIBUTE])
+        document = json.loads(content)
+        attributes = dict(document["attributes"][ATTRIBUTE])
         stated = attributes.pop("digest")
         version = attributes["format_version"]
     except UnicodeDecodeError as error:
@@ -117,7 +127,8 @@ def decode_root(content: bytes, path: Path) -> Root:
             f"{path}: this Zarr store is not a tutor cache. Give the folder that generate-tutors "
             "wrote (its --out)."
         ) from error
-    if _digest(attributes) != stated:
+    frame = document.get("zarr_format"), document.get("node_type")
+    if attributes_digest(attributes) != stated or frame != (3, "group"):
         raise damaged
     if version != FORMAT_VERSION:
         raise CacheError(

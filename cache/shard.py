@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.codec import MISSING, ShardWriter, decode_index, index_bytes
-from cache.files import atomic_file, file_intact, sha256_file
+from cache.files import atomic_file, file_intact, sha256_file, sync
 from cache.layout import HIGH, LOW, ArraySpec, label_spec
-from cache.part import EncodedImage, Part, build_part, read_part, write_part
+from cache.part import EncodedImage, Part, build_part, part_path, read_part, write_part
 from cache.record import ImageEntry
 from cache.root import Root
 
@@ -39,12 +39,16 @@ def chunk_count(entry: ImageEntry, spec: ArraySpec) -> int:
 
 
 def commit_shard(cache: Path, root: Root, shard: int, images: Sequence[EncodedImage]) -> Part:
-    """Write a whole shard; it counts as done once the last file, its part, is in place."""
+    """Write a whole shard; it counts as done once the last file, its part, is in place.
+
+    Should a power cut keep the part but not the label files, their digests in the part tell.
+    """
     low, high = label_specs(root)
     files = dict(_write_plane(cache, low, shard, [image.low for image in images]))
     files.update(_write_plane(cache, high, shard, [image.high for image in images]))
     part = build_part(images, files)
     write_part(cache, shard, part)
+    sync([part_path(cache, shard), *(cache / name for name in files)])
     return part
 
 

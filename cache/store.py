@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.codec import rows_crc32
+from cache.direct import MappedLabels, mapped_column
 from cache.errors import CacheError
 from cache.images import decode_ids, decode_whole
 from cache.layout import HIGH, LOW, TABLES, ArraySpec, image_specs, outcome_specs, table_names
-from cache.mapped import MappedFiles, MappedLabels, damaged, mapped_column, missing_message
+from cache.mapped import MappedFiles, damaged, missing_message
 from cache.root import Root, read_root
 from cache.shard import label_specs
 from cache.zarr_arrays import ZarrArray, ZarrLabels
@@ -104,17 +105,20 @@ class Store:
     def _column(self, spec: ArraySpec) -> RowReader:
         if _metadata(self, spec.metadata_path) == spec.metadata():
             return mapped_column(self.files, spec)
-        return ZarrArray(self.path / spec.name)
+        return self._foreign(spec.name)
 
     def _labels(self) -> LabelReader:
         low, high = label_specs(self.root)
         if all(_metadata(self, spec.metadata_path) == spec.metadata() for spec in (low, high)):
             return MappedLabels(self.files, low, high)
-        return ZarrLabels(self.path / LOW, self.path / HIGH)
+        return ZarrLabels(self._foreign(LOW), self._foreign(HIGH))
+
+    def _foreign(self, name: str) -> ZarrArray:
+        return ZarrArray(self.path, self.root, name)
 
     def _whole(self, spec: ArraySpec) -> NDArray[Any]:
         if _metadata(self, spec.metadata_path) != spec.metadata():
-            return ZarrArray(self.path / spec.name).rows(0, spec.shape[0])
+            return self._foreign(spec.name).rows(0, spec.shape[0])
         content = read_recorded(self.path, self.root, spec.file())
         try:
             return decode_whole(spec, content)

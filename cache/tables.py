@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cache.codec import ShardWriter, encode_chunk
 from cache.errors import CacheError
-from cache.files import atomic_file, sha256_file, write_atomic
+from cache.files import atomic_file, sha256_file, sync, write_atomic
 from cache.images import encode_metadata, write_metadata, write_whole
 from cache.layout import ROOT, TABLES, ArraySpec, outcome_specs, table_names
 from cache.part import Part, read_part
@@ -65,59 +65,64 @@ def parts_of(cache: Path, shards: int) -> Iterable[Part]:
 def write_tables(cache: Path, root: Root, image_ids: Sequence[str]) -> Root:
     """Write every array that needs all parts; the completed root, not yet written.
 
-    Running it again writes the same bytes.
+    Running it again writes the same bytes. All files are on the disk when it returns, so that the
+    root may say so.
     """
-    outcome = _gather(parts_of(cache, root.shards))
-    names = table_names(root.features)
-    for spec in outcome_specs(root.images, root.features):
-        write_whole(cache, spec, outcome[spec.name])
-    for table in names:
-        _write_table(cache, root, table, int(outcome[f"{table}/offsets"][-1]))
-        write_atomic(cache / table / ROOT, encode_metadata(GROUP))
     labels: dict[str, tuple[int, str]] = {}
     failed: dict[str, str] = {}
+    pieces: dict[str, list[NDArray[Any]]] = {}
     for shard, part in enumerate(parts_of(cache, root.shards)):
         labels.update(part.files)
-        for i, reason in part.reasons.items():
-            failed[image_ids[shard * root.images_per_shard + i]] = reason
-    return replace(root, complete=True, failed=failed, files=_all_files(cache, labels))
+        first = shard * root.images_per_shard
+        failed.update({image_ids[first + i]: reason for i, reason in part.reasons.items()})
+        _gather(part, pieces)
+    outcome = {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+    for spec in outcome_specs(root.images, root.features):
+        values = outcome[spec.name]
+        write_whole(cache, spec, np.cumsum(values) if spec.name.endswith("/offsets") else values)
+    rows = {name: int(outcome[f"{name}/offsets"].sum()) for name in table_names(root.features)}
+    _write_columns(cache, root, rows)
+    files = _all_files(cache, labels)
+    sync(cache / name for name in files if name not in labels)  # those were when committed
+    return replace(root, complete=True, failed=failed, files=files)
 
 
-def _gather(parts: Iterable[Part]) -> Mapping[str, NDArray[Any]]:
-    """The per-image arrays by name, from all parts."""
-    pieces: dict[str, list[NDArray[Any]]] = {}
-    for part in parts:
-        pieces.setdefault("status", []).append(part.status)
-        pieces.setdefault("label_crc32", []).append(part.label_crc32)
-        for table in part.columns:
-            pieces.setdefault(f"{table}/offsets", [np.zeros(1, np.int64)]).append(
-                part.counts[table]
-            )
-            pieces.setdefault(f"{table}/crc32", []).append(part.crc32[table])
-    joined = {name: np.concatenate(arrays) for name, arrays in pieces.items()}
-    return {
-        name: np.cumsum(array) if name.endswith("/offsets") else array
-        for name, array in joined.items()
-    }
+def _gather(part: Part, pieces: dict[str, list[NDArray[Any]]]) -> None:
+    """Add a part's per-image arrays by name; offsets still as counts, after a first 0."""
+    pieces.setdefault("status", []).append(part.status)
+    pieces.setdefault("label_crc32", []).append(part.label_crc32)
+    for table in part.columns:
+        counts = pieces.setdefault(f"{table}/offsets", [np.zeros(1, np.int64)])
+        counts.append(part.counts[table])
+        pieces.setdefault(f"{table}/crc32", []).append(part.crc32[table])
 
 
-def _write_table(cache: Path, root: Root, table: str, rows: int) -> None:
-    """Stream a table's rows from the parts: instance masks of a large cache exceed the memory."""
-    specs = [column.spec(table, rows) for column in TABLES[table]]
+def _write_columns(cache: Path, root: Root, rows: Mapping[str, int]) -> None:
+    """Stream the tables' rows from the parts: masks of a large cache exceed the memory."""
+    specs = {table: [c.spec(table, n) for c in TABLES[table]] for table, n in rows.items()}
     with contextlib.ExitStack() as stack:
-        writers = []
-        for spec in specs if rows else []:
-            handle = stack.enter_context(atomic_file(cache / spec.file()))
-            writers.append(ColumnWriter(ShardWriter(handle, spec.chunks_per_shard), spec))
-        for part in parts_of(cache, root.shards) if rows else []:
-            for writer, values in zip(writers, part.columns[table], strict=True):
-                writer.append(values)
-        for writer in writers:
+        writers = {
+            table: [_column_writer(stack, cache, spec) for spec in columns]
+            for table, columns in specs.items()
+            if rows[table]
+        }
+        for part in parts_of(cache, root.shards):
+            for table, columns in writers.items():
+                for writer, values in zip(columns, part.columns[table], strict=True):
+                    writer.append(values)
+        for writer in (writer for columns in writers.values() for writer in columns):
             writer.close()
-    for spec in specs:
-        write_metadata(cache, spec)
-        if rows == 0:
-            (cache / spec.file()).unlink(missing_ok=True)
+    for table in rows:
+        write_atomic(cache / table / ROOT, encode_metadata(GROUP))
+        for spec in specs[table]:
+            write_metadata(cache, spec)
+            if rows[table] == 0:
+                (cache / spec.file()).unlink(missing_ok=True)  # of an earlier state
+
+
+def _column_writer(stack: contextlib.ExitStack, cache: Path, spec: ArraySpec) -> ColumnWriter:
+    handle = stack.enter_context(atomic_file(cache / spec.file()))
+    return ColumnWriter(ShardWriter(handle, spec.chunks_per_shard), spec)
 
 
 def _all_files(cache: Path, labels: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:

@@ -34,10 +34,11 @@ def verify(path: str | Path, track: Track = no_track) -> list[str]:
         ]
     problems = _file_problems(path, root, track)
     try:
-        store = Store(path)
+        cache = TutorCache(store := Store(path))
+        listed = _list_problems(store)
     except CacheError as error:
         return _joined(problems, [str(error)])
-    return _joined(problems, _list_problems(store), _image_problems(store, track))
+    return _joined(problems, listed, _image_problems(cache, track))
 
 
 def _file_problems(path: Path, root: Root, track: Track) -> list[str]:
@@ -80,8 +81,7 @@ def _list_problems(store: Store) -> list[str]:
     ]
 
 
-def _image_problems(store: Store, track: Track) -> list[str]:
-    cache = TutorCache(store)
+def _image_problems(cache: TutorCache, track: Track) -> list[str]:
     problems = []
     for image_id in track(cache.image_ids, len(cache), "decoding images"):
         try:

@@ -11,7 +11,7 @@ from typing import Self
 from cache.errors import CacheError
 from cache.files import Lock
 from cache.fingerprint import listed
-from cache.images import check_images, check_settings
+from cache.images import check_images, plain_json, plain_settings
 from cache.layout import IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT, table_names
 from cache.part import EncodedImage, encode_image, failed_image
 from cache.record import FailedImage, ImageEntry, TutorOutput
@@ -73,7 +73,8 @@ class CacheWriter:
         """
         path = Path(path)
         check_images(images)
-        check_settings(settings)
+        settings = plain_settings(settings)
+        environment = plain_json(environment, "environment")
         make_folder(path)
         lock = Lock(path / LOCK)
         try:

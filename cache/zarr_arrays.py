@@ -8,17 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.mapped import damaged, join_planes
+from cache.direct import join_planes
+from cache.mapped import damaged
+from cache.root import Root
 
 
 class ZarrArray:
-    """A Zarr array of any codecs and chunks, with the direct reader's two ways to read."""
+    """A Zarr array of any codecs and chunks, with the direct reader's two ways to read.
 
-    def __init__(self, path: Path) -> None:
+    Zarr takes a missing file for fill value and knows no sizes: they are compared with the recorded
+    ones here, once.
+    """
+
+    def __init__(self, cache: Path, root: Root, name: str) -> None:
         import zarr  # here: slow to import, and needed for foreign layouts only
 
-        self._path = path
-        self._array: Any = zarr.open_array(path, mode="r")
+        self._path = cache / name
+        for file, (size, _) in root.files.items():
+            if file.startswith(f"{name}/"):
+                _check_size(cache / file, size)
+        self._array: Any = zarr.open_array(self._path, mode="r")
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start`` to ``stop``; ``CacheError`` if zarr-python finds them damaged."""
@@ -32,8 +41,14 @@ class ZarrArray:
     def _get(self, selection: Any) -> NDArray[Any]:
         try:
             return np.array(self._array[selection])
-        except (RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # whatever a codec of any kind raises
             raise damaged(self._path, error) from error
+
+
+def _check_size(path: Path, expected: int) -> None:
+    found = path.stat().st_size if path.is_file() else 0
+    if found != expected:
+        raise damaged(path, f"expected {expected} bytes, got {found}")
 
 
 class ZarrLabels:
@@ -43,9 +58,9 @@ class ZarrLabels:
     own checks must do.
     """
 
-    def __init__(self, low: Path, high: Path) -> None:
-        self._low = ZarrArray(low)
-        self._high = ZarrArray(high)
+    def __init__(self, low: ZarrArray, high: ZarrArray) -> None:
+        self._low = low
+        self._high = high
 
     def read(
         self, image: int, pixels: int, wide: bool, crc32: int

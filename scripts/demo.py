@@ -59,8 +59,8 @@ def main() -> None:
           "--gallery", "demo/predictions.html")  # fmt: skip
     rows = [
         ("tutors", *scores(OUT / "tutors.json")),
-        ("(a) student, GT of 20 % of the scenes", *scores(OUT / "few-labels/evaluation.json")),
-        ("(b) the same, tutors fill in the rest", *scores(OUT / "distilled/evaluation.json")),
+        ("(a) student, GT of 20 % of the scenes", *scores(OUT / "few-labels/evaluation-Segmentation-val.json")),
+        ("(b) the same, tutors fill in the rest", *scores(OUT / "distilled/evaluation-Segmentation-val.json")),
     ]
     print("\n" + tabulate(rows, ["held-out scenes", "mAP %", "mIoU %"], floatfmt=".1f"))
     print("\nLook at demo/gallery.html (tutors) and demo/predictions.html (student (b)).")

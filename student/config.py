@@ -164,7 +164,12 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where weights come from; ``trunk`` is a file of ImageNet weights, empty for random ones."""
+    """Where weights come from.
+
+    Attributes:
+        trunk: A file of ImageNet weights; empty for random ones; ``sample`` for the trunk that
+            ships with the project, which fits the tiny network and knows the drawn classes.
+    """
 
     trunk: str = ""
 

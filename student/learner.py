@@ -19,6 +19,9 @@ from student.objective import objective
 from student.photometric import distort
 from student.run import record_start
 
+SAMPLE_TRUNK = Path(__file__).with_name("sample") / "tiny-trunk.pth"
+"""Made by ``scripts/train_sample_trunk.py``."""
+
 
 class Learner:
     """Network, optimiser and step: all that a checkpoint holds, and the training step itself."""
@@ -43,7 +46,8 @@ class Learner:
             learner._restore(load_checkpoint(path))
         else:
             if config.init.trunk:
-                learner.weights = asdict(load_trunk(learner.model, Path(config.init.trunk)))
+                path = SAMPLE_TRUNK if config.init.trunk == "sample" else Path(config.init.trunk)
+                learner.weights = asdict(load_trunk(learner.model, path))
             learner._to_device()
         record_start(out, learner.step, device, trunk=learner.weights)
         return learner

@@ -105,16 +105,20 @@ def _claimants(best_anchor: Tensor, real: Tensor, num_anchors: int) -> Tensor:
 
 
 def _iou(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """(A, 4) centre-size and (B, M, 4) corner boxes -> IoU (B, M, A), 0 for an empty union."""
-    low, size = anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, 2:]
+    """(A, 4) centre-size and (B, M, 4) corner boxes -> IoU (B, M, A), 0 for an empty union.
+
+    The order of the operations is that of the public TensorFlow code, so that overlaps that are
+    equal but for rounding are told apart in the same way.
+    """
+    size, box_size = anchors[:, 2:], boxes[..., 2:] - boxes[..., :2]
+    low, box_low = anchors[:, :2] - size / 2, boxes[..., :2]
+    high, box_high = low + size, box_low + box_size
     extents = []
     for axis in (0, 1):  # one axis at a time, in place: these tables are large
-        first, last = low[:, axis], low[:, axis] + size[:, axis]
-        extent = torch.minimum(boxes[:, :, None, axis + 2], last)
-        extent -= torch.maximum(boxes[:, :, None, axis], first)
+        extent = torch.minimum(box_high[..., None, axis], high[:, axis])
+        extent -= torch.maximum(box_low[..., None, axis], low[:, axis])
         extents.append(extent.clamp_(min=0))
     intersection = extents[0].mul_(extents[1])
-    box_size = boxes[..., 2:] - boxes[..., :2]
-    union = torch.add(box_size.prod(dim=-1)[..., None], size.prod(dim=-1), out=extents[1])
-    union.sub_(intersection).clamp_(min=torch.finfo(union.dtype).tiny)
-    return intersection.div_(union)
+    areas, box_areas = size.prod(dim=-1), box_size.prod(dim=-1)[..., None]
+    union = torch.add(box_areas, areas, out=extents[1]).sub_(intersection)
+    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))

@@ -68,14 +68,6 @@ def code_label_vectors(
     return _canonical(codes, vectors)
 
 
-def dense_label_vectors(
-    label_map: NDArray[np.integer], palette: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the (H, W, 21) float32 label vectors of a coded map."""
-    vectors: NDArray[np.float32] = palette[label_map]
-    return vectors
-
-
 def _window(box: NDArray[np.float32] | None, height: int, width: int) -> tuple[slice, slice]:
     """Rows and columns of the pixels that a box touches."""
     if box is None:

@@ -8,13 +8,12 @@ only NumPy arrays and plain containers are admitted; ``.pth`` files are read by 
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -110,7 +109,8 @@ def _read_torch(path: Path) -> object:
 
 def _read_pickle(path: Path) -> object:
     try:
-        return _ArrayUnpickler(path).load()
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file, path).load()
     except TutorError:
         raise
     # A damaged pickle can fail in about any way; none of them deserves a traceback.
@@ -169,9 +169,9 @@ for _package in ("numpy.core", "numpy._core"):
 class _ArrayUnpickler(pickle.Unpickler):
     """An unpickler that knows arrays and plain containers and refuses every other name."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         # Python 2 wrote the older files: latin1 keeps their byte strings as they are.
-        super().__init__(io.BytesIO(path.read_bytes()), encoding="latin1")
+        super().__init__(file, encoding="latin1")
         self._path = path
 
     def find_class(self, module: str, name: str) -> object:

@@ -115,9 +115,9 @@ class TorchScriptTutor:
             return (flat >= 0.5).numpy()
         if flat.shape[1] != flat.shape[2]:
             raise self._unexpected(f"masks of {height} x {width} or square ones", str(masks.shape))
-        from tutor_gen import detectron2_tutor
+        from tutor_gen.detectron2_tutor import paste_masks  # takes seconds
 
-        return detectron2_tutor.paste_masks(flat, boxes, height, width)
+        return paste_masks(flat, boxes, height, width)
 
     def _array(self, detections: Any, key: Key, dimensions: int) -> NDArray[Any]:
         tensor = self._tensor(detections, key)

@@ -33,6 +33,8 @@ class Instances:
 
     def select(self, keep: NDArray[Any], reason: str) -> Instances:
         """Return the objects that ``keep`` (indices or a mask) names; count the others."""
+        if keep.dtype == np.bool_ and keep.all():
+            return self  # masks are large; spare the copy
         masks = None if self.masks is None else self.masks[keep]
         labels = self.labels[keep]
         lost = len(self) - len(labels)

@@ -62,7 +62,7 @@ class Row:
 
 def panel_scale(image: NDArray[np.uint8]) -> int:
     """How many times to enlarge a picture so that its panel has ``PANEL_SIDE`` pixels or more."""
-    return math.ceil(PANEL_SIDE / max(image.shape[:2]))
+    return math.ceil(PANEL_SIDE / max(int(image.shape[0]), int(image.shape[1])))
 
 
 def ground_truth_panels(

@@ -13,17 +13,16 @@ _SMALLEST_SIZE = 1e-6  # keeps the logarithm of a degenerate box finite
 
 
 def scales(config: ModelConfig) -> tuple[tuple[float, float], ...]:
-    """(scale, scale of the second square) of every map, relative to the image side.
+    """(scale, next scale) of every map, relative to the image side.
 
-    With n maps: the smallest scale, then from min to max in n - 2 equal steps. The second
-    square has the geometric mean of a scale and the next; the last map's next is its own
-    scale and a step.
+    With n maps: the smallest scale, then from min to max in n - 2 equal steps. The last map's
+    next is its own scale and a step.
     """
     maps = len(config.map_sides)
     step = (config.max_scale - config.min_scale) / (maps - 2)
     own = [config.smallest_scale] + [config.min_scale + i * step for i in range(maps - 1)]
     following = [*own[1:], own[-1] + step]
-    return tuple((s, float(np.sqrt(s * t))) for s, t in zip(own, following, strict=True))
+    return tuple(zip(own, following, strict=True))
 
 
 def make_anchors(config: ModelConfig) -> Tensor:
@@ -31,26 +30,41 @@ def make_anchors(config: ModelConfig) -> Tensor:
 
     Relative to the image (0..1), not clipped. Order: maps from the finest, then rows, columns,
     and in a cell: a square, a box of every aspect ratio a and 1/a, the larger square. A box of
-    ratio a and scale s is s * sqrt(a) wide and s / sqrt(a) high.
+    ratio a and scale s is s * sqrt(a) wide and s / sqrt(a) high; the larger square's side is
+    the geometric mean of the scale and the next.
+
+    All arithmetic is float32 in the order of the public TensorFlow code. In matching, overlaps
+    that are equal but for rounding are frequent (a small box inside all anchors of a cell, which
+    have one area; a box over the middle of two cells); the same rounding picks the same anchor.
     """
     grids = []
-    for side, (scale, square) in zip(config.map_sides, scales(config), strict=True):
-        sizes = [(scale, scale)]
+    for side, pair in zip(config.map_sides, scales(config), strict=True):
+        own, following = np.float32(pair[0]), np.float32(pair[1])
+        sizes = [(own, own)]
         for ratio in config.aspect_ratios:
-            root = float(np.sqrt(ratio))
-            sizes += [(scale * root, scale / root), (scale / root, scale * root)]
+            for root in (np.sqrt(np.float32(ratio)), np.sqrt(np.float32(1 / ratio))):
+                sizes.append((own * root, own / root))
+        square = np.sqrt(own * following)
         sizes.append((square, square))
-        grids.append(_grid(side, np.array(sizes)))
-    return torch.from_numpy(np.concatenate(grids).astype(np.float32))
+        grids.append(_grid(side, np.array(sizes, dtype=np.float32)))
+    return torch.from_numpy(np.concatenate(grids))
 
 
 def _grid(side: int, sizes: np.ndarray) -> np.ndarray:
-    centres = (np.arange(side) + 0.5) / side
-    grid = np.empty((side, side, len(sizes), 4))
-    grid[..., 0] = centres[None, :, None]
-    grid[..., 1] = centres[:, None, None]
+    grid = np.empty((side, side, len(sizes), 4), dtype=np.float32)
+    grid[..., 0] = _centres(side)[None, :, None]
+    grid[..., 1] = _centres(side)[:, None, None]
     grid[..., 2:] = sizes
     return grid.reshape(-1, 4)
+
+
+def _centres(side: int) -> np.ndarray:
+    """(i + 0.5) / side, as steps from the first to the last centre."""
+    first, last = np.float32(0.5 / side), np.float32(1 - 0.5 / side)
+    step = (last - first) / np.float32(max(side - 1, 1))
+    centres = first + step * np.arange(side, dtype=np.float32)
+    centres[-1] = last
+    return centres
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cache.reader import TutorCache
 from cache.record import ImageEntry, TutorOutput
@@ -36,6 +37,12 @@ SMALL = {
     "optim": {"steps": 6, "batch_size": 4, "lr": 1e-3, "milestones": [4]},
     "runtime": {"device": "cpu", "workers": 0, "log_every": 2, "checkpoint_every": 2},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Bit-for-bit comparisons need a fixed number of threads; tiny networks, no more than one."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

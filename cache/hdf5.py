@@ -1,0 +1,271 @@
+"""A cache as one HDF5 file, for file systems that dislike many files; and back, exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.copying import write_copy
+from cache.errors import CacheError
+from cache.files import TEMPORARY, cannot_write, sync
+from cache.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES, table_names
+from cache.reader import TutorCache
+from cache.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from cache.root import CONVENTIONS, attributes_digest
+from cache.summary import Track, no_track
+
+HOW_TO_READ = """\
+import json
+import h5py
+import numpy as np
+
+with h5py.File("cache.h5", "r") as cache:
+    about = json.loads(cache.attrs["tutor_cache"])
+    ids = cache["image_ids"].asstr()[:].tolist()
+    i = ids.index("2007_000032")
+    height, width = cache["image_size"][i]
+    start, stop = cache["detections/offsets"][i : i + 2]
+    boxes = cache["detections/boxes"][start:stop]
+    labels = cache["detections/labels"][start:stop]
+    confidences = cache["detections/confidences"][start:stop]
+    first, last = cache["palette/offsets"][i : i + 2]
+    palette = cache["palette/vectors"][first:last]
+    label_map = cache["label_map"][i, : height * width].reshape(height, width)
+    label_vectors = palette[label_map]
+"""
+"""Kept in the file's own attribute ``how_to_read``."""
+
+ROWS_PER_CHUNK = 1024
+
+
+def export_cache(path: str | Path, out: str | Path, track: Track = no_track) -> None:
+    """Write the cache at ``path`` into the HDF5 file ``out``, which appears when it is whole.
+
+    Every data set is checksummed (Fletcher-32) and each image has the SHA-256 of its output.
+    Raises ``CacheError``: no complete cache there, damaged, ``out`` exists or cannot be written.
+    """
+    out = Path(out)
+    cache = TutorCache.open(path)
+    if out.exists():
+        raise CacheError(f"{out}: exists already. Choose another name or remove it.")
+    temporary = out.with_name(out.name + TEMPORARY)
+    try:
+        with h5py.File(temporary, "w") as file:
+            _write(cache, file, track)
+        sync([temporary])
+        temporary.replace(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def import_cache(file: str | Path, out: str | Path, track: Track = no_track) -> None:
+    """Write the cache ``out`` from the HDF5 file that ``export_cache`` wrote.
+
+    Stopped and called again, it goes on. Raises ``CacheError``: no such file or not one of those,
+    an image whose digest differs, a cache that does not come out with the same fingerprint.
+    """
+    file, out = Path(file), Path(out)
+    try:
+        with h5py.File(file, "r") as content:
+            about = _about(file, content)
+            images = _read_images(content)
+            write_copy(
+                out,
+                images,
+                about["settings"],
+                about["environments"],
+                about["images_per_shard"],
+                _reader(file, content, about["failed"], images),
+                track,
+            )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        # What h5py raises depends on which byte of the file is damaged.
+        raise CacheError(
+            f"{file}: cannot be read as HDF5 ({error}). Export the cache again."
+        ) from error
+    found = TutorCache.open(out).fingerprint
+    if found != about["fingerprint"]:
+        raise CacheError(
+            f"{file}: damaged: expected the fingerprint {about['fingerprint']}, got {found}. "
+            "Export the cache again."
+        )
+
+
+def output_digest(output: TutorOutput) -> bytes:
+    """SHA-256 of an image's output: its arrays in the order of :class:`TutorOutput`."""
+    digest = hashlib.sha256()
+    arrays = [output.boxes, output.labels, output.confidences, output.label_map, output.palette]
+    if output.instances is not None:
+        kept = output.instances
+        arrays += [kept.masks, kept.boxes, kept.labels, kept.confidences]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
+
+
+def _write(cache: TutorCache, file: h5py.File, track: Track) -> None:
+    entries = cache.entries()
+    names = table_names(frozenset({"instances"} if cache.has_instances else ()))
+    digests = np.zeros((len(entries), 32), dtype=np.uint8)
+    counts = {name: np.zeros(len(entries) + 1, dtype=np.int64) for name in names}
+    label_map = _label_map(file, cache, entries)
+    columns = {name: _columns(file, name) for name in names}
+    for i, entry in enumerate(track(entries, len(entries), "exporting")):
+        if entry.image_id not in cache:
+            continue
+        output = cache[entry.image_id]
+        digests[i] = np.frombuffer(output_digest(output), dtype=np.uint8)
+        if output.label_map.any():
+            label_map[i, : output.label_map.size] = output.label_map.reshape(-1)
+        for name, rows in _tables(output).items():
+            counts[name][i + 1] = len(rows[0])
+            for column, values in zip(columns[name], rows, strict=True):
+                column.append(values)
+    for name in names:
+        for column in columns[name]:
+            column.close()
+        _dataset(file, f"{name}/offsets", np.cumsum(counts[name]))
+    _dataset(file, "output_sha256", digests)
+    _dataset(file, "image_size", np.array([(e.height, e.width) for e in entries], np.int32))
+    sha256 = np.array([list(bytes.fromhex(e.sha256)) for e in entries], np.uint8)
+    _dataset(file, "image_sha256", sha256)
+    file["image_ids"] = np.array([e.image_id for e in entries], dtype=h5py.string_dtype())
+    about: dict[str, Any] = {
+        **cache.provenance,
+        "format_version": FORMAT_VERSION,
+        "failed": cache.failed,
+        "conventions": CONVENTIONS,
+    }
+    file.attrs["how_to_read"] = HOW_TO_READ
+    about["digest"] = attributes_digest(about)
+    file.attrs["tutor_cache"] = json.dumps(about, ensure_ascii=False)
+
+
+def _tables(output: TutorOutput) -> dict[str, tuple[NDArray[Any], ...]]:
+    tables: dict[str, tuple[NDArray[Any], ...]] = {
+        "detections": (output.boxes, output.labels, output.confidences),
+        "palette": (output.palette,),
+    }
+    if output.instances is not None:
+        kept = output.instances
+        tables["instances"] = (kept.masks, kept.boxes, kept.labels, kept.confidences)
+    return tables
+
+
+def _label_map(file: h5py.File, cache: TutorCache, entries: list[ImageEntry]) -> h5py.Dataset:
+    pixels = max(1, *(entry.height * entry.width for entry in entries))
+    wide = any(len(cache.palette(image_id)) > 256 for image_id in cache)
+    return file.create_dataset(
+        "label_map",
+        shape=(len(entries), pixels),
+        dtype=np.uint16 if wide else np.uint8,
+        chunks=(1, min(pixels, MAX_CHUNK_PIXELS)),
+        compression="gzip",
+        fletcher32=True,
+    )
+
+
+def _columns(file: h5py.File, table: str) -> list[_Column]:
+    return [_Column(file, f"{table}/{column.name}", column.empty()) for column in TABLES[table]]
+
+
+class _Column:
+    """A data set that grows at its end, in pieces of at least a chunk."""
+
+    def __init__(self, file: h5py.File, name: str, empty: NDArray[Any]) -> None:
+        self._rest = [empty]
+        self._waiting = 0
+        self._dataset = file.create_dataset(
+            name,
+            data=empty,
+            maxshape=(None, *empty.shape[1:]),
+            chunks=(ROWS_PER_CHUNK, *empty.shape[1:]),
+            compression="gzip",
+            fletcher32=True,
+        )
+
+    def append(self, rows: NDArray[Any]) -> None:
+        self._rest.append(rows)
+        self._waiting += len(rows)
+        if self._waiting >= ROWS_PER_CHUNK:
+            self.close()
+
+    def close(self) -> None:
+        rows = np.concatenate(self._rest)
+        start = len(self._dataset)
+        self._dataset.resize(start + len(rows), axis=0)
+        self._dataset[start:] = rows
+        self._rest, self._waiting = [rows[:0]], 0
+
+
+def _dataset(file: h5py.File, name: str, values: NDArray[Any]) -> None:
+    file.create_dataset(name, data=values, chunks=True, compression="gzip", fletcher32=True)
+
+
+def _about(path: Path, file: h5py.File) -> Mapping[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(file.attrs["tutor_cache"])
+        version, digest = about["format_version"], about.pop("digest")
+    except (KeyError, ValueError, TypeError) as error:
+        raise CacheError(
+            f"{path}: not an exported tutor cache. Give a file that export-cache wrote."
+        ) from error
+    if attributes_digest(about) != digest:
+        raise CacheError(f"{path}: damaged: its attributes changed. Export the cache again.")
+    if version != FORMAT_VERSION:
+        raise CacheError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {version}. Import it with the "
+            "kdcli that exported it."
+        )
+    return about
+
+
+def _read_images(file: h5py.File) -> list[ImageEntry]:
+    ids = file["image_ids"].asstr()[:].tolist()
+    sizes, digests = file["image_size"][:].tolist(), file["image_sha256"][:]
+    return [
+        ImageEntry(name, h, w, digest.tobytes().hex())
+        for name, (h, w), digest in zip(ids, sizes, digests, strict=True)
+    ]
+
+
+def _reader(
+    path: Path, file: h5py.File, failed: Mapping[str, str], images: list[ImageEntry]
+) -> Callable[[ImageEntry], TutorOutput | FailedImage]:
+    """A function that reads one image's output and compares its digest."""
+    positions = {entry.image_id: i for i, entry in enumerate(images)}
+    offsets = {name: file[name]["offsets"][:].tolist() for name in TABLES if name in file}
+    digests = file["output_sha256"][:]
+
+    def rows(table: str, i: int) -> list[NDArray[Any]]:
+        start, stop = offsets[table][i : i + 2]
+        return [file[table][column.name][start:stop] for column in TABLES[table]]
+
+    def read(entry: ImageEntry) -> TutorOutput | FailedImage:
+        if entry.image_id in failed:
+            return FailedImage(entry.image_id, failed[entry.image_id])
+        i = positions[entry.image_id]
+        (palette,) = rows("palette", i)
+        flat = file["label_map"][i, : entry.height * entry.width]
+        index = flat.astype(np.uint16 if len(palette) > 256 else np.uint8)
+        kept = InstanceMasks(*rows("instances", i)) if "instances" in offsets else None
+        boxes, labels, confidences = rows("detections", i)
+        label_map = index.reshape(entry.height, entry.width)
+        output = TutorOutput(entry.image_id, boxes, labels, confidences, label_map, palette, kept)
+        if output_digest(output) != digests[i].tobytes():
+            raise CacheError(
+                f"{path}: damaged: the output of {entry.image_id} does not match its digest. "
+                "Export the cache again."
+            )
+        return output
+
+    return read

@@ -1,0 +1,108 @@
+"""Drawn tutor outputs, the same for the tests and for the process that the tests kill.
+
+Run as a program (``drawn.py CACHE IMAGES SEED``) it generates a cache of them, as a generation run
+would, and says ``ready`` before its first write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from cache.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from cache.writer import CacheWriter
+
+CLASS_NAMES = ["background", *(f"class {i}" for i in range(1, 21))]
+SETTINGS = {
+    "class_names": CLASS_NAMES,
+    "detection": {"name": "drawn", "weights_sha256": "ab" * 32},
+    "segmentation": {"name": "drawn", "threshold": 0.5},
+    "detection_floor": 0.001,
+}
+ENVIRONMENT = {"numpy": np.__version__}
+
+
+def draw_entries(count: int, seed: int = 0, largest: int = 60) -> list[ImageEntry]:
+    """Images of random sizes."""
+    rng = np.random.default_rng([seed, count])
+    return [
+        ImageEntry(
+            f"drawn_{i:03d}",
+            int(rng.integers(1, largest)),
+            int(rng.integers(1, largest)),
+            hashlib.sha256(f"{seed} {i}".encode()).hexdigest(),
+        )
+        for i in range(count)
+    ]
+
+
+def draw_boxes(
+    rng: np.random.Generator, count: int, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes inside the image, labels, confidences; duplicates and exact 0 and 1 among them."""
+    corners = np.sort(rng.integers(0, 5, (count, 2, 2)), axis=1).astype(np.float32) / 4
+    corners[:, 1] += (corners[:, 1] == corners[:, 0]) * np.float32(0.125)
+    over = corners[:, 1] > 1
+    corners[:, 0] -= over * np.float32(0.125)
+    corners[:, 1] -= over * np.float32(0.125)
+    boxes = (corners * np.array([width, height], dtype=np.float32)).reshape(-1, 4)
+    labels = rng.integers(1, 21, count).astype(np.uint8)
+    confidences = rng.choice(np.array([0, 1, 0.5, *rng.random(5)], dtype=np.float32), count)
+    return boxes, labels, confidences
+
+
+def draw_output(
+    entry: ImageEntry,
+    seed: int = 0,
+    vectors: int | None = None,
+    boxes: int | None = None,
+    masks: int | None = None,
+) -> TutorOutput:
+    """A valid output for an image, a function of the arguments alone. ``masks``: how many kept."""
+    rng = np.random.default_rng([seed, entry.height, entry.width, *entry.image_id.encode()])
+    k = int(rng.integers(1, 8)) if vectors is None else vectors
+    n = int(rng.integers(0, 6)) if boxes is None else boxes
+    h, w = entry.height, entry.width
+    palette = rng.random((k, 21), dtype=np.float32) * (rng.random((k, 21)) < 0.2)
+    palette[0] = 0
+    cells = rng.integers(0, k, (-(-h // 4), -(-w // 4)))
+    label_map = np.kron(cells, np.ones((4, 4), dtype=np.int64))[:h, :w]
+    label_map = label_map.astype(np.uint16 if k > 256 else np.uint8)
+    kept = None
+    if masks is not None:
+        probabilities = rng.integers(0, 256, (masks, 28, 28)).astype(np.uint8)
+        kept = InstanceMasks(probabilities, *draw_boxes(rng, masks, h, w))
+    return TutorOutput(entry.image_id, *draw_boxes(rng, n, h, w), label_map, palette, kept)
+
+
+def write_cache(
+    path: Path,
+    outputs: list[TutorOutput | FailedImage],
+    entries: list[ImageEntry],
+    settings: dict | None = None,
+    images_per_shard: int = 4,
+) -> None:
+    """Write a whole cache, or what is left of it."""
+    by_id = {output.image_id: output for output in outputs}
+    with CacheWriter.open(
+        path, entries, settings or SETTINGS, ENVIRONMENT, images_per_shard=images_per_shard
+    ) as writer:
+        for shard in writer.pending():
+            writer.write(shard, [by_id[entry.image_id] for entry in shard.images])
+        writer.finish()
+
+
+def write_drawn(path: Path, count: int = 10, seed: int = 0) -> list[TutorOutput]:
+    """A cache of drawn outputs, one of them with more than 256 label vectors."""
+    entries = draw_entries(count, seed)
+    outputs = [draw_output(e, seed, 300 if i == 3 else None) for i, e in enumerate(entries)]
+    write_cache(path, outputs, entries)
+    return outputs
+
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    write_drawn(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

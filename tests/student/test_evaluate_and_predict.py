@@ -1,0 +1,131 @@
+"""Evaluation and prediction of a trained run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from student.errors import StudentError
+from student.evaluate import evaluate_model, evaluate_student
+from student.inference import InferenceSettings, infer
+from student.load import load_run
+from student.model.decode import DetectionLimits
+from student.predict import find_images, predict
+from student.train import train
+from voc.classes import CLASSES
+from voc.devkit import Devkit
+
+LIST = "Segmentation/val"
+
+
+@pytest.fixture(scope="module")
+def run(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that knows its four scenes by heart."""
+    from student.settings import load_config
+
+    ids = devkit.image_ids(LIST)
+    (devkit.root / "ImageSets" / "Main" / "known.txt").write_text("\n".join(ids) + "\n")
+    settings = """
+        data.list=Main/known model.input_size=96 model.trunk_widths=[16,16,16,16]
+        optim.steps=120 optim.batch_size=4 optim.lr=4e-3 optim.milestones=[100]
+        augmentation.zoom_out_probability=0 augmentation.crop_area=[1,1] augmentation.crop_tries=0
+        augmentation.flip_probability=0 augmentation.hue=0 augmentation.contrast=0
+        runtime.workers=0 runtime.device=cpu evaluation.batch_size=3
+    """
+    out = tmp_path_factory.mktemp("runs") / "known"
+    train(load_config("tiny", settings.split()), devkit, None, out)
+    return out
+
+
+def test_a_student_that_learned_its_images_by_heart_scores_high(devkit: Devkit, run: Path) -> None:
+    evaluation = evaluate_student(run, devkit, LIST)
+    assert evaluation.images == len(devkit.image_ids(LIST))
+    assert evaluation.segmentation is not None
+    assert evaluation.detection.map > 0.6
+    assert evaluation.segmentation.miou > 0.5
+    written = json.loads((run / "evaluation-Segmentation-val.json").read_text())
+    assert written["detection"]["map"] == evaluation.detection.map
+    assert written["segmentation"]["miou"] == evaluation.segmentation.miou
+    assert (written["list"], written["checkpoint"], written["step"]) == (LIST, "last", 120)
+    assert set(written["segmentation"]["iou"]) == set(CLASSES)
+    assert written["detection"]["average_precision"]["sheep"] is None  # not among the sample's
+
+
+def test_batches_and_workers_change_nothing(devkit: Devkit, run: Path) -> None:
+    model = load_run(run).model
+    images = [(image_id, devkit.image_path(image_id)) for image_id in devkit.image_ids(LIST)]
+    one = list(infer(model, images, InferenceSettings(batch_size=1)))
+    other = list(infer(model, images, InferenceSettings(batch_size=3, workers=2)))
+    assert [prediction.image_id for prediction in one] == [image_id for image_id, _ in images]
+    for here, there in zip(one, other, strict=True):
+        assert here.detections.boxes == pytest.approx(there.detections.boxes, abs=0.05)
+        assert np.mean(here.label_map == there.label_map) > 0.999
+        assert here.label_map.shape == devkit.image_size(here.image_id)
+
+
+def test_evaluation_leaves_the_training_mode_as_it_was(devkit: Devkit, run: Path) -> None:
+    model = load_run(run).model.train()
+    evaluate_model(
+        model,
+        devkit,
+        devkit.image_ids(LIST)[:1],
+        folder="SegmentationClass",
+        settings=InferenceSettings(limits=DetectionLimits(score=0.5)),
+    )
+    assert model.training
+
+
+def test_evaluating_without_ground_truth_is_refused(
+    devkit: Devkit, run: Path, tmp_path: Path
+) -> None:
+    bare = Devkit(Path(shutil.copytree(devkit.root, tmp_path / "voc")))
+    shutil.rmtree(bare.root / "SegmentationClass")
+    assert evaluate_student(run, bare, LIST).segmentation is None
+    shutil.rmtree(bare.root / "Annotations")
+    with pytest.raises(StudentError, match="4 of the 4 images to evaluate on have no boxes"):
+        evaluate_student(run, bare, LIST)
+
+
+def test_predictions_are_files_to_look_at_and_to_read(
+    devkit: Devkit, run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    first, second = devkit.image_ids(LIST)[:2]
+    shutil.copy(devkit.image_path(first), folder)
+    Image.open(devkit.image_path(second)).save(tmp_path / "second.png")
+    (folder / "notes.txt").touch()
+    images = find_images([folder, tmp_path / "second.png"])
+    assert [name for name, _ in images] == [first, "second"]
+    files = predict(run, images, tmp_path / "out")
+    for written, (name, path) in zip(files, images, strict=True):
+        with Image.open(path) as photograph, Image.open(written.mask) as mask:
+            assert mask.mode == "P"
+            assert mask.size == photograph.size
+            assert np.asarray(mask).max() < 21
+            assert Image.open(written.overlay).size == photograph.size
+            found = json.loads(written.boxes.read_text())
+            assert (found["width"], found["height"]) == photograph.size
+        confidences = [box["confidence"] for box in found["boxes"]]
+        assert written.image_id == name
+        assert confidences == sorted(confidences, reverse=True)
+        assert confidences[0] > 0.5
+        assert all(box["class"] in CLASSES[1:] for box in found["boxes"])
+
+
+def test_what_cannot_be_predicted_is_named(run: Path, devkit: Devkit, tmp_path: Path) -> None:
+    with pytest.raises(StudentError, match="Found no image or folder"):
+        find_images([tmp_path / "nowhere"])
+    with pytest.raises(StudentError, match="Found no images in"):
+        find_images([tmp_path])
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(StudentError, match=r"Cannot read the image .*broken\.png"):
+        predict(run, find_images([tmp_path]), tmp_path / "out")
+    (tmp_path / "broken.jpg").touch()
+    with pytest.raises(StudentError, match=r"would both be written as broken"):
+        find_images([tmp_path])

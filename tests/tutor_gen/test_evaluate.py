@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cache.reader import TutorCache
+from tutor_gen.errors import TutorError
+from tutor_gen.evaluate import evaluate_tutors
+from tutor_gen.generate import generate
+from tutor_gen.tutor import Instances
+from voc.classes import CLASSES
+from voc.devkit import Devkit
+from voc.pictures import write_mask
+from voc.sample import Scene
+
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><truncated>0</truncated>
+<bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+XML = """<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>
+{objects}</annotation>"""
+
+
+class Oracle:
+    """A tutor that knows the ground truth, each object with one confidence."""
+
+    def __init__(self, known: Mapping[bytes, Scene], confidence: float = 1.0) -> None:
+        self.known = known
+        self.confidence = confidence
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        return {"kind": "oracle", "confidence": self.confidence}
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        return [self._answer(self.known[image.tobytes()]) for image in images]
+
+    def _answer(self, scene: Scene) -> Instances:
+        labels = scene.annotation.labels.astype(np.uint8)
+        return Instances(
+            boxes=scene.annotation.boxes,
+            labels=labels,
+            confidences=np.full(len(labels), self.confidence, dtype=np.float32),
+            masks=np.stack([scene.visible == n + 1 for n in range(len(labels))]),
+        )
+
+
+@pytest.fixture
+def ids(devkit: Devkit, scenes: list[Scene]) -> tuple[str, ...]:
+    """The devkit's ids, after its ground truth was written: boxes of all, masks of all but one."""
+    ids = devkit.image_ids("Main/train")
+    for folder in ("Annotations", "SegmentationClass"):
+        (devkit.root / folder).mkdir()
+    for image_id, scene in zip(ids, scenes, strict=False):
+        truth = scene.annotation
+        objects = "".join(
+            OBJECT.format(
+                *(box + np.array([1, 1, 0, 0])).astype(int),
+                name=CLASSES[label],
+                difficult=int(difficult),
+            )
+            for box, label, difficult in zip(
+                truth.boxes, truth.labels, truth.difficult, strict=True
+            )
+        )
+        xml = XML.format(width=truth.width, height=truth.height, objects=objects)
+        (devkit.root / "Annotations" / f"{image_id}.xml").write_text(xml)
+        if image_id != ids[-1]:
+            write_mask(devkit.root / "SegmentationClass" / f"{image_id}.png", scene.class_mask)
+    return ids
+
+
+@pytest.fixture
+def known(devkit: Devkit, ids: tuple[str, ...], scenes: list[Scene]) -> dict[bytes, Scene]:
+    return {
+        devkit.read_image(image_id).tobytes(): scene
+        for image_id, scene in zip(ids, scenes, strict=False)
+    }
+
+
+def test_the_truth_scores_one(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    oracle = Oracle(known)
+    generate(devkit, ids, oracle, oracle, tmp_path / "c.zarr")
+    cache = TutorCache.open(tmp_path / "c.zarr")
+    result = evaluate_tutors(cache, devkit, ids)
+    assert result.detection is not None
+    assert result.segmentation is not None
+    assert result.detection.map == 1
+    assert result.detection.images == 7
+    assert sum(result.detection.objects.values()) > 7
+    assert result.segmentation.miou == 1
+    assert result.segmentation.pixel_accuracy == 1
+
+
+def test_a_role_that_did_not_speak_has_no_score(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    generate(devkit, ids, None, Oracle(known), tmp_path / "s.zarr")
+    result = evaluate_tutors(TutorCache.open(tmp_path / "s.zarr"), devkit, ids)
+    assert result.detection is None
+    assert result.segmentation is not None
+    generate(devkit, ids, Oracle(known), None, tmp_path / "d.zarr")
+    cache = TutorCache.open(tmp_path / "d.zarr")
+    assert evaluate_tutors(cache, devkit, ids).segmentation is None
+    for file in (devkit.root / "Annotations").iterdir():
+        file.unlink()
+    assert evaluate_tutors(cache, devkit, ids).detection is None
+
+
+def test_the_floor_makes_pixels_background(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    generate(devkit, ids, None, Oracle(known, 0.4), tmp_path / "c.zarr")
+    cache = TutorCache.open(tmp_path / "c.zarr")
+    below = evaluate_tutors(cache, devkit, ids, segmentation_floor=0.3).segmentation
+    above = evaluate_tutors(cache, devkit, ids, segmentation_floor=0.5).segmentation
+    assert below is not None
+    assert above is not None
+    assert below.miou == 1
+    present = [name for name, count in above.pixels.items() if count and name != "background"]
+    assert all(above.iou[name] == 0 for name in present)
+
+
+def test_a_failed_image_counts_as_one_where_nothing_was_found(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    path = devkit.image_path(ids[0])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    oracle = Oracle(known)
+    generate(devkit, ids, oracle, oracle, tmp_path / "c.zarr")
+    path.write_bytes(content)
+    result = evaluate_tutors(TutorCache.open(tmp_path / "c.zarr"), devkit, ids)
+    assert result.detection is not None
+    assert result.segmentation is not None
+    missed = known[devkit.read_image(ids[0]).tobytes()].annotation
+    name = CLASSES[missed.labels[~missed.difficult][0]]
+    assert result.detection.average_precision[name] < 1
+    assert result.segmentation.iou[name] < 1
+
+
+def test_images_that_are_not_in_the_cache_are_named(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    generate(devkit, ids[:3], Oracle(known), None, tmp_path / "c.zarr")
+    cache = TutorCache.open(tmp_path / "c.zarr")
+    with pytest.raises(TutorError, match=rf"4 of 7 images are not in .*, the first is {ids[3]}"):
+        evaluate_tutors(cache, devkit, ids)

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tutor_gen.detectron2_tutor import paste_masks
+from tutor_gen.errors import TutorError
+from tutor_gen.load import load_tutor
+from tutor_gen.sidecar import sidecar_path
+from tutor_gen.torchscript_tutor import TorchScriptTutor
+from voc.classes import CLASS_IDS
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+EXPORT = "faster_rcnn_fbnetv3a_coco_int8.torchscript.pt"
+
+
+class Echo(nn.Module):
+    """Two boxes, the second more confident; confidences tell what the input's channels held."""
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        channels, height, width = image.shape[-3], image.shape[-2], image.shape[-1]
+        means = image.reshape(channels, height * width).mean(1)
+        whole = torch.tensor([[0.0, 0.0, float(width), float(height)]])
+        return {
+            "boxes": torch.cat([whole, whole / 2]),
+            "labels": torch.tensor([1, 0]),
+            "scores": torch.stack([means[0], means[2]]),
+        }
+
+
+class ListEcho(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.echo = Echo()
+
+    def forward(
+        self, images: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+        return images, [self.echo(images[0])]
+
+
+class Masks(nn.Module):
+    """One box with a mask: 4 x 4 probabilities, or the whole image's."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(
+        self, image: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        masks = torch.arange(16.0).reshape(1, 1, 4, 4) / 16
+        if self.whole:
+            masks = (image[:1] > 100).float()[None]
+        box = torch.tensor([[2.0, 3.0, 20.0, 15.0]])
+        return box, torch.tensor([0]), masks, torch.tensor([0.75])
+
+
+class Fails(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.reshape(7, 7)
+
+
+SIDECAR = """
+[input]
+container = "{container}"
+channels = "{channels}"
+scale = {scale}
+short_side = {short_side}
+long_side = {long_side}
+[output]
+path = {path}
+boxes = {boxes}
+labels = {labels}
+confidences = {confidences}
+{masks}
+box_frame = "{box_frame}"
+classes = ["cat", "person"]
+"""
+DEFAULTS = {
+    "container": "image",
+    "channels": "BGR",
+    "scale": "0.00392156862745098",
+    "short_side": "0",
+    "long_side": "0",
+    "path": "[]",
+    "boxes": '"boxes"',
+    "labels": '"labels"',
+    "confidences": '"scores"',
+    "masks": "",
+    "box_frame": "input",
+}
+TUPLE = {"boxes": "0", "labels": "1", "confidences": "3", "masks": "masks = 2"}
+
+
+def export(tmp_path: Path, module: nn.Module, **sidecar: str) -> Path:
+    path = tmp_path / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(module), str(path))
+    sidecar_path(path).write_text(SIDECAR.format(**{**DEFAULTS, **sidecar}))
+    return path
+
+
+def tutor(path: Path, masks: bool = False) -> TorchScriptTutor:
+    return TorchScriptTutor(path, masks=masks, device="cpu")
+
+
+def colour(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
+    """Red 51, green 102, blue 204."""
+    return np.tile(np.array([51, 102, 204], dtype=np.uint8), (height, width, 1))
+
+
+@pytest.mark.parametrize(("channels", "first", "last"), [("BGR", 0.8, 0.2), ("RGB", 0.2, 0.8)])
+def test_channels_scale_classes_and_order(
+    tmp_path: Path, channels: str, first: float, last: float
+) -> None:
+    (found,) = tutor(export(tmp_path, Echo(), channels=channels)).predict([colour()])
+    by_label = dict(zip(found.labels.tolist(), found.confidences.tolist(), strict=True))
+    assert by_label[CLASS_IDS["person"]] == pytest.approx(first)
+    assert by_label[CLASS_IDS["cat"]] == pytest.approx(last)
+    assert found.confidences.tolist() == sorted(found.confidences.tolist(), reverse=True)
+    assert (found.boxes.dtype, found.labels.dtype) == (np.float32, np.uint8)
+
+
+def test_containers_and_paths(tmp_path: Path) -> None:
+    for module, container, path in (
+        (Echo(), "image", "[]"),
+        (Echo(), "batch", "[]"),
+        (ListEcho(), "list", "[1, 0]"),
+    ):
+        found = tutor(export(tmp_path, module, container=container, path=path)).predict([colour()])
+        assert len(found[0]) == 2
+
+
+def test_boxes_come_back_in_the_original_pixels_after_resizing(tmp_path: Path) -> None:
+    path = export(tmp_path, Echo(), short_side="48", long_side="60")
+    (found,) = tutor(path).predict([colour(24, 32)])
+    whole = found.boxes[found.labels == CLASS_IDS["person"]]
+    np.testing.assert_allclose(whole, [[0, 0, 32, 24]], rtol=1e-6)
+
+
+def test_relative_boxes_are_scaled_to_the_image(tmp_path: Path) -> None:
+    (found,) = tutor(export(tmp_path, Echo(), box_frame="relative")).predict([colour(3, 5)])
+    assert found.boxes.max() == 25  # the echo's 5 pixels, taken for 5 image widths
+
+
+def test_numbers_that_mean_nothing_are_dropped_and_counted(tmp_path: Path) -> None:
+    path = export(tmp_path, Echo())
+    sidecar = sidecar_path(path)
+    sidecar.write_text(sidecar.read_text().replace('["cat", "person"]', '["cat"]'))
+    (found,) = tutor(path).predict([colour()])
+    assert found.labels.tolist() == [CLASS_IDS["cat"]]
+    assert found.dropped == {"class": 1}
+
+
+def test_whole_image_masks(tmp_path: Path) -> None:
+    path = export(tmp_path, Masks(whole=True), channels="RGB", scale="1", **TUPLE)
+    image = np.zeros((24, 32, 3), dtype=np.uint8)
+    image[5:9, 10:20] = 200
+    (found,) = tutor(path, masks=True).predict([image])
+    assert found.masks is not None
+    np.testing.assert_array_equal(found.masks[0], image[..., 0] > 100)
+
+
+def test_masks_per_box_are_pasted_as_detectron2_does(tmp_path: Path) -> None:
+    path = export(tmp_path, Masks(whole=False), **TUPLE)
+    (found,) = tutor(path, masks=True).predict([colour()])
+    box = np.array([[2, 3, 20, 15]], dtype=np.float32)
+    expected = paste_masks(torch.arange(16.0).reshape(1, 4, 4) / 16, box, 24, 32)
+    assert found.masks is not None
+    assert 0 < expected.sum() < expected.size
+    np.testing.assert_array_equal(found.masks, expected)
+
+
+def test_detectors_cannot_be_segmentation_tutors(tmp_path: Path) -> None:
+    with pytest.raises(TutorError, match="gives boxes only"):
+        tutor(export(tmp_path, Echo()), masks=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"boxes": '"box"'}, "expected the output to have something at 'box', got a dictionary of"),
+        ({"path": "[3]"}, r"something at 3, got a dictionary"),
+        ({"boxes": '"labels"'}, r"'labels' of 2 dimensions, got \(2,\)"),
+        ({"labels": '"boxes"'}, r"'boxes' of 1 dimensions, got \(2, 4\)"),
+    ],
+)
+def test_output_that_contradicts_the_sidecar_is_refused(
+    tmp_path: Path, changed: dict[str, str], message: str
+) -> None:
+    path = export(tmp_path, Echo(), **changed)
+    with pytest.raises(TutorError, match=message) as error:
+        tutor(path).predict([colour()])
+    assert str(path) in str(error.value)
+
+
+def test_lengths_have_to_agree(tmp_path: Path) -> None:
+    path = export(tmp_path, Masks(whole=False), **{**TUPLE, "boxes": "2", "labels": "1"})
+    with pytest.raises(TutorError, match="'2' of 2 dimensions"):
+        tutor(path).predict([colour()])
+
+
+def test_failures_inside_the_export_are_reported(tmp_path: Path) -> None:
+    path = export(tmp_path, Fails())
+    with pytest.raises(TutorError, match=r"model\.pt failed on its input \(.*; is 'container'"):
+        tutor(path).predict([colour()])
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = export(tmp_path, Echo())
+    path.write_bytes(b"no TorchScript")
+    with pytest.raises(TutorError, match="is not a readable TorchScript file"):
+        tutor(path)
+
+
+def test_the_description_tells_two_exports_apart(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    first = tutor(export(tmp_path, Echo())).description
+    assert first == tutor(tmp_path / "model.pt").description
+    assert first != tutor(export(tmp_path / "other", Echo(), channels="RGB")).description
+
+
+@pytest.fixture
+def real_export(tmp_path: Path) -> Path:
+    source = SHARED / "weights" / EXPORT
+    if not source.is_file():
+        pytest.skip(f"needs ../shared/weights/{EXPORT}")
+    (tmp_path / EXPORT).symlink_to(source)
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    shutil.copy(docs / f"{EXPORT}.toml", tmp_path)
+    return tmp_path / EXPORT
+
+
+def test_a_real_detector_finds_what_the_photographs_show(
+    real_export: Path, photographs: list[NDArray[np.uint8]]
+) -> None:
+    real = load_tutor(str(real_export), "detection")
+    assert real is not None
+    found = real.predict(photographs)
+    assert all(len(one) and one.confidences[0] > 0.5 for one in found)
+    for image, one in zip(photographs, found, strict=True):
+        limits = np.array([image.shape[1], image.shape[0]] * 2)
+        assert (one.boxes >= -0.5).all()
+        assert (one.boxes <= limits + 0.5).all()
+    with pytest.raises(TutorError, match="set the size it wants as short_side"):
+        load_tutor(str(real_export), "detection", min_size=300)
+    with pytest.raises(TutorError, match="holds its own weights"):
+        load_tutor(str(real_export), "detection", weights=real_export)

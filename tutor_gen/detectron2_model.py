@@ -1,0 +1,162 @@
+"""Configurations and weights of Detectron2 models."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutor_gen._detectron2 import (
+    CfgNode,
+    DetectionCheckpointer,
+    FrozenBatchNorm2d,
+    PathManager,
+    build_model,
+    get_cfg,
+    model_zoo,
+)
+from tutor_gen.errors import TutorError
+from tutor_gen.safe_weights import Checkpoint, check_named_digest, file_sha256, read_checkpoint
+from tutor_gen.tutor import ModelSettings
+
+
+def read_config(path: Path, settings: ModelSettings) -> CfgNode:
+    """Read a configuration file and lay ``settings`` over it.
+
+    Raises:
+        TutorError: no Detectron2 configuration, or masks are wanted and it gives none.
+    """
+    config = get_cfg()
+    try:
+        # Not Detectron2's default: unsafe YAML may call any function.
+        config.merge_from_file(str(path), allow_unsafe=False)
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise TutorError(f"{path} is not a Detectron2 configuration: {reason}") from None
+    if settings.masks and not config.MODEL.MASK_ON:
+        raise TutorError(
+            f"{path.name} gives boxes only; a segmentation tutor needs masks, as a Mask R-CNN has"
+        )
+    config.MODEL.MASK_ON = settings.masks
+    config.MODEL.DEVICE = settings.device
+    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = settings.floor
+    config.MODEL.RETINANET.SCORE_THRESH_TEST = settings.floor
+    config.TEST.DETECTIONS_PER_IMAGE = settings.detections_per_image
+    if settings.min_size is not None:
+        config.INPUT.MIN_SIZE_TEST = settings.min_size
+    return config
+
+
+def load_model(config: CfgNode, weights: Path | str) -> tuple[torch.nn.Module, dict[str, str]]:
+    """Build the configuration's model, ready for inference, and fill it.
+
+    Args:
+        config: says which model, and on which device.
+        weights: a weights file, or ``random:SEED``.
+
+    Returns:
+        The model, and what there is to say about its weights' origin.
+
+    Raises:
+        TutorError: the weights cannot be read or do not fit.
+    """
+    if str(weights).startswith("random:"):
+        return _build_random(config, str(weights)), {"weights": str(weights)}
+    path = Path(weights)
+    checkpoint = read_checkpoint(path)
+    model: torch.nn.Module = build_model(config)
+    _fill(model, checkpoint, path)
+    return model.eval(), {"weights": path.name, "weights_sha256": file_sha256(path)}
+
+
+def weights_url(full_name: str) -> str:
+    """Return where the zoo's official weights of a model lie; TutorError if it has none."""
+    try:
+        return str(model_zoo.get_checkpoint_url(f"{full_name}.yaml"))
+    except RuntimeError:
+        raise TutorError(
+            f"the model zoo offers no weights for {full_name}; give your own with "
+            "--detection-weights or --segmentation-weights"
+        ) from None
+
+
+def download(url: str) -> Path:
+    """Fetch a zoo file through Detectron2's own cache and check it against its name.
+
+    Raises:
+        TutorError: it cannot be had, or is damaged.
+    """
+    try:
+        path = Path(PathManager.get_local_path(url))
+    except Exception as error:
+        raise TutorError(
+            f"cannot download {url} ({error}); download that file elsewhere and name it with "
+            "--detection-weights or --segmentation-weights"
+        ) from None
+    check_named_digest(path, url.rsplit("/", 1)[-1])
+    return path
+
+
+class _Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
+    """Detectron2's checkpointer, fed with weights that were read safely."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__(model, save_to_disk=False)
+        self.logger = logging.getLogger("tutor_gen.weights")
+        self.logger.setLevel(logging.ERROR)  # what does not fit is raised, once
+
+    def fill(self, checkpoint: Checkpoint) -> Any:
+        """Load; return which names were missing, unexpected or of another shape."""
+        return self._load_model(dict(checkpoint))
+
+
+def _fill(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    report = _Checkpointer(model).fill(checkpoint)
+    if report.incorrect_shapes:
+        key, got, expected = report.incorrect_shapes[0]
+        raise TutorError(
+            f"{path} does not fit the configuration: expected {key} of shape {tuple(expected)}, "
+            f"got {tuple(got)}"
+        )
+    # Old files lack the batch counter, which inference does not use.
+    missing = [key for key in report.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise TutorError(
+            f"{path} lacks {len(missing)} of the model's weights, the first is '{missing[0]}'; "
+            "it belongs to another configuration, or is a backbone only"
+        )
+
+
+def _build_random(config: CfgNode, weights: str) -> torch.nn.Module:
+    """Build the model with the initial weights of a seed, for trials of the machinery alone."""
+    seed = weights.removeprefix("random:")
+    if not seed.isdecimal():
+        raise TutorError(f"expected random weights as random:SEED with a number, got '{weights}'")
+    with torch.random.fork_rng():
+        torch.manual_seed(int(seed))
+        model: torch.nn.Module = build_model(config).eval()
+        _calibrate_norms(model)
+    return model
+
+
+def _calibrate_norms(model: Any) -> None:
+    """Give a random model's batch norms the statistics of one noise image.
+
+    With the statistics it starts with (mean 0, variance 1) a deep random ResNet's activations grow
+    without bound, and it detects nothing.
+    """
+
+    def take_statistics(norm: Any, inputs: tuple[torch.Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var(dim=(0, 2, 3)))
+
+    kinds = (FrozenBatchNorm2d, torch.nn.BatchNorm2d)
+    norms = [module for module in model.modules() if isinstance(module, kinds)]
+    hooks = [norm.register_forward_pre_hook(take_statistics) for norm in norms]
+    noise = torch.rand(3, 256, 256) * 255
+    with torch.no_grad():
+        model.backbone(model.preprocess_image([{"image": noise}]).tensor)
+    for hook in hooks:
+        hook.remove()

@@ -1,0 +1,117 @@
+"""The two tutors of a run: what they say about one image, checked, filtered and coded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.record import TutorOutput
+from tutor_gen.checks import check_instances
+from tutor_gen.errors import TutorError
+from tutor_gen.label_vectors import code_label_vectors
+from tutor_gen.tutor import Instances, Tutor
+from voc.classes import CLASSES, NUM_CLASSES
+
+DETECTION_FLOOR = 0.001
+"""The thesis' threshold on tutor boxes."""
+SEGMENTATION_FLOOR = 0.05
+"""Detectron2's own default threshold: what its Mask R-CNNs are evaluated with."""
+
+Dropped = Mapping[str, Mapping[str, int]]
+"""How many instances did not reach the cache, by role and reason."""
+
+
+@dataclass(frozen=True)
+class TutorPair:
+    """A detection and a segmentation tutor, one of which may be absent.
+
+    Attributes:
+        detection: gives the boxes; None leaves them empty.
+        segmentation: gives the label vectors; None leaves them zero. If its description equals the
+            detection tutor's, the model runs once for both.
+        floor: boxes of lower confidence are left out.
+        segmentation_floor: instances of lower confidence leave no trace in the label vectors.
+
+    Raises:
+        TutorError: both are absent, or a floor is not in 0..1.
+    """
+
+    detection: Tutor | None
+    segmentation: Tutor | None
+    floor: float = DETECTION_FLOOR
+    segmentation_floor: float = SEGMENTATION_FLOOR
+
+    def __post_init__(self) -> None:
+        if self.detection is None and self.segmentation is None:
+            raise TutorError("both tutors are 'none': name at least one, there is nothing to store")
+        for floor in (self.floor, self.segmentation_floor):
+            if not 0 <= floor < 1:
+                raise TutorError(f"expected a confidence floor from 0 to below 1, got {floor}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what a cache holds, for its provenance."""
+        described = {"detection": self.detection, "segmentation": self.segmentation}
+        return {
+            "class_names": list(CLASSES),
+            **{role: tutor and dict(tutor.description) for role, tutor in described.items()},
+            "detection_floor": self.floor,
+            "segmentation_floor": self.segmentation_floor,
+            "label_vectors": "hard masks times confidence, largest per class",
+            "exif_orientation": "ignored",
+        }
+
+    def label(self, image: NDArray[np.uint8], image_id: str) -> tuple[TutorOutput, Dropped]:
+        """Label one (H, W, 3) uint8 RGB image.
+
+        Raises:
+            TutorError: a tutor's output cannot be true; the message names the image.
+        """
+        height, width = image.shape[:2]
+        detected, segmented = self._ask(image, image_id)
+        detected = detected.select(detected.confidences >= self.floor, "floor")
+        segmented = segmented.select(segmented.confidences >= self.segmentation_floor, "floor")
+        label_map, palette = _code(segmented, height, width)
+        output = TutorOutput(
+            image_id=image_id,
+            boxes=detected.boxes,
+            labels=detected.labels,
+            confidences=detected.confidences,
+            label_map=label_map,
+            palette=palette,
+        )
+        return output, {"detection": detected.dropped, "segmentation": segmented.dropped}
+
+    def _ask(self, image: NDArray[np.uint8], image_id: str) -> tuple[Instances, Instances]:
+        detected = _ask_one(self.detection, image, image_id)
+        if (
+            self.detection is not None
+            and self.segmentation is not None
+            and self.detection.description == self.segmentation.description
+        ):
+            return detected, detected
+        return detected, _ask_one(self.segmentation, image, image_id)
+
+
+def _ask_one(tutor: Tutor | None, image: NDArray[np.uint8], image_id: str) -> Instances:
+    if tutor is None:
+        return Instances(
+            boxes=np.zeros((0, 4), dtype=np.float32),
+            labels=np.zeros(0, dtype=np.uint8),
+            confidences=np.zeros(0, dtype=np.float32),
+        )
+    (found,) = tutor.predict([image])
+    return check_instances(found, image_id, *image.shape[:2])
+
+
+def _code(found: Instances, height: int, width: int) -> tuple[Any, NDArray[np.float32]]:
+    if found.masks is None:
+        empty = np.zeros((height, width), dtype=np.uint8)
+        return empty, np.zeros((1, NUM_CLASSES), dtype=np.float32)
+    return code_label_vectors(
+        found.masks, found.labels, found.confidences, height, width, found.boxes
+    )
