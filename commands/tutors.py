@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from commands.files import write_text
 from commands.options import PATH, device_option, list_option, tutor_options, voc_option
 from commands.progress import track
-
-DEFAULT_DETECTION = "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x"
-DEFAULT_SEGMENTATION = "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x"
+from tutor_gen.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
 
 
 @click.command()
@@ -83,20 +80,21 @@ def generate_tutors(
           --detection-tutor sample --segmentation-tutor sample --out cache.zarr
     """
     from tutor_gen.generate import generate
-    from tutor_gen.load import load_tutor
+    from tutor_gen.load import load_tutors
     from voc.devkit import Devkit
 
     devkit = Devkit.open(voc)
     ids = tuple(dict.fromkeys(i for name in lists for i in devkit.image_ids(name)))
-    options: dict[str, Any] = {
-        "floor": floor,
-        "detections_per_image": detections_per_image,
-        "min_size": min_size,
-        "device": _device(device),
-    }
-    detection = load_tutor(detection_tutor, "detection", weights=detection_weights, **options)
-    segmentation = load_tutor(
-        segmentation_tutor, "segmentation", weights=segmentation_weights, **options
+    detection, segmentation = load_tutors(
+        detection_tutor,
+        segmentation_tutor,
+        detection_weights=detection_weights,
+        segmentation_weights=segmentation_weights,
+        floor=floor,
+        segmentation_floor=segmentation_floor,
+        detections_per_image=detections_per_image,
+        min_size=min_size,
+        device=_device(device),
     )
     result = generate(
         devkit,
