@@ -31,7 +31,8 @@ def run(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = devkit.image_ids(LIST)
     (devkit.root / "ImageSets" / "Main" / "known.txt").write_text("\n".join(ids) + "\n")
     settings = """
-        data.list=Main/known model.input_size=96 model.trunk_widths=[16,16,16,16]
+        data.list=Main/known init.trunk="" model.stride4=true model.input_size=96
+        model.smallest_scale=.08 model.min_scale=.16 model.trunk_widths=[16,16,16,16]
         optim.steps=120 optim.batch_size=4 optim.lr=4e-3 optim.milestones=[100]
         augmentation.zoom_out_probability=0 augmentation.crop_area=[1,1] augmentation.crop_tries=0
         augmentation.flip_probability=0 augmentation.hue=0 augmentation.contrast=0
