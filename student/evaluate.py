@@ -58,25 +58,11 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; None stands for what is not defined."""
-        found = self.detection
-        result: dict[str, Any] = {
+        return {
             "images": self.images,
-            "detection": {
-                "map": _number(found.map),
-                "metric": found.metric,
-                "iou_threshold": found.iou_threshold,
-                "average_precision": _numbers(found.average_precision),
-                "objects": found.objects,
-            },
-            "segmentation": None,
+            "detection": self.detection.to_dict(),
+            "segmentation": self.segmentation and self.segmentation.to_dict(),
         }
-        if self.segmentation is not None:
-            result["segmentation"] = {
-                "miou": _number(self.segmentation.miou),
-                "pixel_accuracy": _number(self.segmentation.pixel_accuracy),
-                "iou": _numbers(self.segmentation.iou),
-            }
-        return result
 
 
 def evaluate_student(
@@ -175,11 +161,3 @@ def load_annotations(devkit: Devkit, image_ids: Sequence[str]) -> dict[str, Anno
             "ground truth"
         )
     return known
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _numbers(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in values.items()}
