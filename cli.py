@@ -16,7 +16,7 @@ import click
 
 from commands.environment import env
 from commands.sample import make_sample
-from commands.store import inspect_cache
+from commands.store import export_cache, import_cache, inspect_cache, merge_caches
 from commands.student import evaluate_student, predict, train_student
 from commands.tutors import evaluate_tutors, generate_tutors
 
@@ -24,6 +24,9 @@ COMMANDS = (
     make_sample,
     generate_tutors,
     inspect_cache,
+    export_cache,
+    import_cache,
+    merge_caches,
     evaluate_tutors,
     train_student,
     evaluate_student,

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from cache.copying import write_copy
 from cache.errors import CacheError
 from cache.files import TEMPORARY, cannot_write, sync
-from cache.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES, table_names
+from cache.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES
+from cache.part import output_rows
 from cache.reader import TutorCache
 from cache.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
 from cache.root import CONVENTIONS, attributes_digest
@@ -107,6 +108,8 @@ def output_digest(output: TutorOutput) -> bytes:
     if output.instances is not None:
         kept = output.instances
         arrays += [kept.masks, kept.boxes, kept.labels, kept.confidences]
+    if output.dropped is not None:
+        arrays.append(output.dropped)
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
@@ -114,7 +117,7 @@ def output_digest(output: TutorOutput) -> bytes:
 
 def _write(cache: TutorCache, file: h5py.File, track: Track) -> None:
     entries = cache.entries()
-    names = table_names(frozenset({"instances"} if cache.has_instances else ()))
+    names = cache.table_names
     digests = np.zeros((len(entries), 32), dtype=np.uint8)
     counts = {name: np.zeros(len(entries) + 1, dtype=np.int64) for name in names}
     label_map = _label_map(file, cache, entries)
@@ -126,7 +129,7 @@ def _write(cache: TutorCache, file: h5py.File, track: Track) -> None:
         digests[i] = np.frombuffer(output_digest(output), dtype=np.uint8)
         if output.label_map.any():
             label_map[i, : output.label_map.size] = output.label_map.reshape(-1)
-        for name, rows in _tables(output).items():
+        for name, rows in output_rows(output, names).items():
             counts[name][i + 1] = len(rows[0])
             for column, values in zip(columns[name], rows, strict=True):
                 column.append(values)
@@ -148,17 +151,6 @@ def _write(cache: TutorCache, file: h5py.File, track: Track) -> None:
     file.attrs["how_to_read"] = HOW_TO_READ
     about["digest"] = attributes_digest(about)
     file.attrs["tutor_cache"] = json.dumps(about, ensure_ascii=False)
-
-
-def _tables(output: TutorOutput) -> dict[str, tuple[NDArray[Any], ...]]:
-    tables: dict[str, tuple[NDArray[Any], ...]] = {
-        "detections": (output.boxes, output.labels, output.confidences),
-        "palette": (output.palette,),
-    }
-    if output.instances is not None:
-        kept = output.instances
-        tables["instances"] = (kept.masks, kept.boxes, kept.labels, kept.confidences)
-    return tables
 
 
 def _label_map(file: h5py.File, cache: TutorCache, entries: list[ImageEntry]) -> h5py.Dataset:
@@ -260,7 +252,11 @@ def _reader(
         kept = InstanceMasks(*rows("instances", i)) if "instances" in offsets else None
         boxes, labels, confidences = rows("detections", i)
         label_map = index.reshape(entry.height, entry.width)
-        output = TutorOutput(entry.image_id, boxes, labels, confidences, label_map, palette, kept)
+        counts = rows("dropped", i)[0] if "dropped" in offsets else None
+        dropped = None if counts is None or not len(counts) else counts[0]
+        output = TutorOutput(
+            entry.image_id, boxes, labels, confidences, label_map, palette, kept, dropped
+        )
         if output_digest(output) != digests[i].tobytes():
             raise CacheError(
                 f"{path}: damaged: the output of {entry.image_id} does not match its digest. "

@@ -52,20 +52,28 @@ def failed_image(reason: str, tables: Sequence[str]) -> EncodedImage:
     return EncodedImage(empty, reason=reason)
 
 
-def encode_image(output: TutorOutput, chunk_pixels: int) -> EncodedImage:
-    """A checked tutor output in the store's form."""
-    tables: dict[str, Rows] = {
+def output_rows(output: TutorOutput, tables: Sequence[str]) -> dict[str, Rows]:
+    """The rows that an output has in each of the store's tables."""
+    rows: dict[str, Rows] = {
         "detections": (output.boxes, output.labels, output.confidences),
         "palette": (output.palette,),
     }
     if output.instances is not None:
         kept = output.instances
-        tables["instances"] = (kept.masks, kept.boxes, kept.labels, kept.confidences)
+        rows["instances"] = (kept.masks, kept.boxes, kept.labels, kept.confidences)
+    if output.dropped is not None:
+        rows["dropped"] = (output.dropped[None],)
+    empty = {name: tuple(c.empty() for c in TABLES[name]) for name in tables}
+    return {name: rows.get(name, empty[name]) for name in tables}
+
+
+def encode_image(output: TutorOutput, chunk_pixels: int, tables: Sequence[str]) -> EncodedImage:
+    """A checked tutor output in the store's form."""
     flat = output.label_map.reshape(-1)
     wide = len(output.palette) > 256
     low = _encode_plane((flat & 255).astype(np.uint8), chunk_pixels)
     high = _encode_plane((flat >> 8).astype(np.uint8), chunk_pixels) if wide else ()
-    return EncodedImage(tables, low, high)
+    return EncodedImage(output_rows(output, tables), low, high)
 
 
 def _encode_plane(flat: NDArray[np.uint8], chunk_pixels: int) -> tuple[bytes | None, ...]:

@@ -139,7 +139,8 @@ class TutorCache:
         (palette,) = self._store.tables["palette"].rows(position)
         label_map = self._store.label_map(position)
         kept = self._instances(position)
-        return TutorOutput(image_id, boxes, labels, confidences, label_map, palette, kept)
+        dropped = self._dropped(position)
+        return TutorOutput(image_id, boxes, labels, confidences, label_map, palette, kept, dropped)
 
     def boxes(self, image_id: str) -> Boxes:
         """The detections alone; the label map is not decoded."""
@@ -157,6 +158,23 @@ class TutorCache:
     def instances(self, image_id: str) -> InstanceMasks | None:
         """The segmentation tutor's own masks; None if the cache does not keep them."""
         return self._instances(self._position(image_id))
+
+    def dropped(self, image_id: str) -> NDArray[np.uint32] | None:
+        """Counts of what did not reach the cache: see :class:`TutorOutput`; None if not known."""
+        return self._dropped(self._position(image_id))
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The ragged tables it has."""
+        return tuple(self._store.tables)
+
+    def _dropped(self, position: int) -> NDArray[np.uint32] | None:
+        table = self._store.tables.get("dropped")
+        if table is None or table.offsets[position] == table.offsets[position + 1]:
+            return None
+        (counts,) = table.rows(position)
+        row: NDArray[np.uint32] = counts[0]
+        return row
 
     def _instances(self, position: int) -> InstanceMasks | None:
         table = self._store.tables.get("instances")

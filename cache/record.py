@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,21 @@ MASK_SIDE = 28
 
 MASK_ERROR_BOUND = 0.5 / 255.0
 """Largest difference between a mask probability and its stored ``uint8`` form over 255."""
+
+DROPPED: tuple[tuple[str, str], ...] = tuple(
+    (role, reason)
+    for role in ("detection", "segmentation")
+    for reason in ("class", "floor", "empty", "clipped", "other")
+)
+"""What is counted of the instances that a tutor's adapter left out or changed: role and reason.
+
+``class``: of a class that is none of the cache's; ``floor``: below the stored floor; ``empty``:
+without area inside the image; ``clipped``: kept, its box cut at the image's border; ``other``:
+any reason that is none of these.
+"""
+
+Dropped = Mapping[str, Mapping[str, int]]
+"""Counts by role and reason; those that are 0 may be absent."""
 
 
 class Boxes(NamedTuple):
@@ -59,6 +75,25 @@ def quantise_masks(probabilities: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(np.asarray(probabilities, dtype=np.float64) * 255).astype(np.uint8)
 
 
+def encode_dropped(dropped: Dropped) -> NDArray[np.uint32]:
+    """Counts as a row (10,), one column for each of ``DROPPED``."""
+    row = np.zeros(len(DROPPED), dtype=np.uint32)
+    for role, counts in dropped.items():
+        for reason, count in counts.items():
+            known = reason if (role, reason) in DROPPED else "other"
+            row[DROPPED.index((role, known))] += count
+    return row
+
+
+def decode_dropped(row: NDArray[np.integer]) -> dict[str, dict[str, int]]:
+    """Counts by role and reason from a row (10,); what is 0 is absent."""
+    dropped: dict[str, dict[str, int]] = {}
+    for (role, reason), count in zip(DROPPED, row.tolist(), strict=True):
+        if count:
+            dropped.setdefault(role, {})[reason] = count
+    return dropped
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TutorOutput:
     """What the tutors said about one image.
@@ -68,6 +103,8 @@ class TutorOutput:
     each pixel's label vector. ``palette`` (k, 21) float32, k >= 1, row 0 all zero (no instance
     covers the pixel). Without a detection tutor the boxes are empty; without a segmentation tutor
     the map is all 0. ``instances`` is None unless the cache keeps the tutor's own masks.
+    ``dropped`` (10,) uint32 counts what did not reach the cache, a column for each of ``DROPPED``
+    (see :func:`encode_dropped`); None where that is not known.
     """
 
     image_id: str
@@ -77,6 +114,7 @@ class TutorOutput:
     label_map: NDArray[np.uint8] | NDArray[np.uint16]
     palette: NDArray[np.float32]
     instances: InstanceMasks | None = None
+    dropped: NDArray[np.uint32] | None = None
 
     @property
     def height(self) -> int:
@@ -102,11 +140,16 @@ class TutorOutput:
             and _same_bits(self.labels, other.labels)
             and _same_bits(self.confidences, other.confidences)
             and _same_instances(self.instances, other.instances)
+            and _same_dropped(self.dropped, other.dropped)
         )
 
 
 def _same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _same_dropped(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
+    return a is b if a is None or b is None else _same_bits(a, b)
 
 
 def _same_instances(a: InstanceMasks | None, b: InstanceMasks | None) -> bool:

@@ -69,7 +69,7 @@ def begin(
         fingerprint=fingerprint(settings, digest),
         settings=settings,
         environments=(environment,),
-        features=frozenset({"instances"} if settings.get("keep_masks") else ()),
+        features=frozenset({"dropped", *(["instances"] if settings.get("keep_masks") else [])}),
     )
     root.write(path)
     _write_frame(path, root, images)
@@ -79,13 +79,13 @@ def begin(
 def resume(path: Path, images: Sequence[ImageEntry], settings: JSON, environment: JSON) -> State:
     """Go on with the cache at ``path``; ``CacheError`` if it was begun otherwise."""
     root = read_root(path)
-    _check_settings(path, root, settings)
+    check_settings(path, root, settings)
     _remove_leftovers(path, root)
     if root.complete:
         return _resume_complete(path, root, images, environment)
     parts = {shard: done_part(path, shard) for shard in range(root.shards)}
     done = {shard: frozenset(part.reasons) for shard, part in parts.items() if part is not None}
-    renewed = _with_images(path, root, images, _labelled(root, images, done))
+    renewed = with_images(path, root, images, labelled_ids(root, images, done))
     renewed = _with_environment(renewed, environment)
     if renewed != root:
         renewed.write(path)
@@ -98,8 +98,8 @@ def _resume_complete(
     path: Path, root: Root, images: Sequence[ImageEntry], environment: JSON
 ) -> State:
     bad = tuple(name for name, entry in root.files.items() if not file_intact(path / name, *entry))
-    failed = _failed_positions(root, images)
-    renewed = _with_images(path, root, images, _labelled(root, images, failed))
+    failed = failed_positions(root, images)
+    renewed = with_images(path, root, images, labelled_ids(root, images, failed))
     if not bad and renewed == root:
         return State(root, failed)
     return reopen(path, renewed, images, environment, bad)
@@ -120,7 +120,8 @@ def reopen(
     return State(root, done, damaged)
 
 
-def _check_settings(path: Path, root: Root, settings: JSON) -> None:
+def check_settings(path: Path, root: Root, settings: JSON) -> None:
+    """``CacheError`` listing the differences if the cache was begun with other settings."""
     differences = settings_differences(root.settings, settings)
     if differences:
         raise CacheError(
@@ -129,7 +130,7 @@ def _check_settings(path: Path, root: Root, settings: JSON) -> None:
         )
 
 
-def _with_images(
+def with_images(
     path: Path, root: Root, images: Sequence[ImageEntry], labelled: frozenset[str]
 ) -> Root:
     """The root for this list of images; ``CacheError`` if it contradicts what was labelled.
@@ -162,7 +163,7 @@ def _with_images(
     return replace(root, images_sha256=digest, fingerprint=fingerprint(root.settings, digest))
 
 
-def _labelled(
+def labelled_ids(
     root: Root, images: Sequence[ImageEntry], done: Mapping[int, frozenset[int]]
 ) -> frozenset[str]:
     """Ids (by position in the given list) that have an output in the cache."""
@@ -175,7 +176,7 @@ def _labelled(
     )
 
 
-def _failed_positions(root: Root, images: Sequence[ImageEntry]) -> dict[int, frozenset[int]]:
+def failed_positions(root: Root, images: Sequence[ImageEntry]) -> dict[int, frozenset[int]]:
     """Of a complete cache: every shard, with the positions of its failed images."""
     found: dict[int, set[int]] = {shard: set() for shard in range(root.shards)}
     for position, entry in enumerate(images[: root.images]):

@@ -14,7 +14,7 @@ from cache.errors import CacheError
 from cache.files import atomic_file, sync
 from cache.fingerprint import canonical_json
 from cache.layout import ATTRIBUTE, FORMAT_VERSION, JSON, KNOWN_FEATURES, ROOT
-from cache.record import MASK_ERROR_BOUND
+from cache.record import DROPPED, MASK_ERROR_BOUND
 
 CONVENTIONS: Mapping[str, Any] = {
     "boxes": "x1 y1 x2 y2, float32, continuous pixel coordinates of the original image, 0-based",
@@ -25,6 +25,7 @@ CONVENTIONS: Mapping[str, Any] = {
     "masks": "uint8, 255 * probability, rounded to the nearest",
     "mask_error_bound": MASK_ERROR_BOUND,
     "status": "0 labelled, 1 failed",
+    "dropped": [" ".join(column) for column in DROPPED],
 }
 """What a program needs to know to read the numbers; kept in the attributes of every cache."""
 

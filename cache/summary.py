@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cache.layout import ROOT
 from cache.reader import TutorCache
-from cache.record import NUM_CLASSES
+from cache.record import DROPPED, NUM_CLASSES, Dropped, decode_dropped
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -31,7 +31,9 @@ class Summary:
     ``boxes_per_image``: mean number of boxes with at least the confidence that is the key.
     ``boxes_per_class``: the same as counts over all images, by class. ``class_pixels``: pixels by
     the largest entry of their label vector, background where it is all zero. ``label_vectors``:
-    smallest, median and largest number of distinct ones in an image, row 0 included.
+    smallest, median and largest number of distinct ones in an image, row 0 included. ``dropped``:
+    counts of the instances that did not reach the cache, by role and reason (``cache.record``'s
+    ``DROPPED``); None where they are not known of every image.
     """
 
     images: int
@@ -45,6 +47,7 @@ class Summary:
     class_pixels: Mapping[str, int]
     label_vectors: tuple[int, float, int]
     instances_per_image: float | None
+    dropped: Dropped | None
     provenance: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +72,7 @@ def summarise(cache: TutorCache, track: Track = no_track) -> Summary:
     boxes = np.zeros((len(THRESHOLDS), NUM_CLASSES), dtype=np.int64)
     pixels = np.zeros(NUM_CLASSES, dtype=np.int64)
     vectors, instances = [], 0
+    dropped: NDArray[np.int64] | None = np.zeros(len(DROPPED), dtype=np.int64)
     for image_id in track(cache.image_ids, len(cache), "reading"):
         output = cache[image_id]
         for row, threshold in enumerate(THRESHOLDS):
@@ -77,6 +81,8 @@ def summarise(cache: TutorCache, track: Track = no_track) -> Summary:
         pixels += count_class_pixels(output.label_map, output.palette)
         vectors.append(len(output.palette))
         instances += len(output.instances.boxes) if output.instances is not None else 0
+        if dropped is not None:
+            dropped = None if output.dropped is None else dropped + output.dropped
     names, count = cache.class_names, max(1, len(cache))
     sizes = _bytes_by_array(cache)
     return Summary(
@@ -94,6 +100,7 @@ def summarise(cache: TutorCache, track: Track = no_track) -> Summary:
         class_pixels={names[c]: int(pixels[c]) for c in range(NUM_CLASSES)},
         label_vectors=_spread(vectors),
         instances_per_image=instances / count if cache.has_instances else None,
+        dropped=None if dropped is None else decode_dropped(dropped),
         provenance=cache.provenance,
     )
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheError
 from cache.layout import MAX_PALETTE
-from cache.record import MASK_SIDE, NUM_CLASSES, ImageEntry, InstanceMasks, TutorOutput
+from cache.record import DROPPED, MASK_SIDE, NUM_CLASSES, ImageEntry, InstanceMasks, TutorOutput
 
 
 def check_output(output: TutorOutput, entry: ImageEntry, keep_masks: bool) -> None:
@@ -30,6 +30,8 @@ def check_output(output: TutorOutput, entry: ImageEntry, keep_masks: bool) -> No
             )
         if output.instances is not None:
             _check_instances(output.instances, entry)
+        if output.dropped is not None:
+            _check_array("dropped", output.dropped, "uint32", (len(DROPPED),))
     except ValueError as error:
         raise CacheError(
             f"{entry.image_id}: a tutor's output cannot be stored: {error}. This is a fault of the "

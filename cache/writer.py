@@ -197,5 +197,5 @@ class CacheWriter:
                 encoded[entry.image_id] = failed_image(output.reason, tables)
             else:
                 check_output(output, entry, "instances" in self._root.features)
-                encoded[entry.image_id] = encode_image(output, chunk)
+                encoded[entry.image_id] = encode_image(output, chunk, tables)
         return encoded

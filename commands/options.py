@@ -40,8 +40,17 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
-def tutor_options(role: str, default: str) -> Callable[[Command], Command]:
-    """``--<role>-tutor`` and ``--<role>-weights``."""
+def torch_device(name: str) -> str:
+    """What ``--device`` means on this machine."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def tutor_options(role: str, default: str | None) -> Callable[[Command], Command]:
+    """``--<role>-tutor`` and ``--<role>-weights``; without a default the store says which."""
 
     def add(command: Command) -> Command:
         command = click.option(
@@ -53,7 +62,8 @@ def tutor_options(role: str, default: str) -> Callable[[Command], Command]:
             f"--{role}-tutor",
             default=default,
             show_default=True,
-            help="sample, a model-zoo name, a Detectron2 config, a TorchScript file, or none.",
+            help="sample, a model-zoo name, a Detectron2 config, a TorchScript file, or none."
+            + (" [default: the store's own]" if default is None else ""),
         )(command)
 
     return add

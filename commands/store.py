@@ -1,14 +1,22 @@
-"""kdcli inspect-cache."""
+"""kdcli inspect-cache, export-cache, import-cache and merge-caches."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from commands.options import PATH, voc_option
+from commands.options import PATH, device_option, torch_device, tutor_options, voc_option
 from commands.progress import track
+
+if TYPE_CHECKING:
+    from cache.reader import TutorCache
+    from tutor_gen.compare import Difference
+    from voc.devkit import Devkit
 
 
 @click.command()
@@ -24,6 +32,17 @@ from commands.progress import track
 )
 @click.option("--verify", is_flag=True, help="Read every byte and check it; problems end with 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and only that.")
+@click.option(
+    "--verify-against-tutor",
+    "sampled",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Run the tutors again on N images and say how far the store is from them; beyond 1e-3 "
+    "the command ends with 1. Needs --voc.",
+)
+@tutor_options("detection", None)
+@tutor_options("segmentation", None)
+@device_option
 def inspect_cache(
     cache: Path,
     voc: Path | None,
@@ -31,33 +50,125 @@ def inspect_cache(
     gallery_images: int,
     verify: bool,
     as_json: bool,
+    sampled: int | None,
+    **tutors: str | None,
 ) -> None:
     """Print what is in the store CACHE, and what made it.
 
     \b
-    Example:
+    Examples:
       kdcli inspect-cache cache.zarr --voc voc --gallery gallery.html
+      kdcli inspect-cache cache.zarr --voc voc --verify --verify-against-tutor 10
     """
     from cache.reader import TutorCache
     from cache.summary import summarise
     from cache.verify import verify as find_problems
-    from commands.tables import print_coverage, print_summary
+    from commands.tables import print_comparison, print_coverage, print_summary
     from tutor_gen.gallery import write_cache_gallery
     from voc.devkit import Devkit
 
-    if gallery is not None and voc is None:
-        raise click.UsageError("--gallery shows photographs: say where they are with --voc.")
+    if voc is None and (gallery is not None or sampled is not None):
+        needs = "--gallery shows" if gallery is not None else "--verify-against-tutor labels"
+        raise click.UsageError(f"{needs} photographs: say where they are with --voc.")
     if verify and (problems := find_problems(cache, track=track)):
         raise click.ClickException("\n".join([f"{len(problems)} problems:", *problems]))
     store = TutorCache.open(cache)
     devkit = None if voc is None else Devkit.open(voc)
+    compared = (
+        None if devkit is None or sampled is None else _compare(store, devkit, sampled, tutors)
+    )
     summary = summarise(store, track=track)
     if as_json:
-        click.echo(json.dumps(summary.to_dict(), indent=2))
+        extra = {} if compared is None else {"against_tutors": asdict(compared)}
+        click.echo(json.dumps(summary.to_dict() | extra, indent=2))
     else:
         print_summary(cache, summary, verified=verify)
         if devkit is not None:
             print_coverage(store, devkit)
+        if compared is not None:
+            print_comparison(compared)
     if gallery is not None and devkit is not None:
         write_cache_gallery(gallery, store, devkit, gallery_images)
         click.echo(f"\nLook at {gallery}", err=as_json)
+    if compared is not None and not compared.within_tolerance:
+        raise click.ClickException(f"{cache} is not what its tutors say now (differences above).")
+
+
+def _compare(
+    store: TutorCache, devkit: Devkit, images: int, named: Mapping[str, str | None]
+) -> Difference:
+    """Run the store's tutors again, by the options of `tutor_options` and `device_option`."""
+    from tutor_gen.compare import compare_with_tutors
+    from tutor_gen.reload import Named, load_again
+
+    detection, segmentation = (
+        Named(named[f"{role}_tutor"], named[f"{role}_weights"])
+        for role in ("detection", "segmentation")
+    )
+    pair = load_again(store, detection, segmentation, torch_device(named["device"] or "auto"))
+    return compare_with_tutors(store, pair, devkit, images, track=track)
+
+
+@click.command()
+@click.argument("cache", type=PATH)
+@click.argument("out", type=PATH)
+def export_cache(cache: Path, out: Path) -> None:
+    """Write the store CACHE into one HDF5 file, OUT, for disks that dislike many files.
+
+    The file says in its own attributes how plain h5py reads it; import-cache makes the same store
+    of it again.
+
+    \b
+    Example:
+      kdcli export-cache cache.zarr cache.h5
+    """
+    from cache.hdf5 import export_cache as export
+
+    export(cache, out, track=track)
+    click.echo(f"{out}, {out.stat().st_size / 1e6:.2f} MB. Back: kdcli import-cache {out} CACHE")
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@click.argument("cache", type=PATH)
+def import_cache(file: Path, cache: Path) -> None:
+    """Write the store CACHE from FILE, which export-cache wrote.
+
+    Stopped at any moment, the same command goes on where it stopped.
+
+    \b
+    Example:
+      kdcli import-cache cache.h5 cache.zarr
+    """
+    from cache.hdf5 import import_cache as bring_back
+
+    bring_back(file, cache, track=track)
+    click.echo(f"{cache} is complete. Look at it: kdcli inspect-cache {cache}")
+
+
+@click.command()
+@click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="The store to write.")
+def merge_caches(caches: Sequence[Path], out: Path) -> None:
+    """Merge stores of different images into one, without running any tutor.
+
+    They have to be of the same tutors and settings. An image that several stores hold is taken
+    from the first that has an output for it.
+
+    \b
+    Example:
+      kdcli merge-caches train.zarr val.zarr --out trainval.zarr
+    """
+    from cache.merge import merge_caches as merge
+
+    result = merge(caches, out, track=track)
+    click.echo(f"{out} holds {result.images} images. Look at it: kdcli inspect-cache {out}")
+    if result.repeated:
+        click.echo(f"{len(result.repeated)} images were in several of the stores.")
+    if result.differing:
+        shown = ", ".join(result.differing[:5]) + ", ..." * (len(result.differing) > 5)
+        click.echo(
+            f"Of {len(result.differing)} of them the stores say different things; what the first "
+            f"one says was taken: {shown}",
+            err=True,
+        )

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from cache.reader import TutorCache
 from cache.summary import THRESHOLDS, Summary
+from tutor_gen.compare import Difference
 from voc.classes import CLASSES
 from voc.devkit import Devkit, mask_folder
 from voc.evaluation import DetectionResult, SegmentationResult
@@ -58,6 +59,7 @@ def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:
         "detection floor": str(settings.get("detection_floor")),
         "fingerprint": summary.provenance["fingerprint"],
     }
+    facts |= {f"left out, {role}": line for role, line in _dropped(summary).items()}
     smallest, median, largest = summary.label_vectors
     facts["label vectors"] = f"{median:g} distinct an image (median; {smallest} to {largest})"
     click.echo(tabulate(facts.items(), tablefmt="plain"))
@@ -75,6 +77,16 @@ def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:
     rows.append(("an image", *per_image, ""))
     header = ["boxes of at least", *(f"{t:g}" for t in THRESHOLDS), "of all pixels"]
     click.echo("\n" + tabulate(rows, header, numalign="right", stralign="right"))
+
+
+def _dropped(summary: Summary) -> dict[str, str]:
+    """What did not reach the store, a line for each tutor."""
+    if summary.dropped is None:
+        return {"both": "not known"}
+    return {
+        role: ", ".join(f"{reason} {count}" for reason, count in counts.items())
+        for role, counts in summary.dropped.items()
+    }
 
 
 def tutor_line(description: dict[str, object] | None) -> str:
@@ -96,3 +108,23 @@ def print_coverage(store: TutorCache, devkit: Devkit) -> None:
         rows.append((name, len(ids), labelled, len(known.boxes), len(known.masks)))
     header = ["list", "images", "labelled by the tutors", "GT boxes", "GT masks"]
     click.echo("\n" + tabulate(rows, header))
+
+
+def print_comparison(compared: Difference) -> None:
+    """Print how far a store is from what its tutors say now."""
+    boxes = _share(compared.identical_boxes, compared.boxes)
+    pixels = _share(compared.equal_pixels, compared.pixels)
+    facts = {
+        "compared with the tutors": f"{compared.images} images",
+        "identical boxes": f"{boxes}; {compared.unmatched_boxes} without a counterpart",
+        "largest difference of a coordinate": f"{compared.coordinate:.2g} pixels",
+        "largest difference of a confidence": f"{compared.confidence:.2g}",
+        "pixels of equal label vectors": pixels,
+        "largest difference of a vector's entry": f"{compared.vector_entry:.2g}",
+        "largest difference of a kept mask": f"{compared.mask:.2g} beyond its quantisation",
+    }
+    click.echo("\n" + tabulate(facts.items(), tablefmt="plain"))
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole}" + (f" ({part / whole:.3%})" if whole else "")

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from commands.files import write_text
-from commands.options import PATH, device_option, list_option, tutor_options, voc_option
+from commands.options import (
+    PATH,
+    device_option,
+    list_option,
+    torch_device,
+    tutor_options,
+    voc_option,
+)
 from commands.progress import track
 from tutor_gen.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
+
+if TYPE_CHECKING:
+    from tutor_gen.pair import TutorPair
+    from voc.devkit import Devkit
 
 
 @click.command()
@@ -35,6 +47,11 @@ from tutor_gen.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
     help="Least confidence of the instances that make label vectors.",
 )
 @click.option(
+    "--keep-masks",
+    is_flag=True,
+    help="Store the segmentation tutor's own 28 x 28 mask probabilities, too.",
+)
+@click.option(
     "--detections-per-image",
     default=100,
     show_default=True,
@@ -53,6 +70,12 @@ from tutor_gen.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
     type=click.IntRange(min=1),
     help="Images that are written together; what a killed run may have to repeat.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say how many images, bytes and how much time it would take, from a few images that the "
+    "tutors label; write nothing.",
+)
 @device_option
 def generate_tutors(
     voc: Path,
@@ -64,9 +87,11 @@ def generate_tutors(
     out: Path,
     floor: float,
     segmentation_floor: float,
+    keep_masks: bool,
     detections_per_image: int,
     min_size: int | None,
     images_per_shard: int,
+    dry_run: bool,
     device: str,
 ) -> None:
     """Let the tutors label images, and keep what they say.
@@ -78,9 +103,12 @@ def generate_tutors(
     Example:
       kdcli generate-tutors --voc voc --list Segmentation/trainval \\
           --detection-tutor sample --segmentation-tutor sample --out cache.zarr
+
+    With --dry-run beside them it only says what that would take.
     """
     from tutor_gen.generate import generate
     from tutor_gen.load import load_tutors
+    from tutor_gen.pair import TutorPair
     from voc.devkit import Devkit
 
     devkit = Devkit.open(voc)
@@ -94,8 +122,13 @@ def generate_tutors(
         segmentation_floor=segmentation_floor,
         detections_per_image=detections_per_image,
         min_size=min_size,
-        device=_device(device),
+        device=torch_device(device),
+        keep_masks=keep_masks,
     )
+    if dry_run:
+        pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks)
+        _estimate(devkit, ids, pair, out, images_per_shard)
+        return
     result = generate(
         devkit,
         ids,
@@ -104,6 +137,7 @@ def generate_tutors(
         out,
         floor=floor,
         segmentation_floor=segmentation_floor,
+        keep_masks=keep_masks,
         images_per_shard=images_per_shard,
         track=track,
     )
@@ -115,6 +149,31 @@ def generate_tutors(
             f"{len(result.failed)} of {len(ids)} images failed (listed above). "
             "Mend them and run the same command again: it tries just those."
         )
+
+
+def _estimate(
+    devkit: Devkit, ids: Sequence[str], pair: TutorPair, out: Path, images_per_shard: int
+) -> None:
+    """Print what the run would take."""
+    from tutor_gen.estimate import estimate
+
+    found = estimate(devkit, ids, pair, out, images_per_shard=images_per_shard, track=track)
+    click.echo(f"{out}: {found.images} images to label, {found.skipped} labelled before")
+    if found.sampled:
+        total = found.images + found.skipped
+        click.echo(
+            f"about {found.bytes_total / 1e6:.2f} MB when complete "
+            f"({found.bytes_total / total:.0f} bytes an image)\n"
+            f"about {_duration(found.seconds)} ({found.seconds_per_image:.2f} s an image)\n"
+            f"by {found.sampled} images that the tutors labelled"
+        )
+    click.echo("Nothing was written.")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @click.command()
@@ -144,11 +203,3 @@ def evaluate_tutors(cache: Path, voc: Path, list_name: str, out: Path | None) ->
             "segmentation": result.segmentation and result.segmentation.to_dict(),
         }
         write_text(out, json.dumps(scores, indent=2) + "\n")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

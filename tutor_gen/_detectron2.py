@@ -21,7 +21,8 @@ with warnings.catch_warnings():
     from detectron2.engine import DefaultPredictor
     from detectron2.layers import FrozenBatchNorm2d
     from detectron2.layers.mask_ops import paste_masks_in_image
-    from detectron2.modeling import build_model
+    from detectron2.modeling import GeneralizedRCNN, build_model
+    from detectron2.modeling.postprocessing import detector_postprocess
     from detectron2.structures import BitMasks, Boxes
     from detectron2.structures import Instances as Detectron2Instances
     from detectron2.utils.events import EventStorage
@@ -36,10 +37,12 @@ __all__ = [
     "Detectron2Instances",
     "EventStorage",
     "FrozenBatchNorm2d",
+    "GeneralizedRCNN",
     "MetadataCatalog",
     "PathManager",
     "T",
     "build_model",
+    "detector_postprocess",
     "get_cfg",
     "model_zoo",
     "paste_masks_in_image",

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.record import MASK_SIDE
 from tutor_gen.errors import TutorError
 from tutor_gen.tutor import Instances
 from voc.classes import NUM_CLASSES
@@ -56,6 +57,11 @@ def _problem(found: Instances, height: int, width: int) -> str | None:
         return f"expected boxes, labels, confidences, masks of shapes {expected}, got {shapes}"
     if found.masks is not None and found.masks.dtype != np.bool_:
         return f"expected masks of type bool, got {found.masks.dtype}"
+    own = found.mask_probabilities
+    if own is not None and own.shape != (n, MASK_SIDE, MASK_SIDE):
+        return f"expected mask probabilities of shape {(n, MASK_SIDE, MASK_SIDE)}, got {own.shape}"
+    if own is not None and not ((own >= 0) & (own <= 1)).all():
+        return "expected mask probabilities 0..1, got others (or NaN)"
     return _wrong_numbers(found, height, width)
 
 

@@ -14,8 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.record import MASK_SIDE
 from tutor_gen import zoo
-from tutor_gen._detectron2 import CfgNode, MetadataCatalog, T, paste_masks_in_image
+from tutor_gen._detectron2 import (
+    CfgNode,
+    GeneralizedRCNN,
+    MetadataCatalog,
+    T,
+    detector_postprocess,
+    paste_masks_in_image,
+)
 from tutor_gen.coco import voc_ids
 from tutor_gen.detectron2_model import download, load_model, read_config, weights_url
 from tutor_gen.errors import TutorError
@@ -34,6 +42,10 @@ class Detectron2Tutor:
         model: built from it, in evaluation mode.
         class_names: what its class numbers mean.
         description: provenance, see `tutor_gen.tutor.Tutor`.
+        keep_masks: whether `Instances.mask_probabilities` are wanted.
+
+    Raises:
+        TutorError: they are wanted, and the model does not make them.
     """
 
     def __init__(
@@ -42,13 +54,17 @@ class Detectron2Tutor:
         model: torch.nn.Module,
         class_names: Sequence[str],
         description: Mapping[str, Any],
+        keep_masks: bool = False,
     ) -> None:
+        if keep_masks and not isinstance(model, GeneralizedRCNN):
+            raise _no_own_masks(str(description["name"]), type(model).__name__)
         self.model = model
         self._resize = T.ResizeShortestEdge(
             [config.INPUT.MIN_SIZE_TEST] * 2, config.INPUT.MAX_SIZE_TEST
         )
         self._bgr = config.INPUT.FORMAT == "BGR"
         self._masks = bool(config.MODEL.MASK_ON)
+        self._keep_masks = keep_masks
         self._voc_ids = np.array(voc_ids(class_names), dtype=np.uint8)
         self._description = dict(description)
 
@@ -68,8 +84,24 @@ class Detectron2Tutor:
         resized = self._resize.get_transform(ordered).apply_image(ordered)
         pixels = torch.from_numpy(resized.astype(np.float32).transpose(2, 0, 1))
         with torch.inference_mode():
+            if self._keep_masks:
+                return self._as_instances(self._with_own_masks(pixels, height, width))
             (output,) = self.model([{"image": pixels, "height": height, "width": width}])
         return self._as_instances(output["instances"].to("cpu"))
+
+    def _with_own_masks(self, pixels: torch.Tensor, height: int, width: int) -> Any:
+        """Run the model in Detectron2's own two steps, and hold the masks between them.
+
+        Its post-processing pastes ``pred_masks`` into the image; a field of another name it only
+        filters as it filters the boxes.
+        """
+        inference: Any = self.model.inference
+        (found,) = inference([{"image": pixels}], do_postprocess=False)
+        if found.pred_masks.shape[-2:] != (MASK_SIDE, MASK_SIDE):
+            side = " x ".join(map(str, found.pred_masks.shape[-2:]))
+            raise _no_own_masks(str(self._description["name"]), f"its mask head gives {side}")
+        found.mask_probabilities = found.pred_masks[:, 0]
+        return detector_postprocess(found, height, width).to("cpu")
 
     def _as_instances(self, found: Any) -> Instances:
         instances = Instances(
@@ -77,6 +109,9 @@ class Detectron2Tutor:
             labels=self._voc_ids[found.pred_classes.numpy()],
             confidences=found.scores.numpy().astype(np.float32),
             masks=found.pred_masks.numpy().astype(np.bool_) if self._masks else None,
+            mask_probabilities=(
+                found.mask_probabilities.numpy().astype(np.float32) if self._keep_masks else None
+            ),
         )
         return instances.select(instances.labels > 0, "class")
 
@@ -92,7 +127,8 @@ def from_zoo(name: str, weights: Path | str | None, settings: ModelSettings) -> 
     names = _data_set_class_names(config)
     if len(names) != _number_of_classes(config):
         raise TutorError(f"{full_name}: Detectron2 does not say what its class numbers mean")
-    return _load(full_name, config, names, weights or download(weights_url(full_name)))
+    where = weights or download(weights_url(full_name))
+    return _load(full_name, config, names, where, settings)
 
 
 def from_config(path: Path, weights: Path | str | None, settings: ModelSettings) -> Detectron2Tutor:
@@ -110,7 +146,7 @@ def from_config(path: Path, weights: Path | str | None, settings: ModelSettings)
             f"{path} needs a weights file: give it with --detection-weights or "
             "--segmentation-weights (or random:SEED for random weights)"
         )
-    return _load(path.name, config, _class_names(path, config), weights)
+    return _load(path.name, config, _class_names(path, config), weights, settings)
 
 
 def paste_masks(
@@ -122,11 +158,32 @@ def paste_masks(
 
 
 def _load(
-    name: str, config: CfgNode, class_names: Sequence[str], weights: Path | str
+    name: str,
+    config: CfgNode,
+    class_names: Sequence[str],
+    weights: Path | str,
+    settings: ModelSettings,
 ) -> Detectron2Tutor:
+    if settings.keep_masks:
+        _check_mask_side(name, config)
     model, origin = load_model(config, weights)
     description = {"kind": "detectron2", "name": name, **origin, **_describe(config, class_names)}
-    return Detectron2Tutor(config, model, class_names, description)
+    return Detectron2Tutor(config, model, class_names, description, settings.keep_masks)
+
+
+def _check_mask_side(name: str, config: CfgNode) -> None:
+    """Refuse what is known to give masks of another side, before anything is computed."""
+    head = config.MODEL.ROI_MASK_HEAD
+    side = 2 * int(head.POOLER_RESOLUTION)  # its one deconvolution doubles it
+    if head.NAME == "MaskRCNNConvUpsampleHead" and side != MASK_SIDE:
+        raise _no_own_masks(name, f"its mask head gives {side} x {side}")
+
+
+def _no_own_masks(name: str, reason: str) -> TutorError:
+    return TutorError(
+        f"--keep-masks stores the {MASK_SIDE} x {MASK_SIDE} mask probabilities of a Mask R-CNN, "
+        f"which {name} does not make ({reason}); generate without it, or with another tutor"
+    )
 
 
 def _class_names(path: Path, config: CfgNode) -> list[str]:

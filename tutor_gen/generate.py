@@ -52,6 +52,7 @@ def generate(
     *,
     floor: float = DETECTION_FLOOR,
     segmentation_floor: float = SEGMENTATION_FLOOR,
+    keep_masks: bool = False,
     images_per_shard: int = 64,
     track: Track = lambda items, total, label: items,
 ) -> GenerationResult:
@@ -68,6 +69,7 @@ def generate(
         out: the cache's folder.
         floor: for boxes.
         segmentation_floor: for label vectors.
+        keep_masks: whether the segmentation tutor's own masks are stored, too.
         images_per_shard: images that are written, and after an interruption repeated, together.
         track: wraps the loop over images for a progress bar.
 
@@ -76,7 +78,7 @@ def generate(
         DevkitError: a photograph is missing.
         CacheError: the cache at ``out`` was begun with other images or settings, or is in use.
     """
-    pair = TutorPair(detection, segmentation, floor, segmentation_floor)
+    pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks)
     entries = scan_images(devkit, image_ids)
     start = time.perf_counter()
     failed: dict[str, str] = {}

@@ -28,6 +28,7 @@ def load_tutor(
     detections_per_image: int = DEFAULT_DETECTIONS,
     min_size: int | None = None,
     device: str = "cpu",
+    keep_masks: bool = False,
 ) -> Tutor | None:
     """Load the tutor that ``spec`` names.
 
@@ -42,6 +43,7 @@ def load_tutor(
         detections_per_image: at most so many detections, the most confident ones.
         min_size: shorter side that images are resized to; None keeps the model's own.
         device: a PyTorch device.
+        keep_masks: a segmentation tutor has to give its own 28 x 28 mask probabilities, too.
 
     Returns:
         The tutor, or None for ``"none"``.
@@ -59,6 +61,7 @@ def load_tutor(
         min_size=min_size,
         masks=role == "segmentation",
         device=device,
+        keep_masks=keep_masks and role == "segmentation",
     )
     if Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS:
         return _load_torchscript(Path(spec), weights, settings)
@@ -93,7 +96,9 @@ def _load_torchscript(path: Path, weights: Path | str | None, settings: ModelSet
         )
     from tutor_gen.torchscript_tutor import TorchScriptTutor
 
-    return TorchScriptTutor(path, masks=settings.masks, device=settings.device)
+    return TorchScriptTutor(
+        path, masks=settings.masks, device=settings.device, keep_masks=settings.keep_masks
+    )
 
 
 def load_tutors(
@@ -107,6 +112,7 @@ def load_tutors(
     detections_per_image: int = DEFAULT_DETECTIONS,
     min_size: int | None = None,
     device: str = "cpu",
+    keep_masks: bool = False,
 ) -> tuple[Tutor | None, Tutor | None]:
     """Load both tutors; where both specs name one model, load it once and let it play both roles.
 
@@ -122,6 +128,7 @@ def load_tutors(
             detections_per_image=detections_per_image,
             min_size=min_size,
             device=device,
+            keep_masks=keep_masks,
         )
 
     same = (detection, detection_weights) == (segmentation, segmentation_weights)

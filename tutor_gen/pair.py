@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.record import TutorOutput
+from cache.record import Dropped, InstanceMasks, TutorOutput, encode_dropped, quantise_masks
 from tutor_gen.checks import check_instances
 from tutor_gen.errors import TutorError
 from tutor_gen.label_vectors import code_label_vectors
@@ -20,9 +19,6 @@ DETECTION_FLOOR = 0.001
 """The thesis' threshold on tutor boxes."""
 SEGMENTATION_FLOOR = 0.05
 """Detectron2's own default threshold: what its Mask R-CNNs are evaluated with."""
-
-Dropped = Mapping[str, Mapping[str, int]]
-"""How many instances did not reach the cache, by role and reason."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +31,25 @@ class TutorPair:
             detection tutor's, the model runs once for both.
         floor: boxes of lower confidence are left out.
         segmentation_floor: instances of lower confidence leave no trace in the label vectors.
+        keep_masks: whether the segmentation tutor's own 28 x 28 masks are kept, too, of the
+            instances that make the label vectors.
 
     Raises:
-        TutorError: both are absent, or a floor is not in 0..1.
+        TutorError: both are absent, or the one whose masks are to be kept; or a floor is not in
+            0..1.
     """
 
     detection: Tutor | None
     segmentation: Tutor | None
     floor: float = DETECTION_FLOOR
     segmentation_floor: float = SEGMENTATION_FLOOR
+    keep_masks: bool = False
 
     def __post_init__(self) -> None:
         if self.detection is None and self.segmentation is None:
             raise TutorError("both tutors are 'none': name at least one, there is nothing to store")
+        if self.keep_masks and self.segmentation is None:
+            raise TutorError("--keep-masks keeps the segmentation tutor's masks: name such a tutor")
         for floor in (self.floor, self.segmentation_floor):
             if not 0 <= floor < 1:
                 raise TutorError(f"expected a confidence floor from 0 to below 1, got {floor}")
@@ -63,6 +65,7 @@ class TutorPair:
             "segmentation_floor": self.segmentation_floor,
             "label_vectors": "hard masks times confidence, largest per class",
             "exif_orientation": "ignored",
+            **({"keep_masks": True} if self.keep_masks else {}),
         }
 
     def label(self, image: NDArray[np.uint8], image_id: str) -> tuple[TutorOutput, Dropped]:
@@ -76,6 +79,7 @@ class TutorPair:
         detected = detected.select(detected.confidences >= self.floor, "floor")
         segmented = segmented.select(segmented.confidences >= self.segmentation_floor, "floor")
         label_map, palette = _code(segmented, height, width)
+        lost = {"detection": detected.dropped, "segmentation": segmented.dropped}
         output = TutorOutput(
             image_id=image_id,
             boxes=detected.boxes,
@@ -83,18 +87,31 @@ class TutorPair:
             confidences=detected.confidences,
             label_map=label_map,
             palette=palette,
+            instances=self._own_masks(segmented) if self.keep_masks else None,
+            dropped=encode_dropped(lost),
         )
-        return output, {"detection": detected.dropped, "segmentation": segmented.dropped}
+        return output, lost
 
     def _ask(self, image: NDArray[np.uint8], image_id: str) -> tuple[Instances, Instances]:
-        detected = _ask_one(self.detection, image, image_id)
+        segmented = _ask_one(self.segmentation, image, image_id)
         if (
             self.detection is not None
             and self.segmentation is not None
             and self.detection.description == self.segmentation.description
         ):
-            return detected, detected
-        return detected, _ask_one(self.segmentation, image, image_id)
+            return segmented, segmented
+        return _ask_one(self.detection, image, image_id), segmented
+
+    def _own_masks(self, found: Instances) -> InstanceMasks:
+        """The tutor's masks as the cache keeps them."""
+        if found.mask_probabilities is None:
+            name = self.segmentation.description["name"] if self.segmentation else "none"
+            raise TutorError(
+                f"the segmentation tutor {name} does not give the masks of its instances as "
+                "28 x 28 probabilities; generate without --keep-masks, or load it to give them"
+            )
+        masks = quantise_masks(found.mask_probabilities)
+        return InstanceMasks(masks, found.boxes, found.labels, found.confidences)
 
 
 def _ask_one(tutor: Tutor | None, image: NDArray[np.uint8], image_id: str) -> Instances:

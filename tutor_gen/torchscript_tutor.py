@@ -13,6 +13,7 @@ import torchvision  # noqa: F401  (registers the operators nms and roi_align)
 from numpy.typing import NDArray
 from PIL import Image
 
+from cache.record import MASK_SIDE
 from tutor_gen.coco import voc_ids
 from tutor_gen.errors import TutorError
 from tutor_gen.safe_weights import file_sha256
@@ -29,18 +30,20 @@ class TorchScriptTutor:
         path: the TorchScript file; its sidecar is ``<path>.toml``, not that of a link's target.
         masks: whether masks are wanted (a segmentation tutor).
         device: a PyTorch device; quantised exports run on the CPU only.
+        keep_masks: whether its masks are wanted as 28 x 28 probabilities, too.
 
     Raises:
         TutorError: no TorchScript file, or its sidecar is missing, broken, or names no masks
             where they are wanted.
     """
 
-    def __init__(self, path: Path, *, masks: bool, device: str) -> None:
+    def __init__(self, path: Path, *, masks: bool, device: str, keep_masks: bool = False) -> None:
         self._path = path
         self._sidecar = read_torchscript_sidecar(path)
         if masks and self._sidecar.masks is None:
             raise TutorError(f"{path} gives boxes only; a segmentation tutor needs masks")
         self._masks = self._sidecar.masks if masks else None
+        self._keep_masks = keep_masks
         self._device = torch.device(device)
         self._model = _read_model(path, self._device)
         names = self._sidecar.class_names
@@ -98,10 +101,12 @@ class TorchScriptTutor:
         boxes *= np.array([original[1] / frame[1], original[0] / frame[0]] * 2, dtype=np.float32)
         known = (numbers >= 0) & (numbers < len(self._voc_ids))
         labels = np.where(known, self._voc_ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
-        masks = None
+        masks = own = None
         if self._masks is not None:
-            masks = self._paste(self._tensor(detections, self._masks), boxes, original)
-        instances = Instances(boxes, labels, confidences, masks)
+            given_masks = self._tensor(detections, self._masks)
+            masks = self._paste(given_masks, boxes, original)
+            own = self._own_masks(given_masks, len(boxes)) if self._keep_masks else None
+        instances = Instances(boxes, labels, confidences, masks, mask_probabilities=own)
         order = np.argsort(-confidences, kind="stable")
         return instances.select(order, "order").select(labels[order] > 0, "class")
 
@@ -118,6 +123,17 @@ class TorchScriptTutor:
         from tutor_gen.detectron2_tutor import paste_masks  # takes seconds
 
         return paste_masks(flat, boxes, height, width)
+
+    def _own_masks(self, masks: torch.Tensor, count: int) -> NDArray[np.float32]:
+        """Its masks (n, 28, 28) as they came; TutorError if it gives them at another size."""
+        if masks.shape[-2:] != (MASK_SIDE, MASK_SIDE):
+            raise TutorError(
+                f"{self._path} gives masks of {masks.shape[-2]} x {masks.shape[-1]}; --keep-masks "
+                f"stores probabilities of {MASK_SIDE} x {MASK_SIDE} over each box. Generate "
+                "without it, or export the model's masks before they are pasted"
+            )
+        own: NDArray[np.float32] = masks.reshape(count, MASK_SIDE, MASK_SIDE).float().numpy()
+        return own
 
     def _array(self, detections: Any, key: Key, dimensions: int) -> NDArray[Any]:
         tensor = self._tensor(detections, key)

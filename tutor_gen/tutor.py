@@ -20,6 +20,8 @@ class Instances:
         confidences: (n,) float32, 0..1.
         masks: (n, H, W) bool at the original image's size, or None from a pure detector.
         dropped: how many objects were left out, by reason: ``"class"`` for classes that VOC lacks.
+        mask_probabilities: (n, 28, 28) float32, 0..1, the network's own masks over their boxes,
+            before they were pasted into ``masks``; None unless asked for.
     """
 
     boxes: NDArray[np.float32]
@@ -27,6 +29,7 @@ class Instances:
     confidences: NDArray[np.float32]
     masks: NDArray[np.bool_] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    mask_probabilities: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,12 +39,13 @@ class Instances:
         if keep.dtype == np.bool_ and keep.all():
             return self  # masks are large; spare the copy
         masks = None if self.masks is None else self.masks[keep]
+        own = None if self.mask_probabilities is None else self.mask_probabilities[keep]
         labels = self.labels[keep]
         lost = len(self) - len(labels)
         dropped = dict(self.dropped)
         if lost:
             dropped[reason] = dropped.get(reason, 0) + lost
-        return Instances(self.boxes[keep], labels, self.confidences[keep], masks, dropped)
+        return Instances(self.boxes[keep], labels, self.confidences[keep], masks, dropped, own)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class ModelSettings:
         min_size: the image's shorter side is resized to it; None keeps the configuration's.
         masks: whether masks are wanted; without them a Mask R-CNN runs as a Faster R-CNN.
         device: a PyTorch device such as ``"cpu"`` or ``"cuda"``.
+        keep_masks: whether `Instances.mask_probabilities` are wanted, too.
     """
 
     floor: float
@@ -61,6 +66,7 @@ class ModelSettings:
     min_size: int | None
     masks: bool
     device: str
+    keep_masks: bool = False
 
 
 @runtime_checkable

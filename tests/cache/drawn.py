@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from cache.record import DROPPED, FailedImage, ImageEntry, InstanceMasks, TutorOutput
 from cache.writer import CacheWriter
 
 CLASS_NAMES = ["background", *(f"class {i}" for i in range(1, 21))]
@@ -75,7 +75,9 @@ def draw_output(
     if masks is not None:
         probabilities = rng.integers(0, 256, (masks, 28, 28)).astype(np.uint8)
         kept = InstanceMasks(probabilities, *draw_boxes(rng, masks, h, w))
-    return TutorOutput(entry.image_id, *draw_boxes(rng, n, h, w), label_map, palette, kept)
+    detections = draw_boxes(rng, n, h, w)
+    dropped = rng.integers(0, 300, len(DROPPED)).astype(np.uint32) if rng.random() < 0.8 else None
+    return TutorOutput(entry.image_id, *detections, label_map, palette, kept, dropped)
 
 
 def write_cache(

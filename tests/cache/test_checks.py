@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +16,20 @@ from hypothesis import strategies as st
 from cache.checks import check_fits
 from cache.errors import CacheError
 from cache.fingerprint import canonical_json, fingerprint, settings_differences
+from cache.hdf5 import export_cache, import_cache
 from cache.reader import TutorCache
-from cache.record import MASK_ERROR_BOUND, FailedImage, InstanceMasks, TutorOutput, quantise_masks
+from cache.record import (
+    MASK_ERROR_BOUND,
+    FailedImage,
+    InstanceMasks,
+    TutorOutput,
+    decode_dropped,
+    encode_dropped,
+    quantise_masks,
+)
+from cache.root import read_root
 from cache.summary import THRESHOLDS, count_class_pixels, summarise
+from cache.verify import verify
 
 Sound = tuple[Path, list[TutorOutput]]
 
@@ -109,6 +121,58 @@ def test_a_summary_counts_what_is_there(drawn: ModuleType, sound_cache: Sound) -
     again = json.loads(json.dumps(summary.to_dict()))
     assert again["boxes_per_image"]["0.001"] == summary.boxes_per_image[0.001]
     assert again["provenance"]["settings"] == drawn.SETTINGS
+
+
+def test_dropped_counts_are_summed_where_all_are_known(drawn: ModuleType, tmp_path: Path) -> None:
+    entries = drawn.draw_entries(5)
+    rows = np.arange(50, dtype=np.uint32).reshape(5, 10) * (np.arange(10) != 3)
+    outputs = [
+        dataclasses.replace(drawn.draw_output(e), dropped=row.astype(np.uint32))
+        for e, row in zip(entries, rows, strict=True)
+    ]
+    drawn.write_cache(tmp_path / "known", outputs, entries)
+    summary = summarise(TutorCache.open(tmp_path / "known"))
+    assert summary.dropped is not None
+    assert summary.dropped["detection"] == {"class": 100, "floor": 105, "empty": 110, "other": 120}
+    assert sum(sum(counts.values()) for counts in summary.dropped.values()) == rows.sum()
+    assert json.loads(json.dumps(summary.to_dict()))["dropped"] == summary.dropped
+    outputs[2] = dataclasses.replace(outputs[2], dropped=None)
+    drawn.write_cache(tmp_path / "unknown", outputs, entries)
+    assert summarise(TutorCache.open(tmp_path / "unknown")).dropped is None
+
+
+def test_dropped_counts_by_name() -> None:
+    counts = {"detection": {"class": 3, "floor": 70_000}, "segmentation": {"odd": 2, "other": 1}}
+    row = encode_dropped(counts)
+    assert row.dtype == np.uint32
+    assert decode_dropped(row) == {
+        "detection": {"class": 3, "floor": 70_000}, "segmentation": {"other": 3},
+    }  # fmt: skip
+    assert decode_dropped(encode_dropped({})) == {}
+
+
+def test_a_store_without_dropped_counts_is_read_checked_and_gone_on_with(
+    drawn: ModuleType, tmp_path: Path
+) -> None:
+    entries, path = drawn.draw_entries(6), tmp_path / "c"
+    outputs = [dataclasses.replace(drawn.draw_output(e), dropped=None) for e in entries]
+    failing = [FailedImage(entries[0].image_id, "broken"), *outputs[1:]]
+    drawn.write_cache(path, failing, entries)
+    root = read_root(path)
+    assert root.features == {"dropped"}
+    kept = {name: entry for name, entry in root.files.items() if not name.startswith("dropped/")}
+    shutil.rmtree(path / "dropped")
+    dataclasses.replace(root, features=frozenset(), files=kept).write(path)
+    assert verify(path) == []
+    drawn.write_cache(path, outputs, entries)  # retries the failed image
+    assert verify(path) == []
+    cache = TutorCache.open(path)
+    assert all(cache[output.image_id].equals(output) for output in outputs)
+    assert cache.dropped(entries[0].image_id) is None
+    export_cache(path, tmp_path / "c.h5")
+    import_cache(tmp_path / "c.h5", tmp_path / "back")
+    again = TutorCache.open(tmp_path / "back")
+    assert all(again[output.image_id].equals(output) for output in outputs)
 
 
 def test_a_summary_of_failures_only(drawn: ModuleType, tmp_path: Path) -> None:

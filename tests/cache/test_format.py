@@ -41,7 +41,7 @@ def test_the_example_reads_a_cache_with_zarr_alone(
 def test_every_array_of_a_store_is_described(sound_cache: Sound) -> None:
     group = zarr.open_group(sound_cache[0], mode="r")
     names = [name for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]
-    assert len(names) == 15
+    assert len(names) == 18
     for name in names:
         table, _, column = name.rpartition("/")
         assert f"`{name}`" in TEXT or (f"`{table}/" in TEXT and f"`{column}`" in TEXT), name

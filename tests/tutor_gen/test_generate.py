@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheError
 from cache.reader import TutorCache
+from cache.summary import summarise
 from tutor_gen.errors import TutorError
 from tutor_gen.generate import generate
 from tutor_gen.label_vectors import code_label_vectors
@@ -94,6 +95,7 @@ def test_the_cache_holds_what_the_tutors_said(
         np.testing.assert_array_equal(cache[image_id].label_vectors(), palette[label_map])
     assert below > 0
     assert result.dropped["detection"] == {"floor": below}
+    assert summarise(cache).dropped == result.dropped
 
 
 def test_the_provenance_says_what_decided_the_content(
@@ -144,28 +146,33 @@ def test_an_interrupted_run_goes_on_where_it_was(
     how: type[BaseException],
 ) -> None:
     whole, out = tmp_path / "whole.zarr", tmp_path / "c.zarr"
-    generate(devkit, ids, detection_tutor, None, whole, images_per_shard=2)
+    first = generate(devkit, ids, detection_tutor, None, whole, floor=0.05, images_per_shard=2)
+    assert sum(first.dropped["detection"].values()) > 0
     with pytest.raises(how):
-        generate(devkit, ids, Spoilt(detection_tutor, 6, how), None, out, images_per_shard=2)
+        generate(
+            devkit, ids, Spoilt(detection_tutor, 6, how), None, out, floor=0.05, images_per_shard=2
+        )
     with pytest.raises(CacheError):
         TutorCache.open(out)
     again = Spoilt(detection_tutor, NEVER)
-    result = generate(devkit, ids, again, None, out, images_per_shard=2)
+    result = generate(devkit, ids, again, None, out, floor=0.05, images_per_shard=2)
     assert again.calls == 3  # two shards of two were done; image 5 is repeated, 6 and 7 follow
     assert (result.images, result.skipped) == (3, 4)
     same(whole, out, ids)
-    assert generate(devkit, ids, again, None, out, images_per_shard=2).images == 0
+    assert summarise(TutorCache.open(out)).dropped == first.dropped
+    assert generate(devkit, ids, again, None, out, floor=0.05, images_per_shard=2).images == 0
 
 
 def test_a_broken_photograph_is_recorded_and_retried(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], detection_tutor: Tutor
 ) -> None:
     whole, out = tmp_path / "whole.zarr", tmp_path / "c.zarr"
-    generate(devkit, ids, detection_tutor, None, whole, images_per_shard=3)
+    first = generate(devkit, ids, detection_tutor, None, whole, floor=0.05, images_per_shard=3)
+    assert sum(first.dropped["detection"].values()) > 0
     path = devkit.image_path(ids[4])
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    result = generate(devkit, ids, detection_tutor, None, out, images_per_shard=3)
+    result = generate(devkit, ids, detection_tutor, None, out, floor=0.05, images_per_shard=3)
     assert result.images == 6
     assert list(result.failed) == [ids[4]]
     assert str(path) in result.failed[ids[4]]
@@ -173,9 +180,10 @@ def test_a_broken_photograph_is_recorded_and_retried(
     assert list(cache.failed) == [ids[4]]
     assert len(cache) == 6
     path.write_bytes(content)
-    result = generate(devkit, ids, detection_tutor, None, out, images_per_shard=3)
+    result = generate(devkit, ids, detection_tutor, None, out, floor=0.05, images_per_shard=3)
     assert (result.images, result.skipped, result.failed) == (1, 6, {})
     same(whole, out, ids)
+    assert summarise(TutorCache.open(out)).dropped == first.dropped
 
 
 def test_an_empty_photograph_fails_alone(

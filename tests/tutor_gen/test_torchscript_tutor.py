@@ -47,16 +47,18 @@ class ListEcho(nn.Module):
 
 
 class Masks(nn.Module):
-    """One box with a mask: 4 x 4 probabilities, or the whole image's."""
+    """One box with a mask: probabilities of a side, or the whole image's."""
 
-    def __init__(self, whole: bool) -> None:
+    def __init__(self, whole: bool, side: int = 4) -> None:
         super().__init__()
         self.whole = whole
+        self.side = side
 
     def forward(
         self, image: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        masks = torch.arange(16.0).reshape(1, 1, 4, 4) / 16
+        masks = torch.arange(float(self.side**2)).reshape(1, 1, self.side, self.side)
+        masks = masks / self.side**2
         if self.whole:
             masks = (image[:1] > 100).float()[None]
         box = torch.tensor([[2.0, 3.0, 20.0, 15.0]])
@@ -178,6 +180,23 @@ def test_masks_per_box_are_pasted_as_detectron2_does(tmp_path: Path) -> None:
     assert found.masks is not None
     assert 0 < expected.sum() < expected.size
     np.testing.assert_array_equal(found.masks, expected)
+
+
+def test_its_own_masks_are_kept_where_it_gives_28_x_28(tmp_path: Path) -> None:
+    export(tmp_path, Masks(whole=False, side=28), **TUPLE)
+    keeping = TorchScriptTutor(tmp_path / "model.pt", masks=True, device="cpu", keep_masks=True)
+    (found,) = keeping.predict([colour()])
+    expected = np.arange(784, dtype=np.float32).reshape(1, 28, 28) / 784
+    np.testing.assert_array_equal(found.mask_probabilities, expected)
+
+
+@pytest.mark.parametrize(("whole", "size"), [(True, "24 x 32"), (False, "4 x 4")])
+def test_masks_that_cannot_be_kept_are_refused(tmp_path: Path, whole: bool, size: str) -> None:
+    path = str(export(tmp_path, Masks(whole=whole), **TUPLE))
+    tutor = load_tutor(path, "segmentation", keep_masks=True)
+    assert tutor is not None
+    with pytest.raises(TutorError, match=rf"model\.pt gives masks of {size}; --keep-masks"):
+        tutor.predict([colour()])
 
 
 def test_detectors_cannot_be_segmentation_tutors(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""The store's commands as a user runs them, on a store that the sample tutors made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cache.reader import TutorCache
+from cache.writer import CacheWriter
+from cli import main
+from voc.devkit import Devkit
+from voc.sample import make_sample
+
+LISTS = ("Segmentation/train", "Segmentation/val")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def done(*arguments: str | Path) -> str:
+    """What a command that has to succeed prints."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def generate(voc: Path, out: Path, *arguments: str | Path) -> str:
+    tutors = ("--detection-tutor", "sample", "--segmentation-tutor", "sample")
+    return done("generate-tutors", "--voc", voc, *tutors, "--out", out, *arguments)
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six drawn scenes, in a list for training and one for validation."""
+    root: Path = make_sample(tmp_path_factory.mktemp("store") / "voc", images=6, seed=5).root
+    return root
+
+
+@pytest.fixture(scope="module")
+def train_cache(voc: Path) -> Path:
+    out = voc.parent / "train.zarr"
+    generate(voc, out, "--list", LISTS[0])
+    return out
+
+
+def test_exported_and_imported_a_store_is_the_same(train_cache: Path, tmp_path: Path) -> None:
+    output = done("export-cache", train_cache, tmp_path / "cache.h5")
+    assert f"kdcli import-cache {tmp_path / 'cache.h5'}" in output
+    output = done("import-cache", tmp_path / "cache.h5", tmp_path / "back.zarr")
+    assert f"{tmp_path / 'back.zarr'} is complete" in output
+    assert files_of(tmp_path / "back.zarr") == files_of(train_cache)
+    again = run("export-cache", train_cache, tmp_path / "cache.h5")
+    assert again.exit_code == 1
+    assert "exists already" in again.output
+
+
+def test_merged_stores_hold_both_lists(voc: Path, train_cache: Path, tmp_path: Path) -> None:
+    generate(voc, tmp_path / "val.zarr", "--list", LISTS[1])
+    merged = tmp_path / "both.zarr"
+    output = done("merge-caches", train_cache, tmp_path / "val.zarr", "--out", merged)
+    assert f"{merged} holds 6 images" in output
+    devkit = Devkit.open(voc)
+    assert TutorCache.open(merged).image_ids == sum((devkit.image_ids(n) for n in LISTS), ())
+    whole = tmp_path / "whole.zarr"
+    generate(voc, whole, "--list", LISTS[0], "--list", LISTS[1])
+    assert files_of(merged) == files_of(whole)
+    output = done("merge-caches", train_cache, merged, "--out", tmp_path / "again.zarr")
+    assert "images were in several of the stores" in output
+
+
+def test_stores_of_other_settings_are_not_merged(
+    voc: Path, train_cache: Path, tmp_path: Path
+) -> None:
+    generate(voc, tmp_path / "other.zarr", "--list", LISTS[1], "--floor", "0.3")
+    caches = (train_cache, tmp_path / "other.zarr")
+    result = run("merge-caches", *caches, "--out", tmp_path / "both.zarr")
+    assert result.exit_code == 1
+    assert "detection_floor: 0.001 in the cache, now 0.3" in result.output
+
+
+def test_masks_are_kept_when_asked_for(voc: Path, train_cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept.zarr"
+    generate(voc, out, "--list", LISTS[1], "--keep-masks")
+    assert TutorCache.open(out).has_instances
+    assert not TutorCache.open(train_cache).has_instances
+    result = run("merge-caches", train_cache, out, "--out", tmp_path / "both.zarr")
+    assert "keep_masks: absent in the cache, now true" in result.output
+
+
+def test_a_store_is_compared_with_its_tutors(voc: Path, train_cache: Path) -> None:
+    compare = ("inspect-cache", train_cache, "--voc", voc, "--verify-against-tutor", "2")
+    output = done(*compare)
+    assert "2 images" in output
+    assert "(100.000%)" in output
+    report = json.loads(run(*compare, "--json").stdout)["against_tutors"]
+    assert report["boxes"] == report["identical_boxes"] > 0
+    assert report["images"] == 2
+    other = run(*compare, "--segmentation-tutor", "sample", "--segmentation-weights", "random:1")
+    assert other.exit_code == 1
+    assert "segmentation.weights:" in other.output
+    assert run(*compare[:2], *compare[4:]).exit_code == 2  # without photographs
+
+
+def test_a_store_that_is_not_what_its_tutors_say_ends_with_1(
+    voc: Path, train_cache: Path, tmp_path: Path
+) -> None:
+    stored = TutorCache.open(train_cache)
+    outputs = {name: stored[name] for name in stored.image_ids}
+    first = outputs[stored.image_ids[0]]
+    first.boxes[0, 0] += 0.125
+    out = tmp_path / "moved.zarr"
+    with CacheWriter.open(out, stored.entries(), stored.settings, {}) as writer:
+        for shard in writer.pending():
+            writer.write(shard, [outputs[entry.image_id] for entry in shard.images])
+        writer.finish()
+    result = run("inspect-cache", out, "--voc", voc, "--verify-against-tutor", "1")
+    assert result.exit_code == 1
+    assert "0.12 pixels" in result.output
+    assert "is not what its tutors say now" in result.output
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(voc: Path, tmp_path: Path) -> None:
+    out = tmp_path / "planned.zarr"
+    output = generate(voc, out, "--list", LISTS[0], "--list", LISTS[1], "--dry-run")
+    assert f"{out}: 6 images to label, 0 labelled before" in output
+    assert "by 4 images that the tutors labelled" in output
+    assert "Nothing was written." in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_left_out_is_told(voc: Path, tmp_path: Path) -> None:
+    generate(voc, tmp_path / "c.zarr", "--list", LISTS[1], "--floor", "0.2")
+    counts = json.loads(run("inspect-cache", tmp_path / "c.zarr", "--json").stdout)["dropped"]
+    output = done("inspect-cache", tmp_path / "c.zarr")
+    for role, reasons in counts.items():
+        line = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+        assert f"left out, {role}" in output
+        assert line in output

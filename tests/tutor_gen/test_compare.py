@@ -1,0 +1,168 @@
+"""How far a cache is from its tutors: nothing right away, what was changed after a change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache.errors import CacheError
+from cache.reader import TutorCache
+from cache.record import InstanceMasks, TutorOutput
+from tutor_gen.compare import Difference, compare_with_tutors, difference
+from tutor_gen.errors import TutorError
+from tutor_gen.generate import generate
+from tutor_gen.load import SAMPLE, load_tutors
+from tutor_gen.reload import Named, load_again
+from voc.devkit import Devkit
+
+FLOOR = 0.001
+
+
+def output() -> TutorOutput:
+    """Three boxes and a map of two label vectors beside nothing."""
+    label_map = np.zeros((4, 5), dtype=np.uint8)
+    label_map[1:3, 1] = 1
+    label_map[3] = 2
+    palette = np.zeros((3, 21), dtype=np.float32)
+    palette[1, 7], palette[2, 9] = 0.5, 0.25
+    masks = np.arange(784, dtype=np.uint8).reshape(1, 28, 28)
+    boxes = np.array([[0, 0, 5, 4], [1, 1, 3, 3], [0, 0, 2, 2]], dtype=np.float32)
+    labels = np.array([7, 7, 9], dtype=np.uint8)
+    confidences = np.array([0.75, 0.5, 0.25], dtype=np.float32)
+    kept = InstanceMasks(masks, boxes[:1], labels[:1], confidences[:1])
+    return TutorOutput("one", boxes, labels, confidences, label_map, palette, kept)
+
+
+def test_equal_outputs_do_not_differ() -> None:
+    found = difference(output(), output(), FLOOR)
+    assert found == Difference(images=1, boxes=3, identical_boxes=3, pixels=20, equal_pixels=20)
+    assert found.within_tolerance
+
+
+def test_what_was_changed_is_found() -> None:
+    again = output()
+    again.boxes[1, 2] += 0.25
+    again.confidences[2] -= 0.125
+    again.label_map[0, 0] = 1
+    found = difference(output(), again, FLOOR)
+    assert found == Difference(
+        images=1, boxes=3, identical_boxes=1, coordinate=0.25, confidence=0.125,
+        pixels=20, equal_pixels=19, vector_entry=0.5,
+    )  # fmt: skip
+    assert not found.within_tolerance
+    assert not Difference(vector_entry=0.5).within_tolerance
+    assert not Difference(coordinate=0.25).within_tolerance
+    assert Difference(coordinate=0.0009, confidence=0.0009).within_tolerance
+
+
+def test_the_order_of_boxes_and_codes_means_nothing() -> None:
+    one = output()
+    turned = replace(
+        one,
+        boxes=one.boxes[::-1],
+        labels=one.labels[::-1],
+        confidences=one.confidences[::-1],
+        label_map=np.array([0, 2, 1], dtype=np.uint8)[one.label_map],
+        palette=one.palette[[0, 2, 1]],
+    )
+    expected = Difference(images=1, boxes=3, identical_boxes=3, pixels=20, equal_pixels=20)
+    assert difference(one, turned, FLOOR) == expected
+
+
+def test_boxes_that_only_one_side_has_count_with_their_confidence() -> None:
+    one = output()
+    fewer = replace(
+        one, boxes=one.boxes[1:], labels=one.labels[1:], confidences=one.confidences[1:]
+    )
+    for first, second in ((one, fewer), (fewer, one)):
+        found = difference(first, second, FLOOR)
+        assert found.unmatched_boxes == 1
+        assert found.confidence == pytest.approx(0.75 - FLOOR)
+    none = replace(one, boxes=one.boxes[:0], labels=one.labels[:0], confidences=one.boxes[:0, 0])
+    assert difference(one, none, FLOOR).confidence == pytest.approx(0.75 - FLOOR)
+    assert difference(none, none, FLOOR).confidence == 0
+
+
+def test_a_step_of_quantisation_is_no_difference_of_masks() -> None:
+    one = output()
+    assert one.instances is not None
+    for steps, expected in ((1, 0), (3, 2 / 255)):
+        masks = one.instances.masks.copy()
+        masks[0, 0, 0] += steps
+        again = replace(one, instances=replace(one.instances, masks=masks))
+        assert difference(one, again, FLOOR).mask == pytest.approx(expected)
+    other = replace(one, instances=replace(one.instances, labels=one.labels[2:]))
+    assert difference(one, other, FLOOR).mask == 1
+
+
+def made(out: Path, devkit: Devkit, **changed: Any) -> TutorCache:
+    given = {"floor": 0.002, "segmentation_floor": 0.1, **changed}
+    tutors = load_tutors("sample", "sample", detections_per_image=30, min_size=130, **given)
+    ids = devkit.image_ids("Main/train")
+    generate(devkit, ids, *tutors, out, **given)
+    return TutorCache.open(out)
+
+
+@pytest.mark.parametrize("keep_masks", [False, True])
+def test_the_tutors_come_back_from_the_provenance(
+    tmp_path: Path, devkit: Devkit, keep_masks: bool
+) -> None:
+    changed = {"keep_masks": True} if keep_masks else {}
+    cache = made(tmp_path / "c.zarr", devkit, **changed)
+    pair = load_again(cache)
+    assert pair.settings == cache.settings
+    seen: list[Any] = []
+
+    def track(items: Any, total: int, label: str) -> Any:
+        seen.extend(items)
+        return items
+
+    found = compare_with_tutors(cache, pair, devkit, 3, track)
+    assert seen == ["scene_0", "scene_3", "scene_6"]
+    assert found.images == 3
+    assert found.boxes == found.identical_boxes > 10
+    assert found.pixels == found.equal_pixels > 10_000
+    assert found.within_tolerance
+    assert compare_with_tutors(cache, pair, devkit, 100).images == 7
+
+
+def test_other_tutors_and_photographs_are_refused(tmp_path: Path, devkit: Devkit) -> None:
+    cache = made(tmp_path / "c.zarr", devkit)
+    with pytest.raises(TutorError, match=r"(?s)other tutors than .*detection\.weights: \"detectio"):
+        load_again(cache, Named("sample", "random:3"))
+    pair = load_again(cache, Named("sample"), Named("sample"))
+    path = devkit.image_path(cache.image_ids[0])
+    path.write_bytes(devkit.image_path(cache.image_ids[1]).read_bytes())
+    with pytest.raises(CacheError, match=r"scene_0: the image file changed|scene_0: \d+ x \d+"):
+        compare_with_tutors(cache, pair, devkit, 2)
+
+
+def test_models_of_the_zoo_come_back_by_name_and_files_have_to_be_named(
+    tmp_path: Path, devkit: Devkit
+) -> None:
+    ids = devkit.image_ids("Main/train")[:1]
+    weights = SAMPLE / "segmentation.pth"
+    config = tmp_path / "mine.yaml"
+    config.write_bytes((SAMPLE / "segmentation.yaml").read_bytes())
+    Path(f"{config}.toml").write_bytes((SAMPLE / "segmentation.yaml.toml").read_bytes())
+    both = load_tutors(
+        str(config), str(config),
+        detection_weights=weights, segmentation_weights=weights, segmentation_floor=0.05,
+    )  # fmt: skip
+    generate(devkit, ids, *both, tmp_path / "mine.zarr")
+    cache = TutorCache.open(tmp_path / "mine.zarr")
+    with pytest.raises(TutorError, match=r"is the file mine\.yaml, .* --segmentation-tutor"):
+        load_again(cache)
+    pair = load_again(cache, Named(str(config), weights), Named(str(config), weights))
+    assert pair.detection is pair.segmentation
+    assert compare_with_tutors(cache, pair, devkit, 1).identical_boxes > 0
+    zoo, none = load_tutors(
+        "faster_rcnn_R_50_FPN_1x", "none", detection_weights="random:4", min_size=64
+    )
+    generate(devkit, ids, zoo, none, tmp_path / "zoo.zarr")
+    cache = TutorCache.open(tmp_path / "zoo.zarr")
+    assert compare_with_tutors(cache, load_again(cache), devkit, 1).within_tolerance

@@ -1,0 +1,170 @@
+"""The network's own masks: the same as Detectron2 pastes, from one run of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cache.reader import TutorCache
+from cache.record import MASK_ERROR_BOUND
+from cache.verify import verify
+from tutor_gen.detectron2_model import load_model, read_config
+from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, paste_masks
+from tutor_gen.errors import TutorError
+from tutor_gen.generate import generate
+from tutor_gen.load import SAMPLE, load_tutor, load_tutors
+from tutor_gen.tutor import Instances, ModelSettings, Tutor
+from voc.devkit import Devkit
+from voc.sample import Scene
+
+CONFIG, WEIGHTS = SAMPLE / "segmentation.yaml", SAMPLE / "segmentation.pth"
+SETTINGS = ModelSettings(0.001, 100, None, masks=True, device="cpu", keep_masks=True)
+
+
+@pytest.fixture(scope="module")
+def keeping() -> Detectron2Tutor:
+    return from_config(CONFIG, WEIGHTS, SETTINGS)
+
+
+def with_smaller_masks(folder: Path) -> Path:
+    """The sample tutor's configuration, its masks 14 x 14."""
+    text = CONFIG.read_text().replace("POOLER_RESOLUTION: 14", "POOLER_RESOLUTION: 7")
+    path = folder / "small.yaml"
+    path.write_text(text)
+    (folder / "small.yaml.toml").write_bytes(Path(f"{CONFIG}.toml").read_bytes())
+    return path
+
+
+def test_they_are_the_ones_that_detectron2_pastes(
+    keeping: Detectron2Tutor, segmentation_tutor: Tutor, scenes: list[Scene]
+) -> None:
+    images = [scene.image for scene in scenes]
+    plain = segmentation_tutor.predict(images)
+    for image, ours, default in zip(images, keeping.predict(images), plain, strict=True):
+        assert default.mask_probabilities is None
+        for name in ("boxes", "labels", "confidences", "masks"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(default, name))
+        assert ours.dropped == default.dropped
+        own = ours.mask_probabilities
+        assert own is not None
+        assert own.shape == (len(ours), 28, 28)
+        assert own.dtype == np.float32
+        assert len(np.unique(own)) > 1000  # probabilities, not marks
+        pasted = paste_masks(torch.from_numpy(own), ours.boxes, *image.shape[:2])
+        np.testing.assert_array_equal(pasted, ours.masks)
+
+
+def test_the_network_runs_once_an_image(keeping: Detectron2Tutor, scenes: list[Scene]) -> None:
+    runs: list[Any] = []
+    hook = keeping.model.backbone.register_forward_hook(lambda *given: runs.append(given))
+    keeping.predict([scenes[0].image, scenes[1].image])
+    hook.remove()
+    assert len(runs) == 2
+
+
+def test_an_image_without_instances_has_no_masks(scenes: list[Scene]) -> None:
+    nothing = ModelSettings(0.9999, 100, None, masks=True, device="cpu", keep_masks=True)
+    (found,) = from_config(CONFIG, WEIGHTS, nothing).predict([scenes[0].image])
+    assert len(found) == 0
+    assert found.mask_probabilities is not None
+    assert found.mask_probabilities.shape == (0, 28, 28)
+
+
+def test_masks_of_another_side_are_refused(tmp_path: Path, scenes: list[Scene]) -> None:
+    path = with_smaller_masks(tmp_path)
+    with pytest.raises(TutorError, match=r"small\.yaml does not make \(its mask head gives 14 x 1"):
+        from_config(path, "random:0", SETTINGS)
+    config = read_config(path, SETTINGS)
+    model, origin = load_model(config, "random:0")
+    names = [f"{index}" for index in range(8)]
+    tutor = Detectron2Tutor(config, model, names, {"name": "small", **origin}, keep_masks=True)
+    with pytest.raises(TutorError, match=r"small does not make \(its mask head gives 14 x 14"):
+        tutor.predict([scenes[0].image])
+
+
+def test_the_cache_keeps_them(
+    tmp_path: Path, devkit: Devkit, detection_tutor: Tutor, keeping: Detectron2Tutor
+) -> None:
+    ids, out = devkit.image_ids("Main/train")[:3], tmp_path / "c.zarr"
+    generate(devkit, ids, detection_tutor, keeping, out, segmentation_floor=0.2, keep_masks=True)
+    assert verify(out) == []
+    cache = TutorCache.open(out)
+    assert cache.settings["keep_masks"] is True
+    assert cache.has_instances
+    for image_id in ids:
+        (found,) = keeping.predict([devkit.read_image(image_id)])
+        found = found.select(found.confidences >= np.float32(0.2), "floor")
+        kept = cache.instances(image_id)
+        assert kept is not None
+        assert len(kept.boxes) > 0
+        np.testing.assert_array_equal(kept.boxes, found.boxes)
+        np.testing.assert_array_equal(kept.labels, found.labels)
+        np.testing.assert_array_equal(kept.confidences, found.confidences)
+        difference = np.abs(kept.probabilities() - found.mask_probabilities)
+        assert difference.max() <= MASK_ERROR_BOUND + 1e-6
+
+
+def test_a_cache_is_the_same_otherwise(
+    tmp_path: Path, devkit: Devkit, segmentation_tutor: Tutor, keeping: Detectron2Tutor
+) -> None:
+    ids = devkit.image_ids("Main/train")[:2]
+    generate(devkit, ids, None, segmentation_tutor, tmp_path / "plain.zarr")
+    generate(devkit, ids, None, keeping, tmp_path / "kept.zarr", keep_masks=True)
+    plain, kept = (TutorCache.open(tmp_path / f"{name}.zarr") for name in ("plain", "kept"))
+    assert "keep_masks" not in plain.settings
+    assert {**plain.settings, "keep_masks": True} == kept.settings
+    for image_id in ids:
+        np.testing.assert_array_equal(kept[image_id].label_map, plain[image_id].label_map)
+        np.testing.assert_array_equal(kept[image_id].palette, plain[image_id].palette)
+
+
+def test_one_model_in_both_roles_keeps_them(tmp_path: Path, devkit: Devkit) -> None:
+    both = load_tutors(
+        str(CONFIG), str(CONFIG),
+        detection_weights=WEIGHTS, segmentation_weights=WEIGHTS, keep_masks=True,
+    )  # fmt: skip
+    ids = devkit.image_ids("Main/train")[:1]
+    generate(devkit, ids, *both, tmp_path / "c.zarr", segmentation_floor=0.001, keep_masks=True)
+    output = TutorCache.open(tmp_path / "c.zarr")[ids[0]]
+    assert output.instances is not None
+    np.testing.assert_array_equal(output.instances.boxes, output.boxes)
+
+
+def test_tutors_that_cannot_give_them(
+    tmp_path: Path, devkit: Devkit, detection_tutor: Tutor, segmentation_tutor: Tutor
+) -> None:
+    ids, out = devkit.image_ids("Main/train")[:1], tmp_path / "c.zarr"
+    with pytest.raises(TutorError, match="--keep-masks keeps the segmentation tutor's masks: name"):
+        generate(devkit, ids, detection_tutor, None, out, keep_masks=True)
+    with pytest.raises(TutorError, match=r"segmentation\.yaml does not give the masks"):
+        generate(devkit, ids, None, segmentation_tutor, out, keep_masks=True)
+    weights = SAMPLE / "detection.pth"
+    with pytest.raises(TutorError, match="gives boxes only; a segmentation tutor needs masks"):
+        load_tutor(str(SAMPLE / "detection.yaml"), "segmentation", weights=weights, keep_masks=True)
+
+
+class Improbable:
+    """The sample tutor, its mask probabilities spoilt."""
+
+    def __init__(self, tutor: Tutor) -> None:
+        self.tutor, self.description = tutor, tutor.description
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        found = self.tutor.predict(images)
+        assert found[0].mask_probabilities is not None
+        found[0].mask_probabilities[0, 3, 4] = np.nan
+        return found
+
+
+def test_what_is_no_probability_is_refused(
+    tmp_path: Path, devkit: Devkit, keeping: Detectron2Tutor
+) -> None:
+    ids = devkit.image_ids("Main/train")[:1]
+    with pytest.raises(TutorError, match=f"image {ids[0]}: .*mask probabilities 0..1"):
+        generate(devkit, ids, None, Improbable(keeping), tmp_path / "c.zarr", keep_masks=True)
