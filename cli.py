@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that ``kdcli --help`` answers at on
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 # Threads of PyTorch's OpenMP wait by spinning, which on a machine that others use, too, slows
@@ -70,6 +71,9 @@ def main() -> None:
         --config tiny --out runs/first
     kdcli evaluate-student runs/first --voc voc --list Segmentation/val
     """
+
+    # Detectron2 0.6 and exports of it call this the old way, and a user can do nothing about it.
+    warnings.filterwarnings("ignore", message="torch.meshgrid")
 
 
 for command in COMMANDS:
