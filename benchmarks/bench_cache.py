@@ -24,6 +24,7 @@ import numpy as np
 import zarr
 
 from benchmarks.cache_data import SETTINGS, simulated_outputs
+from cache.layout import table_names
 from cache.part import encode_image
 from cache.reader import TutorCache
 from cache.record import ImageEntry, TutorOutput
@@ -191,7 +192,8 @@ def write_large(path: Path, outputs: Sequence[TutorOutput], images: int) -> None
     with CacheWriter.open(path, entries, SETTINGS, {}) as writer:
         root = writer._root
         chunk = label_specs(root)[0].chunk[1]
-        coded = [encode_image(output, chunk) for output in outputs]
+        tables = table_names(root.features)
+        coded = [encode_image(output, chunk, tables) for output in outputs]
         for shard in writer.pending():
             first = shard.index * root.images_per_shard
             numbers = range(first, first + len(shard.images))
