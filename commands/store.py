@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Images on that page, evenly spread over the store.",
 )
-@click.option("--verify", is_flag=True, help="Read every byte and check it; problems end with 1.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read every byte and check it; with --voc, that the photographs are still those that "
+    "were labelled. Problems end with 1.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and only that.")
 @click.option(
     "--verify-against-tutor",
@@ -74,6 +79,8 @@ def inspect_cache(
         raise click.ClickException("\n".join([f"{len(problems)} problems:", *problems]))
     store = TutorCache.open(cache)
     devkit = None if voc is None else Devkit.open(voc)
+    if verify and devkit is not None:
+        _check_photographs(store, devkit)
     compared = (
         None if devkit is None or sampled is None else _compare(store, devkit, sampled, tutors)
     )
@@ -92,6 +99,14 @@ def inspect_cache(
         click.echo(f"\nLook at {gallery}", err=as_json)
     if compared is not None and not compared.within_tolerance:
         raise click.ClickException(f"{cache} is not what its tutors say now (differences above).")
+
+
+def _check_photographs(store: TutorCache, devkit: Devkit) -> None:
+    """Raise ``CacheError`` naming every photograph that changed since it was labelled."""
+    from cache.checks import check_fits
+    from tutor_gen.scan import scan_images
+
+    check_fits(store, scan_images(devkit, store.image_ids))
 
 
 def _compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,17 @@ def test_what_was_left_out_is_told(voc: Path, tmp_path: Path) -> None:
         line = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         assert f"left out, {role}" in output
         assert line in output
+
+
+def test_verify_with_photographs_names_those_that_changed(
+    voc: Path, train_cache: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(voc, tmp_path / "voc"))
+    assert "every byte checked" in done("inspect-cache", train_cache, "--voc", copy, "--verify")
+    changed = TutorCache.open(train_cache).image_ids[1]
+    photograph = copy / "JPEGImages" / f"{changed}.jpg"
+    photograph.write_bytes(photograph.read_bytes() + b"\0")
+    result = run("inspect-cache", train_cache, "--voc", copy, "--verify")
+    assert result.exit_code == 1
+    assert changed in result.output
+    assert "Traceback" not in result.output

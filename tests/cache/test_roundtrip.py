@@ -19,11 +19,12 @@ from cache.record import ImageEntry, TutorOutput
 ids = st.text(
     st.characters(exclude_categories=("Cs",), exclude_characters="\n\0"), min_size=1, max_size=12
 )
+SIDES = st.one_of(st.integers(1, 300), st.sampled_from([1, 640, 1000]))
 images = st.lists(
     st.tuples(
         ids,
-        st.integers(1, 300),
-        st.integers(1, 300),
+        SIDES,
+        SIDES,
         st.one_of(st.integers(1, 20), st.sampled_from([1, 2, 255, 256, 257, 700])),
         st.one_of(st.integers(0, 10), st.sampled_from([300])),
     ),
