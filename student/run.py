@@ -48,7 +48,8 @@ def locked(out: Path) -> Iterator[None]:
         raise StudentError(f"Cannot write the run {out}: {error.strerror}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock: forked workers would keep it for the seconds they outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StudentError(f"Another process is training in {out}: wait for it") from error
         yield

@@ -46,6 +46,18 @@ config, voc, cache, out = sys.argv[1:]
 train(load_config(config), Devkit.open(voc), TutorCache.open(cache), Path(out))
 """
 
+HOLD_THE_RUN = """
+import os, sys, time
+from pathlib import Path
+from student.run import locked
+
+with locked(Path(sys.argv[1])):
+    worker = os.fork()
+    if worker:
+        print(worker, flush=True)
+    time.sleep(60)
+"""
+
 
 @pytest.fixture
 def mixed(small: Small) -> Callable[..., RunConfig]:
@@ -236,8 +248,23 @@ def test_a_folder_of_something_else_is_refused(
 def test_two_processes_never_train_into_one_run(
     devkit: Devkit, small: Small, tmp_path: Path
 ) -> None:
-    with locked(tmp_path), pytest.raises(StudentError, match="Another process is training"):
-        train(small(), devkit, None, tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_RUN, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    worker = int(holder.stdout.readline())
+    try:
+        with pytest.raises(StudentError, match="Another process is training"):
+            train(small(), devkit, None, tmp_path)
+        holder.kill()
+        holder.wait()
+        os.kill(worker, 0)  # its worker lives on for a while, and holds nothing
+        with locked(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        os.kill(worker, signal.SIGKILL)
+        holder.stdout.close()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
