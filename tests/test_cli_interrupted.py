@@ -18,7 +18,7 @@ from cache.reader import TutorCache
 from cache.verify import verify
 from voc.sample import make_sample
 
-IMAGES, IMAGES_PER_SHARD = 18, 3
+IMAGES, IMAGES_PER_SHARD = 48, 3  # seconds of work: not over before a signal comes
 
 
 def start(voc: Path, out: Path) -> subprocess.Popen[str]:

@@ -195,13 +195,14 @@ def test_ctrl_c_ends_at_once_and_leaves_a_cache_to_resume(
     drawn: ModuleType, tmp_path: Path
 ) -> None:
     path = tmp_path / "cache.zarr"
-    process = _start(path, 2000)
+    # Seconds of work: it must not be over before the signal comes, however slow the disk is.
+    process = _start(path, 6000)
     while not list(path.glob(".parts/*.part")):
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=5)
-    assert process.returncode != 0
+    assert process.returncode != 0, errors
     assert "KeyboardInterrupt" in errors
     assert list(path.rglob("*.tmp")) == []
     assert not (path / ".lock").exists()
@@ -209,9 +210,9 @@ def test_ctrl_c_ends_at_once_and_leaves_a_cache_to_resume(
         f"{path}: the cache is incomplete. Run the same generate-tutors command again, it goes on "
         "where it stopped."
     ]
-    entries = drawn.draw_entries(2000, 3)
+    entries = drawn.draw_entries(6000, 3)
     with CacheWriter.open(path, entries, drawn.SETTINGS, drawn.ENVIRONMENT) as writer:
-        assert 0 < len(writer.pending()) < 500
+        assert 0 < len(writer.pending()) < 1500
 
 
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(
