@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache.layout import JSON
 from cache.record import FailedImage, ImageEntry, TutorOutput
-from cache.summary import Track
+from cache.track import Track
 from cache.writer import CacheWriter
 
 

@@ -20,7 +20,7 @@ from cache.part import output_rows
 from cache.reader import TutorCache
 from cache.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
 from cache.root import CONVENTIONS, attributes_digest
-from cache.summary import Track, no_track
+from cache.track import Track, no_track
 
 HOW_TO_READ = """\
 import json

@@ -12,7 +12,7 @@ from cache.errors import CacheError
 from cache.fingerprint import canonical_json, entry_differences, listed, settings_differences
 from cache.reader import TutorCache
 from cache.record import FailedImage, ImageEntry, TutorOutput
-from cache.summary import Track, no_track
+from cache.track import Track, no_track
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,15 +12,9 @@ from numpy.typing import NDArray
 from cache.layout import ROOT
 from cache.reader import TutorCache
 from cache.record import DROPPED, NUM_CLASSES, Dropped, decode_dropped
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+from cache.track import Track, no_track
 
 THRESHOLDS = (0.001, 0.01, 0.1, 0.3, 0.5)
-
-
-def no_track(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """A progress bar that shows nothing."""
-    return items
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from cache.mapped import damaged_message, missing_message
 from cache.reader import TutorCache
 from cache.root import Root, read_root
 from cache.store import Store
-from cache.summary import Track, no_track
+from cache.track import Track, no_track
 from cache.validate import check_output
 
 

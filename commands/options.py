@@ -41,12 +41,10 @@ def device_option(command: Command) -> Command:
 
 
 def torch_device(name: str) -> str:
-    """What ``--device`` means on this machine."""
-    import torch
+    """What ``--device`` means on this machine; ``StudentError`` if there is no such device."""
+    from student.device import pick_device
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+    return str(pick_device(name))
 
 
 def tutor_options(role: str, default: str | None) -> Callable[[Command], Command]:

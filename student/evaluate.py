@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.track import Track, no_track
 from student.device import pick_device
 from student.errors import StudentError
 from student.inference import InferenceSettings, infer
@@ -24,13 +25,6 @@ from voc.evaluation import (
     SegmentationResult,
     evaluate_detections,
 )
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
-
-def no_track(iterable: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """Pass ``iterable`` on without showing progress."""
-    return iterable
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def objective(
     """
     losses: dict[str, Tensor] = {}
     total = torch.zeros((), device=anchors.device)
-    for part, index in zip(PARTS, range(len(PARTS)), strict=True):
+    for index, part in enumerate(PARTS):
         if not batch.shares[part]:
             continue
         weights = batch.weights[:, index]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cache.checks import check_fits
+from cache.files import sha256_file
 from cache.reader import TutorCache
 from cache.record import ImageEntry
 from student.config import RunConfig
@@ -78,6 +78,6 @@ def image_entries(devkit: Devkit, image_ids: Sequence[str]) -> list[ImageEntry]:
     entries = []
     for image_id in image_ids:
         height, width = devkit.image_size(image_id)
-        digest = hashlib.sha256(devkit.image_path(image_id).read_bytes()).hexdigest()
+        digest = sha256_file(devkit.image_path(image_id))
         entries.append(ImageEntry(image_id, height, width, digest))
     return entries

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from cache.track import Track, no_track
 from student.device import pick_device
 from student.errors import StudentError
-from student.evaluate import Track, no_track
 from student.inference import InferenceSettings, Prediction, infer, read_image
 from student.load import load_run
 from student.run import write_json

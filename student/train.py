@@ -12,13 +12,14 @@ import torch
 
 from cache.errors import CacheError
 from cache.reader import TutorCache
+from cache.track import Track, no_track
 from student.batch import Batch
 from student.checkpoint import BEST, LAST, checkpoint_path, save_checkpoint
 from student.config import RunConfig
 from student.data import StudentDataset, make_loader
 from student.device import pick_device
 from student.errors import StudentError
-from student.evaluate import Track, evaluate_model, no_track
+from student.evaluate import evaluate_model
 from student.inference import InferenceSettings
 from student.interrupts import Interrupts, TrainingInterrupted
 from student.journal import Journal

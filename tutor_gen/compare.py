@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +11,10 @@ from numpy.typing import NDArray
 from cache.checks import check_fits
 from cache.reader import TutorCache
 from cache.record import Boxes, InstanceMasks, TutorOutput
+from cache.track import Track, no_track
 from tutor_gen.pair import TutorPair
 from tutor_gen.scan import scan_images
 from voc.devkit import Devkit
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 TOLERANCE = 1e-3
 """Largest difference, in pixels or confidence, between runs that say the same."""
@@ -75,7 +73,7 @@ def compare_with_tutors(
     pair: TutorPair,
     devkit: Devkit,
     images: int,
-    track: Track = lambda items, total, label: items,
+    track: Track = no_track,
 ) -> Difference:
     """Let the tutors label some images again and compare.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cache.files import sha256_file
 from tutor_gen._detectron2 import (
     CfgNode,
     DetectionCheckpointer,
@@ -18,7 +19,7 @@ from tutor_gen._detectron2 import (
     model_zoo,
 )
 from tutor_gen.errors import TutorError
-from tutor_gen.safe_weights import Checkpoint, check_named_digest, file_sha256, read_checkpoint
+from tutor_gen.safe_weights import Checkpoint, check_named_digest, read_checkpoint
 from tutor_gen.tutor import ModelSettings
 
 
@@ -68,7 +69,7 @@ def load_model(config: CfgNode, weights: Path | str) -> tuple[torch.nn.Module, d
     checkpoint = read_checkpoint(path)
     model: torch.nn.Module = build_model(config)
     _fill(model, checkpoint, path)
-    return model.eval(), {"weights": path.name, "weights_sha256": file_sha256(path)}
+    return model.eval(), {"weights": path.name, "weights_sha256": sha256_file(path)}
 
 
 def weights_url(full_name: str) -> str:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cache.record import ImageEntry, TutorOutput
 from cache.survey import expected_bytes, images_to_do
+from cache.track import Track, no_track
 from tutor_gen.pair import TutorPair
 from tutor_gen.scan import scan_images
 from voc.devkit import Devkit
 from voc.errors import DevkitError
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 SAMPLED = 4
 
@@ -51,7 +49,7 @@ def estimate(
     out: Path,
     *,
     images_per_shard: int = 64,
-    track: Track = lambda items, total, label: items,
+    track: Track = no_track,
 ) -> Estimate:
     """Say what `tutor_gen.generate.generate` would do; write nothing.
 

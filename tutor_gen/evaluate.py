@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.reader import TutorCache
+from cache.track import Track, no_track
 from tutor_gen.errors import TutorError
 from voc.annotation import Annotation
 from voc.devkit import Devkit
@@ -20,8 +20,6 @@ from voc.evaluation import (
     SegmentationResult,
     evaluate_detections,
 )
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def evaluate_tutors(
     cache: TutorCache,
     devkit: Devkit,
     image_ids: Sequence[str],
-    track: Track = lambda items, total, label: items,
+    track: Track = no_track,
     *,
     mask_folder: str = "SegmentationClass",
     segmentation_floor: float = 0.0,

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cache.environment import environment
 from cache.record import FailedImage, ImageEntry, TutorOutput
+from cache.track import Track, no_track
 from cache.writer import CacheWriter
 from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
 from tutor_gen.scan import scan_images
 from tutor_gen.tutor import Tutor
 from voc.devkit import Devkit
 from voc.errors import DevkitError
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 _Counts = dict[str, Counter[str]]
 
@@ -54,7 +52,7 @@ def generate(
     segmentation_floor: float = SEGMENTATION_FLOOR,
     keep_masks: bool = False,
     images_per_shard: int = 64,
-    track: Track = lambda items, total, label: items,
+    track: Track = no_track,
 ) -> GenerationResult:
     """Label images with the tutors and store the result; go on where an earlier run ended.
 

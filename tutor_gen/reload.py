@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.files import sha256_file
 from cache.fingerprint import listed, settings_differences
 from cache.reader import TutorCache
 from tutor_gen import zoo
@@ -20,7 +21,6 @@ from tutor_gen.load import (
     load_tutor,
 )
 from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
-from tutor_gen.safe_weights import file_sha256
 from tutor_gen.tutor import Tutor
 
 
@@ -108,7 +108,7 @@ def _from_description(description: Mapping[str, Any], role: Role) -> tuple[str, 
     """Spec and weights of a sample tutor or of a model of the zoo; TutorError for others."""
     name = str(description["name"])
     sample = SAMPLE / f"{role}.pth"
-    if name == f"{role}.yaml" and description.get("weights_sha256") == file_sha256(sample):
+    if name == f"{role}.yaml" and description.get("weights_sha256") == sha256_file(sample):
         return "sample", None
     if description["kind"] == "detectron2" and name in zoo.zoo_names():
         weights = str(description["weights"])

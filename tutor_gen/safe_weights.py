@@ -46,12 +46,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return {**hints, "model": {name: _as_tensor(path, name, w) for name, w in weights.items()}}
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_named_digest(path: Path, expected_name: str) -> None:
     """Check a model-zoo file against the MD5 prefix that its official name ends with.
 

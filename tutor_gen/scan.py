@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from cache.files import sha256_file
 from cache.record import ImageEntry
-from tutor_gen.safe_weights import file_sha256
 from voc.devkit import Devkit
 from voc.errors import DevkitError
 
@@ -34,4 +34,4 @@ def _scan_one(devkit: Devkit, image_id: str) -> ImageEntry:
         height, width = devkit.image_size(image_id)
     except DevkitError:
         height, width = 0, 0
-    return ImageEntry(image_id, height, width, file_sha256(path))
+    return ImageEntry(image_id, height, width, sha256_file(path))

@@ -13,10 +13,10 @@ import torchvision  # noqa: F401  (registers the operators nms and roi_align)
 from numpy.typing import NDArray
 from PIL import Image
 
+from cache.files import sha256_file
 from cache.record import MASK_SIDE
 from tutor_gen.coco import voc_ids
 from tutor_gen.errors import TutorError
-from tutor_gen.safe_weights import file_sha256
 from tutor_gen.torchscript_sidecar import Key, Sidecar, read_torchscript_sidecar
 from tutor_gen.tutor import Instances
 
@@ -52,7 +52,7 @@ class TorchScriptTutor:
         self._description = {
             "kind": "torchscript",
             "name": path.name,
-            "weights_sha256": file_sha256(path),
+            "weights_sha256": sha256_file(path),
             "masks": masks,
             **_describe(self._sidecar),
         }

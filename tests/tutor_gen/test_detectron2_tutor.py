@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cache.files import sha256_file
 from tutor_gen import zoo
 from tutor_gen._detectron2 import DefaultPredictor, MetadataCatalog, get_cfg
 from tutor_gen.coco import voc_ids
@@ -19,7 +20,6 @@ from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
 from tutor_gen.errors import TutorError
 from tutor_gen.label_vectors import code_label_vectors
 from tutor_gen.load import SAMPLE
-from tutor_gen.safe_weights import file_sha256
 from tutor_gen.tutor import Instances, ModelSettings
 from voc.sample import Scene
 
@@ -171,7 +171,7 @@ def test_a_mask_rcnn_can_be_a_detector_with_the_same_boxes(scenes: list[Scene]) 
 
 def test_the_description_is_provenance() -> None:
     first = sample("segmentation").description
-    assert first["weights_sha256"] == file_sha256(SAMPLE / "segmentation.pth")
+    assert first["weights_sha256"] == sha256_file(SAMPLE / "segmentation.pth")
     assert first["class_names"][0] == "airplane"
     assert first == sample("segmentation").description
     for changed in ({"floor": 0.1}, {"min_size": 100}, {"detections_per_image": 7}):

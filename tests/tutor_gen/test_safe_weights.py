@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from cache.files import sha256_file
 from tutor_gen.errors import TutorError
-from tutor_gen.safe_weights import check_named_digest, file_sha256, read_checkpoint
+from tutor_gen.safe_weights import check_named_digest, read_checkpoint
 
 
 class Calls:
@@ -167,4 +168,4 @@ def test_zoo_files_are_checked_against_their_name(tmp_path: Path) -> None:
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "w") == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_file(tmp_path / "w") == hashlib.sha256(b"abc").hexdigest()
