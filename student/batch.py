@@ -29,6 +29,22 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Instances:
+    """Masks (n, 28, 28) uint8, probability times 255, over the boxes of ``found``.
+
+    The boxes reach outside the sample where the crop cut them; masks are mirrored with it.
+    """
+
+    masks: UInt8Array
+    found: Boxes
+
+    @classmethod
+    def none(cls) -> Instances:
+        """Return no instances."""
+        return cls(np.zeros((0, 28, 28), np.uint8), Boxes.none())
+
+
+@dataclass(frozen=True)
 class Sample:
     """One augmented training image with what it learns from, S the input's side, s the maps'.
 
@@ -37,6 +53,9 @@ class Sample:
         image: (S, S, 3) uint8 RGB.
         gt: Ground truth boxes, all of confidence 1.
         tutor: The detection tutor's boxes.
+        confirming: Boxes that may confirm what the segmentation tutor says, reaching outside the
+            sample where the crop cut them; None if there is nobody to ask.
+        instances: The segmentation tutor's own masks, for soft targets.
         mask: (s, s) uint8 class ids, 255 where nothing is to be learned.
         index_map: (s, s) uint8 or uint16 row of ``palette`` for each pixel.
         palette: (k, 21) float32 label vectors; row 0 is zero.
@@ -48,6 +67,8 @@ class Sample:
     image: UInt8Array
     gt: Boxes
     tutor: Boxes
+    confirming: Boxes | None
+    instances: Instances
     mask: UInt8Array
     index_map: npt.NDArray[np.generic]
     palette: FloatArray
@@ -69,6 +90,18 @@ class BoxTable:
 
 
 @dataclass(frozen=True)
+class InstanceTable:
+    """Instances of a batch: masks (B, N, 28, 28) uint8 over the boxes of ``found`` (B, N, ...)."""
+
+    masks: Tensor
+    found: BoxTable
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> InstanceTable:
+        """Return the table with every tensor replaced."""
+        return InstanceTable(function(self.masks), self.found.apply(function))
+
+
+@dataclass(frozen=True)
 class Batch:
     """B samples.
 
@@ -77,6 +110,9 @@ class Batch:
         images: (B, 3, S, S) uint8 RGB, channels last in memory.
         gt: Ground truth boxes.
         tutor: Tutor boxes.
+        confirming: Boxes that may confirm the segmentation tutor; see ``Sample``.
+        confirmable: (B,) bool, whether there are such boxes to ask, be it none.
+        instances: The segmentation tutor's own masks.
         masks: (B, s, s) uint8.
         index_maps: (B, s, s) int32.
         palettes: (B, K, 21) float32, padded with zeros.
@@ -89,6 +125,9 @@ class Batch:
     images: Tensor
     gt: BoxTable
     tutor: BoxTable
+    confirming: BoxTable
+    confirmable: Tensor
+    instances: InstanceTable
     masks: Tensor
     index_maps: Tensor
     palettes: Tensor
@@ -114,6 +153,9 @@ class Batch:
             images=function(self.images),
             gt=self.gt.apply(function),
             tutor=self.tutor.apply(function),
+            confirming=self.confirming.apply(function),
+            confirmable=function(self.confirmable),
+            instances=self.instances.apply(function),
             masks=function(self.masks),
             index_maps=function(self.index_maps),
             palettes=function(self.palettes),
@@ -136,6 +178,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
         images=images.permute(0, 3, 1, 2),
         gt=_pad([sample.gt for sample in samples]),
         tutor=_pad([sample.tutor for sample in samples]),
+        confirming=_pad([sample.confirming or Boxes.none() for sample in samples]),
+        confirmable=torch.tensor([sample.confirming is not None for sample in samples]),
+        instances=_pad_instances([sample.instances for sample in samples]),
         masks=torch.from_numpy(np.stack([sample.mask for sample in samples])),
         index_maps=torch.from_numpy(index_maps),
         palettes=torch.from_numpy(palettes),
@@ -156,3 +201,11 @@ def _pad(samples: Sequence[Boxes]) -> BoxTable:
         labels[row, :count] = sample.labels
         confidences[row, :count] = sample.confidences
     return BoxTable(*(torch.from_numpy(array) for array in (boxes, labels, confidences)))
+
+
+def _pad_instances(samples: Sequence[Instances]) -> InstanceTable:
+    found = _pad([sample.found for sample in samples])
+    masks = np.zeros((*found.labels.shape, 28, 28), np.uint8)
+    for row, sample in zip(masks, samples, strict=True):
+        row[: len(sample.masks)] = sample.masks
+    return InstanceTable(torch.from_numpy(masks), found)

@@ -13,6 +13,7 @@ from student.errors import StudentError
 from student.model.config import ModelConfig
 
 Source = Literal["gt", "tutor", "share", "fill-in", "combination"]
+TargetForm = Literal["softmax", "background", "complement", "remainder", "hard"]
 
 
 def _expect(condition: bool, setting: str, expected: str, got: object) -> None:
@@ -45,6 +46,9 @@ class TaskTargets:
             others (thesis, tables 12 and 13, figures 15 and 16); ``fill-in``: GT where the image
             has it, the tutor where not (table 17); ``combination``: both, weighted (table 19).
         share: With source ``share``, the share of images that learn from the tutor.
+        share_draw: Which images those are: ``image``, a fixed, seeded subset by image id, as the
+            thesis' text says; or ``visit``, drawn anew each time an image comes up, as its code
+            did, so that every image sometimes learns from GT.
         gt_weight: With source ``combination``, the weight of the loss against GT.
         tutor_weight: With source ``combination``, the weight of the loss against the tutor.
         gt_share: Only this seeded share of the images keeps its GT for this task; the others are
@@ -55,6 +59,7 @@ class TaskTargets:
 
     source: Source = "gt"
     share: float = 0.5
+    share_draw: Literal["image", "visit"] = "image"
     gt_weight: float = 0.5
     tutor_weight: float = 0.5
     gt_share: float = 1.0
@@ -89,21 +94,46 @@ class DetectionTargets(TaskTargets):
 
 @dataclass(frozen=True)
 class SegmentationTargets(TaskTargets):
-    """Targets of segmentation.
+    """Targets of segmentation; ``student.segmentation_targets`` has the formulas.
 
     Attributes:
         form: How a label vector v becomes a distribution: ``softmax`` is the thesis'
             softmax(v / temperature), which makes an uncovered pixel uniform; ``background`` gives
-            the background 1 - max(v) and normalises.
+            the background 1 - max(v), ``complement`` prod(1 - v), ``remainder`` what the sum lacks
+            of 1, and each normalises; ``hard`` is the arg max of ``background``.
         temperature: Of the softmax.
+        masks: ``hard``: the cache's label vectors; ``soft``: mask probability times confidence,
+            from the tutor's own masks (a cache made with ``--keep-masks``).
+        confidence_weighting: Whether the loss of a covered pixel is multiplied by its confidence.
+        ignore: Pixels whose largest confidence is at least the first and below the second number
+            teach nothing.
+        ignore_border: Pixels within this distance of another class teach nothing; in pixels of the
+            network's segmentation map.
+        confirm: Which of the tutor's pixels are believed: ``none``: all; ``gt-classes``: of classes
+            that the image's GT boxes have; ``gt-boxes``: inside a GT box of the class (both in
+            images that learn detection from GT); ``tutor-boxes``: inside a box of the class from
+            the detection tutor.
+        confirm_threshold: With ``tutor-boxes``, the least confidence of such a box.
+        ignore_missed: With ``confirm``, whether the unlabelled pixels of boxes in which the tutor
+            labelled nothing teach nothing, instead of background.
     """
 
-    form: Literal["softmax", "background"] = "background"
+    form: TargetForm = "background"
     temperature: float = 0.4
+    masks: Literal["hard", "soft"] = "hard"
+    confidence_weighting: bool = False
+    ignore: tuple[float, float] = (0.0, 0.0)
+    ignore_border: int = 0
+    confirm: Literal["none", "gt-classes", "gt-boxes", "tutor-boxes"] = "none"
+    confirm_threshold: float = 0.3
+    ignore_missed: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _expect(self.temperature > 0, "temperature", "above 0", self.temperature)
+        low, high = self.ignore
+        _expect(0 <= low <= high, "segmentation.ignore", "two rising numbers from 0", self.ignore)
+        _expect(self.ignore_border >= 0, "ignore_border", "at least 0", self.ignore_border)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache.reader import TutorCache
-from student.batch import Batch, Boxes, Sample, collate
+from cache.record import Boxes as TutorBoxes
+from student.batch import Batch, Boxes, Instances, Sample, collate
 from student.config import RunConfig
 from student.photometric import draw_photometric
 from student.policy import draw_transform
-from student.targets import ImageTargets
+from student.targets import ImageTargets, on_this_visit
 from student.transforms import FloatArray, Transform, UInt8Array
 from voc.annotation import Annotation
 from voc.devkit import Devkit
@@ -70,6 +71,7 @@ class StudentDataset(Dataset[Sample]):
     def __getitem__(self, draw: Draw) -> Sample:
         row, config = self.rows[draw.row], self.config
         key = zlib.crc32(row.image_id.encode())
+        row = on_this_visit(row, config.targets, (config.seed, draw.epoch, key))
         rng = np.random.default_rng([config.seed, draw.epoch, key])
         image = self.devkit.read_image(row.image_id)
         gt, tutor = self._gt_boxes(row), self._tutor_boxes(row)
@@ -86,6 +88,8 @@ class StudentDataset(Dataset[Sample]):
             image=transform.image(image, side),
             gt=_transformed(gt, transform, side, config.augmentation.min_box),
             tutor=_transformed(tutor, transform, side, config.augmentation.min_box),
+            confirming=self._confirming(row, transform),
+            instances=self._instances(row, transform),
             mask=self._mask(row, transform),
             index_map=index_map,
             palette=palette,
@@ -104,9 +108,34 @@ class StudentDataset(Dataset[Sample]):
             return Boxes.none()
         targets = self.config.targets.detection
         found = self.cache.boxes(row.image_id)
-        keep = found.confidences >= targets.threshold
-        labels = found.labels[keep].astype(np.int64)
-        return Boxes(found.boxes[keep], labels, found.confidences[keep])
+        return _chosen(found, found.confidences >= targets.threshold)
+
+    def _confirming(self, row: ImageTargets, transform: Transform) -> Boxes | None:
+        """Boxes to check the segmentation tutor with; None where there are none to be had."""
+        targets = self.config.targets.segmentation
+        if not row.segmentation_tutor or targets.confirm == "none":
+            return None
+        if targets.confirm == "tutor-boxes":
+            if self.cache is None:
+                return None
+            found = self.cache.boxes(row.image_id)
+            boxes = _chosen(found, found.confidences >= targets.confirm_threshold)
+        elif row.detection_gt:
+            boxes = self._gt_boxes(row)
+        else:
+            return None
+        return replace(boxes, boxes=transform.relative(boxes.boxes).astype(np.float32))
+
+    def _instances(self, row: ImageTargets, transform: Transform) -> Instances:
+        soft = self.config.targets.segmentation.masks == "soft"
+        kept = self.cache.instances(row.image_id) if soft and self.cache is not None else None
+        if kept is None or not row.segmentation_tutor:
+            return Instances.none()
+        relative = transform.relative(kept.boxes).astype(np.float32)
+        seen = np.all((relative[:, 2:] > 0) & (relative[:, :2] < 1), axis=1)
+        masks = kept.masks[seen]
+        found = Boxes(relative[seen], kept.labels[seen].astype(np.int64), kept.confidences[seen])
+        return Instances(masks[:, :, ::-1] if transform.flip else masks, found)
 
     def _mask(self, row: ImageTargets, transform: Transform) -> UInt8Array:
         side = self.config.model.segmentation_side
@@ -126,6 +155,11 @@ class StudentDataset(Dataset[Sample]):
             return np.zeros((side, side), np.uint8), empty
         label_map = self.cache.label_map(row.image_id)
         return transform.map(label_map, side, fill=0), self.cache.palette(row.image_id)
+
+
+def _chosen(found: TutorBoxes, keep: npt.NDArray[np.bool_]) -> Boxes:
+    labels = found.labels[keep].astype(np.int64)
+    return Boxes(found.boxes[keep], labels, found.confidences[keep])
 
 
 def _learned(annotation: Annotation, difficult: bool) -> Boxes:

@@ -7,7 +7,7 @@ give the loss of a part of the batch.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,6 @@ from student.matching import Matches
 VOID = 255
 NEGATIVES_PER_POSITIVE = 3
 WEIGHT_DECAY = 5e-5
-
-TargetForm = Literal["softmax", "background"]
 
 
 class DetectionLoss(NamedTuple):
@@ -107,34 +105,31 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor | None = N
 
 
 def soft_segmentation_loss(
-    logits: Tensor, target: Tensor | tuple[Tensor, Tensor], weights: Tensor | None = None
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
 ) -> Tensor:
     """Mean over all pixels of the cross-entropy between two distributions (the thesis).
 
     Args:
         logits: (B, C, h, w).
-        target: distributions (B, C, h, w), see `label_vector_target`; or an index map (B, h, w)
-            of any integer type and the table (B, K, C) of distributions it points into.
+        target: (B, C, h, w) distributions, see ``student.segmentation_targets``.
         weights: (B,) per-image weights, see the module.
+        pixel_weights: (B, h, w), multiply the pixels' losses; those of weight 0 are not averaged
+            over.
 
     Returns:
-        A float32 scalar; 0 if no image takes part.
+        A float32 scalar; 0 if no pixel takes part.
     """
-    if isinstance(target, tuple):
-        target = _look_up(*target)
     if target.shape != logits.shape:
         expected, got = tuple(logits.shape), tuple(target.shape)
         raise ValueError(f"Expected target distributions of shape {expected}, got {got}")
     entropy = -(target.float() * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
-    return _mean(entropy, torch.ones_like(entropy, dtype=torch.bool), weights)
-
-
-def _look_up(index: Tensor, table: Tensor) -> Tensor:
-    """(B, h, w) indices into (B, K, C) -> (B, C, h, w)."""
-    batch, height, width = index.shape
-    rows = index.reshape(batch, -1, 1).long().expand(-1, -1, table.shape[-1])
-    vectors = table.gather(1, rows)
-    return vectors.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    counted = torch.ones_like(entropy, dtype=torch.bool)
+    if pixel_weights is not None:
+        entropy, counted = entropy * pixel_weights, pixel_weights > 0
+    return _mean(entropy, counted, weights)
 
 
 def _mean(values: Tensor, counted: Tensor, weights: Tensor | None) -> Tensor:
@@ -144,37 +139,6 @@ def _mean(values: Tensor, counted: Tensor, weights: Tensor | None) -> Tensor:
         values = values * weights.float()[:, None, None]
     total = torch.where(counted, values, values.new_zeros(())).sum()
     return total / counted.sum().clamp(min=1)
-
-
-def label_vector_target(
-    vectors: Tensor, form: TargetForm = "softmax", temperature: float = 1.0
-) -> Tensor:
-    """Distributions over classes for the student to learn from a tutor's label vectors.
-
-    - "softmax": softmax(v / T), the thesis' form. A pixel without instances (v = 0) becomes the
-      uniform distribution; at T = 0.4 a pixel of confidence 1 gets 0.38 for its class.
-    - "background": v with an explicit background of 1 - max(v), divided by the sum. A pixel
-      without instances becomes background. The temperature plays no part.
-
-    Args:
-        vectors: (..., C) label vectors: confidences in 0..1, index 0 (background) zero.
-        form: which of the two.
-        temperature: T above.
-
-    Returns:
-        (..., C) float32, every vector sums to 1.
-    """
-    vectors = vectors.float()
-    if form == "softmax":
-        if temperature <= 0:
-            raise ValueError(f"Expected a temperature above 0, got {temperature}")
-        return torch.softmax(vectors / temperature, dim=-1)
-    if form == "background":
-        classes = vectors[..., 1:]
-        background = (1 - classes.amax(dim=-1, keepdim=True)).clamp(min=0)
-        completed = torch.cat([background, classes], dim=-1)
-        return completed / completed.sum(dim=-1, keepdim=True)
-    raise ValueError(f"Expected the form 'softmax' or 'background', got {form!r}")
 
 
 def weight_decay_loss(model: nn.Module, coefficient: float = WEIGHT_DECAY) -> Tensor:

@@ -7,14 +7,10 @@ from torch import Tensor
 
 from student.batch import Batch, BoxTable
 from student.config import TargetsConfig
-from student.losses import (
-    detection_loss,
-    label_vector_target,
-    segmentation_loss,
-    soft_segmentation_loss,
-)
+from student.losses import detection_loss, segmentation_loss, soft_segmentation_loss
 from student.matching import match
 from student.model.blitznet import BlitzNetOutput
+from student.segmentation_targets import tutor_targets
 from student.targets import PARTS
 
 LOSSES: tuple[str, ...] = (
@@ -76,7 +72,5 @@ def _segmentation(
 ) -> Tensor:
     if part == "segmentation_gt":
         return segmentation_loss(logits, batch.masks, weights)
-    settings = targets.segmentation
-    # Of the few distinct vectors, not of every pixel; the pixels only look theirs up.
-    table = label_vector_target(batch.palettes, settings.form, settings.temperature)
-    return soft_segmentation_loss(logits, (batch.index_maps, table), weights)
+    target = tutor_targets(batch, targets.segmentation, logits.shape[1])
+    return soft_segmentation_loss(logits, target.distributions, weights, target.weights)

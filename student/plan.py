@@ -55,6 +55,9 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
     present = devkit.availability(ids, folder)
     rows = assign_targets(ids, present.boxes, present.masks, config.targets, config.seed)
     roles = required_roles(rows)
+    segmentation = config.targets.segmentation
+    if "segmentation" in roles and segmentation.confirm == "tutor-boxes":
+        roles |= {"detection"}
     if roles and cache is None:
         raise StudentError(
             f"The {' and '.join(sorted(roles))} targets ask for a tutor, but no cache is given: "
@@ -63,6 +66,11 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
     taught = [row.image_id for row in rows if row.detection_tutor or row.segmentation_tutor]
     if roles and cache is not None:
         check_fits(cache, image_entries(devkit, taught), roles=roles, class_names=CLASSES)
+        if "segmentation" in roles and segmentation.masks == "soft" and not cache.has_instances:
+            raise StudentError(
+                'targets.segmentation.masks = "soft" asks for the tutor\'s own masks, which this '
+                "cache does not keep: generate it with --keep-masks"
+            )
     facts = {
         "list": config.data.list,
         "images": len(ids),

@@ -6,7 +6,10 @@ import csv
 import hashlib
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
 
 from student.config import TargetsConfig, TaskTargets
 from student.errors import StudentError
@@ -87,6 +90,23 @@ def assign_targets(
     return rows
 
 
+def on_this_visit(row: ImageTargets, config: TargetsConfig, visit: tuple[int, ...]) -> ImageTargets:
+    """Return what the image learns from this time, with ``share_draw = "visit"``.
+
+    The tutor replaces the GT with probability ``share``, drawn anew for every ``visit`` (the seed
+    of that draw). With other settings, and where one of the two is missing, the row stays.
+    """
+    for task, settings in (("detection", config.detection), ("segmentation", config.segmentation)):
+        if settings.source != "share" or settings.share_draw != "visit":
+            continue
+        gt, tutor = f"{task}_gt", f"{task}_tutor"
+        if getattr(row, gt) and getattr(row, tutor):
+            draw = np.random.default_rng([*visit, TASKS.index(task)]).random()
+            spared: Any = {gt if draw < settings.share else tutor: 0.0}
+            row = replace(row, **spared)
+    return row
+
+
 def to_csv(rows: Sequence[ImageTargets]) -> str:
     """Return the assignment as CSV: image id, and one weight per task and teacher."""
     text = io.StringIO()
@@ -127,6 +147,9 @@ def _task_weights(
         gt, tutor = 1.0, 0.0
         if settings.source == "combination":
             gt, tutor = settings.gt_weight, settings.tutor_weight
+        elif settings.source == "share" and settings.share_draw == "visit":
+            # Both are prepared for; `on_this_visit` takes one of them away.
+            gt, tutor = float(settings.share < 1), float(settings.share > 0)
         elif (
             settings.source == "tutor"
             or (settings.source == "fill-in" and image_id not in labelled)

@@ -103,17 +103,27 @@ class Transform:
         Returns:
             The kept (m, 4) float32 boxes, and the (n,) bool of which were kept.
         """
-        window = self.window
-        origin = np.array([window.x1, window.y1] * 2)
-        size = np.array([window.width, window.height] * 2)
-        relative = (boxes.astype(np.float64).reshape(-1, 4) - origin) / size
+        relative = self.relative(boxes)
         centre = (relative[:, :2] + relative[:, 2:]) / 2
         keep = np.all((centre >= 0) & (centre <= 1), axis=1)
         relative = relative.clip(0, 1)
         keep &= np.all((relative[:, 2:] - relative[:, :2]) * side >= min_size, axis=1)
+        return relative[keep].astype(np.float32), keep
+
+    def relative(self, boxes: FloatArray) -> npt.NDArray[np.float64]:
+        """Transform (n, 4) boxes of the source to coordinates in which the square is 0..1.
+
+        All boxes are returned, as they are: they may reach outside the square or lie there.
+        """
+        window = self.window
+        origin = np.array([window.x1, window.y1] * 2)
+        size = np.array([window.width, window.height] * 2)
+        relative: npt.NDArray[np.float64] = (
+            boxes.astype(np.float64).reshape(-1, 4) - origin
+        ) / size
         if self.flip:
             relative[:, [0, 2]] = 1 - relative[:, [2, 0]]
-        return relative[keep].astype(np.float32), keep
+        return relative
 
     def _check_size(self, array: npt.NDArray[np.generic]) -> None:
         if array.shape[:2] != (self.height, self.width):

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cache.reader import TutorCache
-from cache.record import ImageEntry, TutorOutput
+from cache.record import ImageEntry, InstanceMasks, TutorOutput
 from cache.writer import CacheWriter
 from student.config import RunConfig
 from student.plan import image_entries
 from student.settings import config_from_table
+from voc.annotation import Annotation
 from voc.classes import CLASSES
 from voc.devkit import Devkit
 from voc.sample import make_sample
@@ -64,8 +66,9 @@ def make_cache(devkit: Devkit) -> Callable[..., TutorCache]:
         path: Path,
         image_ids: tuple[str, ...] | None = None,
         roles: tuple[str, ...] = ("detection", "segmentation"),
+        keep_masks: bool = False,
     ) -> TutorCache:
-        return write_cache(path, devkit, image_ids or devkit.image_ids(LIST), roles)
+        return write_cache(path, devkit, image_ids or devkit.image_ids(LIST), roles, keep_masks)
 
     return make
 
@@ -103,19 +106,24 @@ def write_cache(
     devkit: Devkit,
     image_ids: tuple[str, ...],
     roles: tuple[str, ...] = ("detection", "segmentation"),
+    keep_masks: bool = False,
 ) -> TutorCache:
     """A cache of tutors that say the ground truth, sure of .9, and see ghosts, sure of .0005."""
     entries = image_entries(devkit, image_ids)
     settings = {"class_names": list(CLASSES), "detection": None, "segmentation": None}
     settings |= {role: {"name": "simulated"} for role in roles}
+    settings |= {"keep_masks": True} if keep_masks else {}
     with CacheWriter.open(path, entries, settings, {}, images_per_shard=8) as writer:
         for shard in writer.pending():
-            writer.write(shard, [simulate(devkit, entry, roles) for entry in shard.images])
+            outputs = [simulate(devkit, entry, roles, keep_masks) for entry in shard.images]
+            writer.write(shard, outputs)
         writer.finish()
     return TutorCache.open(path)
 
 
-def simulate(devkit: Devkit, entry: ImageEntry, roles: tuple[str, ...]) -> TutorOutput:
+def simulate(
+    devkit: Devkit, entry: ImageEntry, roles: tuple[str, ...], keep_masks: bool
+) -> TutorOutput:
     annotation = devkit.annotation(entry.image_id)
     mask = devkit.mask(entry.image_id)
     assert annotation is not None
@@ -138,4 +146,17 @@ def simulate(devkit: Devkit, entry: ImageEntry, roles: tuple[str, ...]) -> Tutor
         confidences=np.append([0.9] * count, [0.0005] * present).astype(np.float32),
         label_map=label_map,
         palette=palette,
+        instances=own_masks(annotation, mask) if keep_masks else None,
     )
+
+
+def own_masks(annotation: Annotation, mask: np.ndarray) -> InstanceMasks:
+    """What Mask R-CNN would say: each object's class mask in its box, seen through 28 x 28."""
+    pictures = [
+        Image.fromarray((mask == label).astype(np.uint8) * 255)
+        .resize((28, 28), Image.Resampling.BOX, box=tuple(box))
+        for box, label in zip(annotation.boxes.tolist(), annotation.labels, strict=True)
+    ]  # fmt: skip
+    masks = np.array([np.asarray(p) for p in pictures], np.uint8).reshape(-1, 28, 28)
+    confidences = np.full(len(masks), 0.9, np.float32)
+    return InstanceMasks(masks, annotation.boxes, annotation.labels.astype(np.uint8), confidences)

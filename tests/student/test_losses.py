@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from student import losses
 from student.losses import (
     detection_loss,
-    label_vector_target,
     parameter_groups,
     segmentation_loss,
     soft_segmentation_loss,
@@ -20,6 +19,7 @@ from student.losses import (
 from student.matching import Matches
 from student.model.blitznet import BlitzNet
 from student.model.config import PRESETS
+from student.segmentation_targets import label_vector_target
 
 
 def slow_cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
@@ -255,48 +255,6 @@ def test_soft_loss_follows_the_definition(temperature: float) -> None:
     target = label_vector_target(torch.tensor(vectors), "softmax", temperature)
     loss = soft_segmentation_loss(torch.tensor(logits), target.permute(0, 3, 1, 2))
     assert loss.item() == pytest.approx(total / 24, rel=1e-5)
-
-
-def test_an_index_map_and_a_table_stand_for_dense_distributions() -> None:
-    rng = torch.Generator().manual_seed(6)
-    logits = torch.randn(2, 5, 3, 4, generator=rng)
-    table = torch.softmax(torch.randn(2, 6, 5, generator=rng), dim=-1)
-    index = torch.randint(0, 6, (2, 3, 4), generator=rng).to(torch.uint8)
-    dense = torch.stack([table[b][index[b].long()] for b in range(2)]).permute(0, 3, 1, 2)
-    weights = torch.tensor([1.0, 0.5])
-    loss = soft_segmentation_loss(logits, (index, table), weights)
-    torch.testing.assert_close(loss, soft_segmentation_loss(logits, dense, weights))
-
-
-def test_softmax_target_has_the_thesis_numbers() -> None:
-    vectors = torch.zeros(2, 21)
-    vectors[1, 7] = 1.0
-    target = label_vector_target(vectors, "softmax", 0.4)
-    torch.testing.assert_close(target[0], torch.full((21,), 1 / 21))
-    assert target[1, 7].item() == pytest.approx(0.38, abs=0.005)
-
-
-@given(st.lists(st.floats(0, 1, width=32), min_size=20, max_size=20))
-def test_background_target_is_a_distribution_with_the_rest_in_background(
-    confidences: list[float],
-) -> None:
-    vector = torch.tensor([0.0, *confidences])
-    target = label_vector_target(vector, "background")
-    assert target.sum().item() == pytest.approx(1, abs=1e-5)
-    total = 1 - max(confidences) + sum(confidences)
-    assert target[0].item() == pytest.approx((1 - max(confidences)) / total, abs=1e-5)
-    torch.testing.assert_close(target[1:], vector[1:] / total, atol=1e-5, rtol=0)
-
-
-def test_background_target_of_an_uncovered_pixel_is_background() -> None:
-    assert label_vector_target(torch.zeros(3, 3), "background")[:, 0].tolist() == [1, 1, 1]
-
-
-def test_unknown_forms_and_temperatures_are_refused() -> None:
-    with pytest.raises(ValueError, match="'softmax' or 'background', got 'hard'"):
-        label_vector_target(torch.zeros(3), "hard")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="above 0, got 0"):
-        label_vector_target(torch.zeros(3), "softmax", 0)
 
 
 def test_shapes_are_checked() -> None:

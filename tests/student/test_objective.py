@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from student.batch import Batch, Boxes, Sample, collate
+from student.batch import Batch, Boxes, Instances, Sample, collate
 from student.config import SegmentationTargets, TargetsConfig
 from student.losses import (
     detection_loss,
-    label_vector_target,
     segmentation_loss,
     soft_segmentation_loss,
 )
 from student.matching import match
 from student.model.blitznet import BlitzNetOutput
 from student.objective import objective
+from student.segmentation_targets import label_vector_target, look_up
 from student.targets import PARTS
 
 SIDE = 6
@@ -37,6 +37,8 @@ def sample(index: int, weights: tuple[float, float, float, float]) -> Sample:
         image=np.zeros((8, 8, 3), np.uint8),
         gt=gt,
         tutor=tutor,
+        confirming=None,
+        instances=Instances.none(),
         mask=mask,
         index_map=rng.integers(0, 2 + index, (SIDE, SIDE)).astype(np.uint8),
         palette=palette,
@@ -87,7 +89,7 @@ def test_a_mixed_batch_is_its_parts_weighted_by_their_shares(
     table = label_vector_target(batch.palettes[tutor], settings.form, 0.4)
     segmentation_gt = segmentation_loss(output.segmentation[gt], batch.masks[gt])
     segmentation_tutor = soft_segmentation_loss(
-        output.segmentation[tutor], (batch.index_maps[tutor], table)
+        output.segmentation[tutor], look_up(batch.index_maps[tutor], table)
     )
     expected = (
         0.25 * expected_detection(output, batch, anchors, gt, tutor=False)
@@ -110,7 +112,7 @@ def test_a_combination_is_half_of_each_on_every_image(anchors: torch.Tensor) -> 
         expected_detection(output, batch, anchors, everything, tutor=False)
         + expected_detection(output, batch, anchors, everything, tutor=True)
         + segmentation_loss(output.segmentation, batch.masks)
-        + soft_segmentation_loss(output.segmentation, (batch.index_maps, table))
+        + soft_segmentation_loss(output.segmentation, look_up(batch.index_maps, table))
     )
     assert torch.allclose(total, expected, atol=1e-5)
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from student.losses import (
     detection_loss,
-    label_vector_target,
     segmentation_loss,
     soft_segmentation_loss,
     weight_decay_loss,
@@ -21,6 +20,7 @@ from student.matching import Matches, match
 from student.model.anchors import make_anchors
 from student.model.blitznet import BlitzNet, normalise
 from student.model.config import PRESETS
+from student.segmentation_targets import label_vector_target
 
 NUMBERS = json.loads((Path(__file__).parent / "data" / "reference_numbers.json").read_text())
 STAGES = [name for name in NUMBERS["networks"] if "stages" in NUMBERS["networks"][name]]

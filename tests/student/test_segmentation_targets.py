@@ -1,0 +1,171 @@
+"""What the segmentation tutor's label vectors become for the student to learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from student.batch import BoxTable, InstanceTable
+from student.config import SegmentationTargets
+from student.segmentation_targets import (
+    cover,
+    label_vector_target,
+    missed_boxes,
+    near_border,
+    paste,
+    pixel_weights,
+)
+
+SIDE = 16
+
+
+def table(boxes: list[list[float]], labels: list[int], confidences: list[float]) -> BoxTable:
+    """One image's boxes as a batch of one."""
+    return BoxTable(
+        torch.tensor([boxes], dtype=torch.float32).reshape(1, -1, 4),
+        torch.tensor([labels], dtype=torch.int64),
+        torch.tensor([confidences], dtype=torch.float32),
+    )
+
+
+def test_softmax_target_has_the_thesis_numbers() -> None:
+    vectors = torch.zeros(2, 21)
+    vectors[1, 7] = 1.0
+    target = label_vector_target(vectors, "softmax", 0.4)
+    torch.testing.assert_close(target[0], torch.full((21,), 1 / 21))
+    assert target[1, 7].item() == pytest.approx(0.38, abs=0.005)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=20, max_size=20))
+def test_background_target_is_a_distribution_with_the_rest_in_background(
+    confidences: list[float],
+) -> None:
+    vector = torch.tensor([0.0, *confidences])
+    target = label_vector_target(vector, "background")
+    assert target.sum().item() == pytest.approx(1, abs=1e-5)
+    total = 1 - max(confidences) + sum(confidences)
+    assert target[0].item() == pytest.approx((1 - max(confidences)) / total, abs=1e-5)
+    torch.testing.assert_close(target[1:], vector[1:] / total, atol=1e-5, rtol=0)
+
+
+def test_background_target_of_an_uncovered_pixel_is_background() -> None:
+    assert label_vector_target(torch.zeros(3, 3), "background")[:, 0].tolist() == [1, 1, 1]
+
+
+def test_unknown_forms_and_temperatures_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"softmax, background, .*, got 'soft'"):
+        label_vector_target(torch.zeros(3), "soft")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="above 0, got 0"):
+        label_vector_target(torch.zeros(3), "softmax", 0)
+
+
+def test_complement_is_the_probability_that_no_class_is_there() -> None:
+    target = label_vector_target(torch.tensor([0.0, 0.5, 0.2]), "complement")
+    torch.testing.assert_close(target, torch.tensor([0.4, 0.5, 0.2]) / 1.1)
+
+
+def test_remainder_keeps_a_background_mass_of_the_tutors_own() -> None:
+    vectors = torch.tensor([[0.3, 0.5, 0.2], [0.0, 0.6, 0.0], [0.0, 0.9, 0.6]])
+    target = label_vector_target(vectors, "remainder")
+    torch.testing.assert_close(
+        target, torch.tensor([[0.3, 0.5, 0.2], [0.4, 0.6, 0.0], [0.0, 0.6, 0.4]])
+    )
+
+
+def test_hard_is_one_class_and_background_below_a_half() -> None:
+    vectors = torch.tensor([[0.0, 0.4, 0.3], [0.0, 0.6, 0.7], [0.0, 0.0, 0.0]])
+    assert label_vector_target(vectors, "hard").tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def slow_paste(
+    mask: np.ndarray, box: np.ndarray, confidence: float, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear between cell centres, clamped at the mask's edge, pixel by pixel."""
+    out, inside = np.zeros((side, side)), np.zeros((side, side), bool)
+    cells = len(mask)
+    for row, column in np.ndindex(side, side):
+        x = ((column + 0.5) / side - box[0]) / (box[2] - box[0])
+        y = ((row + 0.5) / side - box[1]) / (box[3] - box[1])
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+            continue
+        inside[row, column] = True
+        u, v = np.clip(x * cells - 0.5, 0, cells - 1), np.clip(y * cells - 0.5, 0, cells - 1)
+        i, j = min(int(v), cells - 2), min(int(u), cells - 2)
+        a, b = v - i, u - j
+        out[row, column] = confidence * (
+            (1 - a) * (1 - b) * mask[i, j] + (1 - a) * b * mask[i, j + 1]
+            + a * (1 - b) * mask[i + 1, j] + a * b * mask[i + 1, j + 1]
+        )  # fmt: skip
+    return out, inside
+
+
+def test_pasted_masks_follow_the_definition() -> None:
+    """Three instances, two of one class, one reaching outside the map, one padding."""
+    rng = np.random.default_rng(4)
+    masks = rng.integers(0, 256, (4, 28, 28)).astype(np.uint8)
+    boxes = np.array(
+        [[-0.3, 0.1, 0.6, 0.8], [0.2, 0.3, 0.9, 1.4], [0.5, 0.5, 0.7, 0.9], [0, 0, 0, 0]]
+    )
+    labels, confidences = [7, 7, 12, 0], [0.9, 0.5, 0.8, 0.0]
+    instances = InstanceTable(
+        torch.from_numpy(masks)[None], table(boxes.tolist(), labels, confidences)
+    )
+    expected = np.zeros((21, SIDE, SIDE))
+    for mask, box, label, confidence in zip(masks[:3], boxes, labels, confidences, strict=False):
+        pasted, _ = slow_paste(mask / 255, box, confidence, SIDE)
+        expected[label] = np.maximum(expected[label], pasted)
+    torch.testing.assert_close(
+        paste(instances, 21, SIDE)[0].numpy(), expected.astype(np.float32), atol=1e-5, rtol=0
+    )
+
+
+def test_pasting_nothing_gives_zero_vectors() -> None:
+    nothing = InstanceTable(torch.zeros(1, 0, 28, 28, dtype=torch.uint8), table([], [], []))
+    assert paste(nothing, 21, SIDE).shape == (1, 21, SIDE, SIDE)
+    assert not paste(nothing, 21, SIDE).any()
+
+
+def test_boxes_cover_the_pixels_whose_centre_they_hold() -> None:
+    boxes = table([[0.0, 0.0, 0.5, 0.25], [0.5, 0.5, 2.0, 2.0], [0, 0, 1, 1]], [3, 5, 0], [1, 1, 0])
+    covered = cover(boxes, 21, SIDE)[0]
+    assert covered[3, :4, :8].all()
+    assert covered[3].sum() == 32
+    assert covered[5, 8:, 8:].all()
+    assert covered[5].sum() == 64
+    assert covered.sum() == 96  # the padding covers nothing
+    anywhere = cover(boxes, 21, SIDE, anywhere=True)[0]
+    assert [c for c in range(21) if anywhere[c].any()] == [3, 5]
+    assert anywhere[[3, 5]].all()
+
+
+def test_a_missed_box_is_one_without_a_pixel_of_its_class() -> None:
+    """Two boxes of class 3, one found; one of class 5 in which the tutor saw a 3."""
+    vectors = torch.zeros(1, 21, SIDE, SIDE)
+    vectors[0, 3, 2, 2] = 0.6
+    vectors[0, 3, 12, 3] = 0.6
+    boxes = table(
+        [[0.0, 0.0, 0.25, 0.25], [0.5, 0.0, 1.0, 0.5], [0.0, 0.5, 0.5, 1.0]], [3, 3, 5], [1, 1, 1]
+    )
+    missed = missed_boxes(vectors, boxes)[0]
+    assert missed[:8, 8:].all()
+    assert not missed[:8, :8].any()
+    assert not missed[12, 3]  # labelled, if by another class: left to confirmation
+    assert missed.sum() == 64 + 64 - 1
+
+
+def test_pixels_of_middling_confidence_and_near_borders_teach_nothing() -> None:
+    vectors = torch.zeros(1, 21, SIDE, SIDE)
+    vectors[0, 3, :, 8:] = 0.9
+    vectors[0, 4, :, 12:] = 0.4
+    vectors[0, 3, :, 12:] = 0.0
+    ignoring = pixel_weights(vectors, SegmentationTargets(ignore=(0.3, 0.7)))[0]
+    assert ignoring[:, :12].all()
+    assert not ignoring[:, 12:].any()
+    weighted = pixel_weights(vectors, SegmentationTargets(confidence_weighting=True))[0, 0]
+    torch.testing.assert_close(weighted[[0, 8, 12]], torch.tensor([1.0, 0.9, 0.4]))
+    # 0.4 is background by arg max, so the borders are at columns 8 and 12.
+    border = near_border(vectors, 1)[0, 5]
+    assert border.nonzero()[:, 0].tolist() == [7, 8, 11, 12]
