@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,23 @@ from cache.record import Dropped, InstanceMasks, TutorOutput, encode_dropped, qu
 from tutor_gen.checks import check_instances
 from tutor_gen.errors import TutorError
 from tutor_gen.label_vectors import code_label_vectors
-from tutor_gen.tutor import Instances, Tutor
+from tutor_gen.prepare import Preparation, Views, prepare
+from tutor_gen.tutor import Instances, Tutor, predict_prepared, preparation_of
 from voc.classes import CLASSES, NUM_CLASSES
 
 DETECTION_FLOOR = 0.001
 """The thesis' threshold on tutor boxes."""
 SEGMENTATION_FLOOR = 0.05
 """Detectron2's own default threshold: what its Mask R-CNNs are evaluated with."""
+
+Answer = tuple[Instances, Instances]
+"""What the detection and the segmentation tutor said about one image."""
+
+_NOTHING = Instances(
+    boxes=np.zeros((0, 4), dtype=np.float32),
+    labels=np.zeros(0, dtype=np.uint8),
+    confidences=np.zeros(0, dtype=np.float32),
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,37 @@ class TutorPair:
         Raises:
             TutorError: a tutor's output cannot be true; the message names the image.
         """
-        height, width = image.shape[:2]
-        detected, segmented = self._ask(image, image_id)
+        (answer,) = self.ask([prepare(self.preparations, image)])
+        return self.record(answer, image_id, *image.shape[:2])
+
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """How the tutors want their images, each way once."""
+        tutors = (self.detection, self.segmentation)
+        return tuple(dict.fromkeys(preparation_of(tutor) for tutor in tutors if tutor is not None))
+
+    def ask(self, images: Sequence[Views]) -> list[Answer]:
+        """Let the tutors look at images, each prepared in all of `preparations`; in one batch."""
+        segmented = _ask_one(self.segmentation, images)
+        if (
+            self.detection is not None
+            and self.segmentation is not None
+            and self.detection.description == self.segmentation.description
+        ):
+            detected = segmented
+        else:
+            detected = _ask_one(self.detection, images)
+        return list(zip(detected, segmented, strict=True))
+
+    def record(
+        self, answer: Answer, image_id: str, height: int, width: int
+    ) -> tuple[TutorOutput, Dropped]:
+        """Check, filter and code what the tutors said about an image of this size in pixels.
+
+        Raises:
+            TutorError: a tutor's output cannot be true; the message names the image.
+        """
+        detected, segmented = (check_instances(said, image_id, height, width) for said in answer)
         detected = detected.select(detected.confidences >= self.floor, "floor")
         segmented = segmented.select(segmented.confidences >= self.segmentation_floor, "floor")
         label_map, palette = _code(segmented, height, width)
@@ -92,16 +132,6 @@ class TutorPair:
         )
         return output, lost
 
-    def _ask(self, image: NDArray[np.uint8], image_id: str) -> tuple[Instances, Instances]:
-        segmented = _ask_one(self.segmentation, image, image_id)
-        if (
-            self.detection is not None
-            and self.segmentation is not None
-            and self.detection.description == self.segmentation.description
-        ):
-            return segmented, segmented
-        return _ask_one(self.detection, image, image_id), segmented
-
     def _own_masks(self, found: Instances) -> InstanceMasks:
         """The tutor's masks as the cache keeps them."""
         if found.mask_probabilities is None:
@@ -114,15 +144,11 @@ class TutorPair:
         return InstanceMasks(masks, found.boxes, found.labels, found.confidences)
 
 
-def _ask_one(tutor: Tutor | None, image: NDArray[np.uint8], image_id: str) -> Instances:
+def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> list[Instances]:
     if tutor is None:
-        return Instances(
-            boxes=np.zeros((0, 4), dtype=np.float32),
-            labels=np.zeros(0, dtype=np.uint8),
-            confidences=np.zeros(0, dtype=np.float32),
-        )
-    (found,) = tutor.predict([image])
-    return check_instances(found, image_id, *image.shape[:2])
+        return [_NOTHING] * len(images)
+    way = preparation_of(tutor)
+    return predict_prepared(tutor, [views[way] for views in images])
 
 
 def _code(found: Instances, height: int, width: int) -> tuple[Any, NDArray[np.float32]]:

@@ -11,20 +11,21 @@ import numpy as np
 import torch
 import torchvision  # noqa: F401  (registers the operators nms and roi_align)
 from numpy.typing import NDArray
-from PIL import Image
 
 from cache.files import sha256_file
 from cache.record import MASK_SIDE
 from tutor_gen.coco import voc_ids
 from tutor_gen.errors import TutorError
+from tutor_gen.prepare import Preparation, Prepared
 from tutor_gen.torchscript_sidecar import Key, Sidecar, read_torchscript_sidecar
 from tutor_gen.tutor import Instances
 
 
 class TorchScriptTutor:
-    """An export behind the `tutor_gen.tutor.Tutor` protocol.
+    """An export behind the `tutor_gen.tutor.PreparingTutor` protocol.
 
-    The export's own threshold and limit of detections hold; a lower floor brings no more boxes.
+    Exports take images one by one, whatever the batch. The export's own threshold and limit of
+    detections hold; a lower floor brings no more boxes.
 
     Args:
         path: the TorchScript file; its sidecar is ``<path>.toml``, not that of a link's target.
@@ -45,6 +46,9 @@ class TorchScriptTutor:
         self._masks = self._sidecar.masks if masks else None
         self._keep_masks = keep_masks
         self._device = torch.device(device)
+        self.preparation = Preparation(
+            self._sidecar.short_side, self._sidecar.long_side, self._sidecar.channels == "BGR"
+        )
         self._model = _read_model(path, self._device)
         names = self._sidecar.class_names
         self._voc_ids = np.zeros(max(names) + 1, dtype=np.uint8)
@@ -68,13 +72,15 @@ class TorchScriptTutor:
         Raises:
             TutorError: the export fails, or returns something else than the sidecar says.
         """
-        return [self._predict_one(image) for image in images]
+        return self.predict_prepared([self.preparation(image) for image in images])
 
-    def _predict_one(self, image: NDArray[np.uint8]) -> Instances:
-        resized = _resize(image, self._sidecar.short_side, self._sidecar.long_side)
-        ordered = resized[..., ::-1] if self._sidecar.channels == "BGR" else resized
-        pixels = torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1))).float()
-        pixels = (pixels * self._sidecar.scale).to(self._device)
+    def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Instances]:
+        """Label prepared images; see `tutor_gen.tutor.PreparingTutor`. Errors as `predict`."""
+        return [self._predict_one(each) for each in prepared]
+
+    def _predict_one(self, prepared: Prepared) -> Instances:
+        pixels = prepared.pixels.to(self._device, non_blocking=True)
+        pixels = pixels.permute(2, 0, 1).contiguous().float() * self._sidecar.scale
         try:
             with torch.inference_mode():
                 returned = self._model(_contain(pixels, self._sidecar.container))
@@ -83,7 +89,8 @@ class TorchScriptTutor:
             raise TutorError(
                 f"{self._path} failed on its input ({reason}); is 'container' right in its sidecar?"
             ) from None
-        return self._as_instances(returned, image.shape[:2], resized.shape[:2])
+        original = (prepared.height, prepared.width)
+        return self._as_instances(returned, original, tuple(prepared.pixels.shape[:2]))
 
     def _as_instances(
         self, returned: Any, original: tuple[int, ...], given: tuple[int, ...]
@@ -176,18 +183,6 @@ def _contain(pixels: torch.Tensor, container: str) -> Any:
     if container == "list":
         return [pixels]
     return pixels[None] if container == "batch" else pixels
-
-
-def _resize(image: NDArray[np.uint8], short_side: int, long_side: int) -> NDArray[np.uint8]:
-    """Resize as Detectron2 does: shorter side to ``short_side`` unless the other grows too long."""
-    if not short_side:
-        return image
-    height, width = image.shape[:2]
-    scale = short_side / min(height, width)
-    if long_side:
-        scale = min(scale, long_side / max(height, width))
-    size = (int(width * scale + 0.5), int(height * scale + 0.5))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def _outline(value: Any) -> str:

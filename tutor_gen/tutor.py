@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from tutor_gen.prepare import AS_IS, Preparation, Prepared
+
 
 @dataclass(frozen=True, eq=False)
 class Instances:
@@ -59,6 +61,8 @@ class ModelSettings:
         masks: whether masks are wanted; without them a Mask R-CNN runs as a Faster R-CNN.
         device: a PyTorch device such as ``"cpu"`` or ``"cuda"``.
         keep_masks: whether `Instances.mask_probabilities` are wanted, too.
+        amp: the network computes in ``"bfloat16"`` or ``"float16"`` where PyTorch's autocast
+            thinks it harmless; None computes in float32.
     """
 
     floor: float
@@ -67,6 +71,7 @@ class ModelSettings:
     masks: bool
     device: str
     keep_masks: bool = False
+    amp: str | None = None
 
 
 @runtime_checkable
@@ -90,3 +95,31 @@ class Tutor(Protocol):
         Returns:
             One `Instances` per image, unfiltered except for classes that VOC lacks.
         """
+
+
+@runtime_checkable
+class PreparingTutor(Tutor, Protocol):
+    """A tutor whose images may be prepared elsewhere, ahead of its network, and come in batches."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """How it wants its images."""
+
+    def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Instances]:
+        """Label images that ``preparation`` made; all in one pass of the network.
+
+        Returns:
+            One `Instances` per image, as `Tutor.predict`. The last bits may depend on the batch.
+        """
+
+
+def preparation_of(tutor: Tutor) -> Preparation:
+    """How a tutor wants its images; as they are, if it does not say."""
+    return tutor.preparation if isinstance(tutor, PreparingTutor) else AS_IS
+
+
+def predict_prepared(tutor: Tutor, prepared: Sequence[Prepared]) -> list[Instances]:
+    """Let any tutor label images that its `preparation_of` made."""
+    if isinstance(tutor, PreparingTutor):
+        return tutor.predict_prepared(prepared)
+    return tutor.predict([each.pixels.numpy() for each in prepared])
