@@ -18,7 +18,15 @@ from commands.progress import track
 @click.option(
     "--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Decides every scene."
 )
-def make_sample(out: Path, images: int, seed: int) -> None:
+@click.option(
+    "--mask-share",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the training scenes that have masks; the others are in Main's lists alone, "
+    "as 80 % of VOC's are.",
+)
+def make_sample(out: Path, images: int, seed: int, mask_share: float) -> None:
     """Draw scenes into OUT, in the layout of a VOC devkit.
 
     Several of VOC's classes as shapes, with exact boxes, masks and object masks; lists for
@@ -30,6 +38,6 @@ def make_sample(out: Path, images: int, seed: int) -> None:
     """
     from voc.sample import make_sample as draw
 
-    devkit = draw(out, images=images, seed=seed, track=track)
+    devkit = draw(out, images=images, seed=seed, track=track, mask_share=mask_share)
     counts = ", ".join(f"{name} {len(devkit.image_ids(name))}" for name in devkit.lists())
     click.echo(f"{images} scenes in {out} ({counts})")

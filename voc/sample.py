@@ -31,11 +31,17 @@ def _untracked(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
 
 
 def make_sample(
-    out: Path | str, images: int = 240, seed: int = 1, track: Track = _untracked
+    out: Path | str,
+    images: int = 240,
+    seed: int = 1,
+    track: Track = _untracked,
+    mask_share: float = 1.0,
 ) -> Devkit:
     """Write a devkit of drawn scenes with boxes, class masks and object masks.
 
-    Every third scene goes to ``val``, the rest to ``train``; Main's lists equal Segmentation's.
+    Every third scene goes to ``val``, the rest to ``train``; Main's lists equal Segmentation's,
+    unless ``mask_share`` leaves training scenes without masks, as most of VOC's are: those are in
+    Main's lists alone.
     The first scenes of a longer devkit are those of a shorter one of the same seed. The lists are
     written last: a folder without them is not a finished devkit.
 
@@ -44,6 +50,7 @@ def make_sample(
         images: how many scenes, at least 2.
         seed: which stream of scenes, not negative.
         track: wraps the loop, e.g. with a progress bar.
+        mask_share: share of the training scenes that have masks, spread evenly over them.
 
     Raises:
         DevkitError: ``out`` holds something already or cannot be written, or a number is too small.
@@ -56,12 +63,18 @@ def make_sample(
         )
     if seed < 0:
         raise DevkitError(f"Expected a seed of 0 or more, got {seed}.")
+    if not 0 < mask_share <= 1:
+        raise DevkitError(f"Expected a share of masks above 0 and at most 1, got {mask_share}.")
+    with_mask = _with_mask(images, mask_share)
     existed = _prepare(out)
     try:
         for folder in _PICTURES:
             (out / folder).mkdir()
-        ids = [_write_scene(out, seed, index) for index in track(range(images), images, "scenes")]
-        _write_lists(out, ids)
+        ids = [
+            _write_scene(out, seed, index, index in with_mask)
+            for index in track(range(images), images, "scenes")
+        ]
+        _write_lists(out, ids, with_mask)
     except BaseException as error:
         _clear(out, existed)
         if isinstance(error, OSError):
@@ -95,32 +108,45 @@ def _clear(out: Path, existed: bool) -> None:
         out.rmdir()
 
 
-def _write_scene(out: Path, seed: int, index: int) -> str:
+def _is_val(index: int) -> bool:
+    return index % 3 == 1
+
+
+def _with_mask(images: int, share: float) -> frozenset[int]:
+    """Return the scenes that have masks: all of val, and evenly spaced ones of train."""
+    train = [index for index in range(images) if not _is_val(index)]
+    chosen = (index for n, index in enumerate(train) if int((n + 1) * share) > int(n * share))
+    return frozenset(chosen) | {index for index in range(images) if _is_val(index)}
+
+
+def _write_scene(out: Path, seed: int, index: int, masks: bool) -> str:
     scene = draw_scene(seed, index)
     name = scene.annotation.image_id
     photograph = Image.fromarray(scene.image)
     photograph.save(out / "JPEGImages" / f"{name}.jpg", "JPEG", quality=_JPEG_QUALITY)
-    write_mask(out / "SegmentationClass" / f"{name}.png", scene.class_mask)
-    write_mask(out / "SegmentationObject" / f"{name}.png", scene.object_mask)
-    xml = annotation_xml(scene.annotation, folder=out.resolve().name)
+    if masks:
+        write_mask(out / "SegmentationClass" / f"{name}.png", scene.class_mask)
+        write_mask(out / "SegmentationObject" / f"{name}.png", scene.object_mask)
+    xml = annotation_xml(scene.annotation, folder=out.resolve().name, segmented=masks)
     (out / "Annotations" / f"{name}.xml").write_text(xml, encoding="utf-8")
     return name
 
 
-def _write_lists(out: Path, ids: list[str]) -> None:
-    lists = {
-        "train": [name for index, name in enumerate(ids) if index % 3 != 1],
-        "val": [name for index, name in enumerate(ids) if index % 3 == 1],
-        "trainval": ids,
-    }
+def _write_lists(out: Path, ids: list[str], with_mask: frozenset[int]) -> None:
     for task in ("Segmentation", "Main"):
+        known = [(i, name) for i, name in enumerate(ids) if task == "Main" or i in with_mask]
+        lists = {
+            "train": [name for index, name in known if not _is_val(index)],
+            "val": [name for index, name in known if _is_val(index)],
+            "trainval": [name for _, name in known],
+        }
         (out / "ImageSets" / task).mkdir(parents=True)
         for split, members in lists.items():
             text = "".join(f"{name}\n" for name in members)
             (out / "ImageSets" / task / f"{split}.txt").write_text(text, encoding="utf-8")
 
 
-def annotation_xml(annotation: Annotation, folder: str) -> str:
+def annotation_xml(annotation: Annotation, folder: str, segmented: bool = True) -> str:
     """Return an annotation as VOC writes it: tabs, and 1-based inclusive whole pixels."""
     lines = [
         "<annotation>",
@@ -134,7 +160,7 @@ def annotation_xml(annotation: Annotation, folder: str) -> str:
         f"\t\t<height>{annotation.height}</height>",
         "\t\t<depth>3</depth>",
         "\t</size>",
-        "\t<segmented>1</segmented>",
+        f"\t<segmented>{int(segmented)}</segmented>",
     ]
     for box, label, difficult, truncated in zip(
         annotation.boxes.tolist(),

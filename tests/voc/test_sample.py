@@ -209,3 +209,31 @@ def test_a_killed_run_leaves_no_lists(tmp_path: Path) -> None:
         Devkit.open(out).image_ids("Main/train")
     with pytest.raises(DevkitError, match="left over from an interrupted make-sample"):
         make_sample(out)
+
+
+def test_only_a_share_of_the_training_scenes_has_masks(tmp_path: Path) -> None:
+    """As in VOC, where Main/train is four times Segmentation/train; the scenes stay the same."""
+    part = make_sample(tmp_path / "part", images=30, seed=3, mask_share=0.25)
+    full = make_sample(tmp_path / "full", images=30, seed=3)
+    for name in ("Main/train", "Main/val", "Main/trainval", "Segmentation/val"):
+        assert part.image_ids(name) == full.image_ids(name)
+    masked = part.image_ids("Segmentation/train")
+    assert len(masked) == 5
+    assert set(masked) < set(part.image_ids("Main/train"))
+    assert part.image_ids("Segmentation/trainval") == tuple(
+        i for i in part.image_ids("Main/trainval") if i in {*masked, *part.image_ids("Main/val")}
+    )
+    known = part.availability(part.image_ids("Main/trainval"))
+    assert known.masks == set(part.image_ids("Segmentation/trainval"))
+    assert known.boxes == set(part.image_ids("Main/trainval"))
+    for image_id in part.image_ids("Main/trainval"):
+        assert (part.object_mask(image_id) is not None) == (image_id in known.masks)
+        xml = (part.root / "Annotations" / f"{image_id}.xml").read_text()
+        assert f"<segmented>{int(image_id in known.masks)}</segmented>" in xml
+        assert part.image_path(image_id).read_bytes() == full.image_path(image_id).read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_of_masks_out_of_range_is_refused(share: float, tmp_path: Path) -> None:
+    with pytest.raises(DevkitError, match="share of masks"):
+        make_sample(tmp_path / "voc", images=6, mask_share=share)
