@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from commands.environment import env
+from commands.recipes import list_recipes, run_recipe
 from commands.sample import make_sample
 from commands.store import export_cache, import_cache, inspect_cache, merge_caches
 from commands.student import evaluate_student, predict, train_student
@@ -32,6 +33,8 @@ COMMANDS = (
     train_student,
     evaluate_student,
     predict,
+    list_recipes,
+    run_recipe,
     env,
 )
 

@@ -7,3 +7,7 @@ class StudentError(Exception):
     The message names the file or the setting and the remedy; the command line prints it alone,
     without a traceback.
     """
+
+
+class BusyError(StudentError):
+    """Another process is working in the same folder."""

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from student.config import RunConfig
-from student.errors import StudentError
+from student.errors import BusyError, StudentError
 from student.settings import flatten, load_config, to_toml
 
 CONFIG = "config.toml"
@@ -51,7 +51,7 @@ def locked(out: Path) -> Iterator[None]:
             # Not flock: forked workers would keep it for the seconds they outlive a killed run.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StudentError(f"Another process is training in {out}: wait for it") from error
+            raise BusyError(f"Another process is training in {out}: wait for it") from error
         yield
 
 

@@ -1,0 +1,158 @@
+"""kdcli list-recipes, run-recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.options import PATH, voc_option
+from commands.progress import track
+
+if TYPE_CHECKING:
+    from student.recipes.recipe import Cell, Recipe
+    from student.recipes.runner import Outcome
+
+
+@click.command()
+@click.argument("sources", metavar="[NAME|FILE]...", nargs=-1)
+@click.option("--verbose", is_flag=True, help="Show each cell with its settings, too.")
+def list_recipes(sources: Sequence[str], verbose: bool) -> None:
+    """Explain the recipes that ship with the project, or those named.
+
+    A line each, with the thesis' numbers: mAP / mIoU in per cent.
+
+    \b
+    Examples:
+      kdcli list-recipes
+      kdcli list-recipes table-12 --verbose
+    """
+    from student.recipes.recipe import load_recipe, shipped
+
+    for source in sources or shipped():
+        recipe = load_recipe(source)
+        if verbose:
+            _print_recipe(recipe)
+        else:
+            cells = "; ".join(f"{cell.label} {_thesis(cell)}" for cell in recipe.cells)
+            click.echo(f"{recipe.name:<10} {recipe.explanation}. {_units(recipe)}: {cells}")
+
+
+@click.command()
+@click.argument("sources", metavar="NAME|FILE...", nargs=-1, required=True)
+@voc_option()
+@click.option("--cache", type=PATH, help="Store of tutor output.")
+@click.option("--out", type=PATH, required=True, help="Folder of results, new or to go on with.")
+@click.option("--seeds", type=click.IntRange(min=1), help="So many runs a cell, of seeds 1, 2, ... "
+              "[default: the recipe's]")  # fmt: skip
+@click.option("--cell", "labels", multiple=True, help="Only the cell of this label; repeatable.")
+@click.option("--config", help="A TOML file or a preset (tiny) in the place of the recipe's scale.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a setting of all cells; a cell's own settings have the last word.",
+)
+@click.option("--list-evaluate", default="Segmentation/val", show_default=True,
+              help="Image list to evaluate on.")  # fmt: skip
+def run_recipe(
+    sources: Sequence[str],
+    voc: Path,
+    cache: Path | None,
+    out: Path,
+    seeds: int | None,
+    labels: Sequence[str],
+    config: str | None,
+    overrides: Sequence[str],
+    list_evaluate: str,
+) -> None:
+    """Run all cells of recipes: train and evaluate each, with each seed.
+
+    Cells that are equal in several recipes are trained once. The same command goes on where it was
+    stopped, and repeats nothing that is finished; several at once share the work, those of
+    torchrun a GPU each. A cell that fails is named at the end.
+
+    \b
+    Examples:
+      kdcli run-recipe table-12 --voc VOCdevkit --cache cache.zarr --out results
+      kdcli run-recipe table-12 table-17 --voc voc --cache cache.zarr --out results \\
+          --config tiny --seeds 1
+      torchrun --nproc-per-node 8 --no-python kdcli run-recipe table-12 --voc VOCdevkit \\
+          --cache cache.zarr --out results --set init.trunk=resnet50.pth
+    """
+    from cache.reader import TutorCache
+    from student.recipes.matrix import Matrix, Scale, distinct
+    from student.recipes.recipe import load_recipe
+    from student.recipes.record import write_record
+    from student.recipes.runner import Runner, Share
+    from voc.devkit import Devkit
+
+    share = Share.of_torchrun()
+    recipes = [load_recipe(source) for source in sources]
+    devkit = Devkit.open(voc)
+    store = None if cache is None else TutorCache.open(cache)
+    matrix = Matrix(devkit, store, Scale(config, tuple(overrides)))
+    jobs = []
+    for recipe in recipes:
+        numbers = recipe.seeds if seeds is None else tuple(range(1, seeds + 1))
+        jobs += matrix.jobs(recipe, _chosen(recipe, labels, recipes), numbers)
+        write_record(out, recipe, matrix, numbers, list_evaluate)
+    runner = Runner(out, devkit, store, list_evaluate, share, track)
+    outcomes = runner.run(distinct(jobs), lambda line: click.echo(line))
+    _print_outcomes(outcomes, out)
+
+
+def _chosen(recipe: Recipe, labels: Sequence[str], recipes: Sequence[Recipe]) -> list[Cell]:
+    """The cells to run: all, or those asked for, each of which some recipe has to have."""
+    if not labels:
+        return list(recipe.cells)
+    if len(recipes) == 1:
+        return [recipe.cell(label) for label in labels]
+    known = {cell.label for each in recipes for cell in each.cells}
+    for label in labels:
+        if label not in known:
+            raise click.UsageError(f"None of these recipes has a cell {label!r}.")
+    return [cell for cell in recipe.cells if cell.label in labels]
+
+
+def _print_outcomes(outcomes: Sequence[Outcome], out: Path) -> None:
+    counts = {
+        state: sum(outcome.state == state for outcome in outcomes)
+        for state in ("done", "kept", "busy", "failed")
+    }
+    words = {"done": "done", "kept": "were done before", "busy": "under way elsewhere",
+             "failed": "failed"}  # fmt: skip
+    shown = ", ".join(f"{count} {words[state]}" for state, count in counts.items() if count)
+    click.echo(f"{len(outcomes)} runs: {shown}; all in {out}")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for outcome in failed:
+        click.echo(f"  {outcome.job.title}: {outcome.message}", err=True)
+    if failed:
+        raise click.ClickException("Run the same command again to try what failed once more.")
+
+
+def _print_recipe(recipe: Recipe) -> None:
+    click.echo(f"{recipe.name}: {recipe.title} ({recipe.source})\n  {recipe.explanation}.")
+    if recipe.note:
+        click.echo(f"  {recipe.note}.")
+    click.echo(f"  Scale: {recipe.preset}, {', '.join(recipe.budget)}")
+    click.echo(f"  All cells: {', '.join(recipe.settings)}")
+    for cell in recipe.cells:
+        click.echo(f"  - {cell.label}: {_thesis(cell)}")
+        for setting in cell.settings:
+            click.echo(f"      {setting}")
+    click.echo()
+
+
+def _units(recipe: Recipe) -> str:
+    names = {"map": "mAP", "miou": "mIoU"}
+    return "/".join(names[metric] for metric in recipe.metrics) + " %"
+
+
+def _thesis(cell: Cell) -> str:
+    """The thesis' numbers in per cent."""
+    shown = [f"{100 * value:.1f}" for value in cell.thesis.values()]
+    return "/".join(shown) or "-"

@@ -1,0 +1,209 @@
+"""Recipes: the shipped ones are the thesis' experiments; one's own, and mistakes in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache.reader import TutorCache
+from student.config import RunConfig
+from student.errors import StudentError
+from student.recipes.matrix import Matrix, Scale, distinct
+from student.recipes.recipe import Recipe, load_recipe, overrides, parse_recipe, shipped
+from student.settings import flatten, load_config
+from voc.devkit import Devkit
+
+THESIS = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "thesis_results.json"
+SMALLEST = 'name = "own"\ntitle = "Own"\nexplanation = "Mine"\n[[cells]]\nlabel = "one"\n'
+
+
+@pytest.fixture(scope="session")
+def matrix(devkit: Devkit, cache: TutorCache) -> Matrix:
+    return Matrix(devkit, cache, Scale("tiny"))
+
+
+def settings(recipe: Recipe, label: str) -> dict[str, Any]:
+    own = (*recipe.budget, *recipe.settings, *recipe.cell(label).settings)
+    return flatten(load_config(recipe.preset, own))
+
+
+def test_the_shipped_recipes_are_the_thesis_tables_and_figures() -> None:
+    assert shipped() == (
+        "table-12", "table-13", "table-17", "table-19", "figure-14", "figure-15", "figure-16",
+    )  # fmt: skip
+    for name in shipped():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert recipe.source == f"thesis, {name.replace('-', ' ')}"
+        for cell in recipe.cells:
+            assert set(cell.thesis) == set(recipe.metrics)
+            # What the project recommends is another form; the thesis' has to be asked for.
+            assert settings(recipe, cell.label)["targets.segmentation.form"] == "softmax"
+
+
+def test_cells_say_what_the_thesis_did() -> None:
+    twelve, thirteen = load_recipe("table-12"), load_recipe("table-13")
+    assert settings(twelve, "GT only")["targets.segmentation.source"] == "gt"
+    tutor = settings(twelve, "segmentation tutor")
+    assert (tutor["targets.segmentation.source"], tutor["targets.detection.source"]) == (
+        "tutor", "gt",
+    )  # fmt: skip
+    assert tutor["data.list"] == "Segmentation/train"
+    assert settings(thirteen, "no threshold")["targets.detection.threshold"] == 0
+    plain = settings(thirteen, "threshold 0.001, not weighted")
+    assert plain["targets.detection.confidence_weighting"] is False
+    assert plain["targets.detection.threshold"] == 0.001
+    filled = settings(load_recipe("table-17"), "segmentation tutor fills in")
+    assert (filled["data.list"], filled["targets.segmentation.source"]) == (
+        "Main/train", "fill-in",
+    )  # fmt: skip
+    both = settings(load_recipe("table-19"), "det train, GT and tutors")
+    for task in ("detection", "segmentation"):
+        assert both[f"targets.{task}.source"] == "combination"
+        assert both[f"targets.{task}.gt_weight"] == both[f"targets.{task}.tutor_weight"] == 0.5
+    assert settings(load_recipe("figure-16"), "80 %")["targets.detection.share"] == 0.8
+
+
+@pytest.mark.skipif(not THESIS.is_file(), reason="the thesis' numbers as JSON are not here")
+def test_the_numbers_are_the_thesis_numbers() -> None:
+    numbers = json.loads(THESIS.read_text())
+
+    def of(name: str) -> list[dict[str, float]]:
+        return [dict(cell.thesis) for cell in load_recipe(name).cells]
+
+    for name, key in {
+        "table-12": "table12_seg_train",
+        "table-13": "table13_seg_train_detection_tutor",
+        "table-17": "table17_det_train",
+    }.items():
+        assert of(name) == [{m: row[m] for m in ("map", "miou")} for row in numbers[key]]
+    rows = {(row["train"], row["combined"]): row for row in numbers["table19_combination"]}
+    for cell in load_recipe("table-19").cells:
+        row = rows[cell.label.split(",")[0], "tutors" in cell.label]
+        assert cell.thesis == {m: row[m] for m in ("map", "miou")}
+    for name, metric, key in (
+        ("figure-14", "miou", "figure14_temperature_miou"),
+        ("figure-15", "miou", "figure15_share_of_segmentation_gt_replaced_miou"),
+        ("figure-16", "map", "figure16_share_of_detection_gt_replaced_map"),
+    ):
+        points = {cell.x: cell.thesis[metric] for cell in load_recipe(name).cells}
+        assert points == {float(x): y for x, y in numbers[key].items()}
+
+
+def test_equal_cells_of_different_recipes_are_one_run(devkit: Devkit, cache: TutorCache) -> None:
+    matrix = Matrix(devkit, cache, Scale("tiny"))
+    recipes = [load_recipe(name) for name in shipped()]
+    jobs = [job for recipe in recipes for job in matrix.jobs(recipe, recipe.cells, (1, 2))]
+    assert len(jobs) == 2 * 29
+    assert len({job.name for job in jobs}) == len(distinct(jobs)) == 2 * 21
+
+    def name(recipe: str, label: str) -> str:
+        loaded = load_recipe(recipe)
+        return matrix.job(loaded, loaded.cell(label), 1).name
+
+    assert name("figure-14", "T = 0.4") == name("figure-15", "100 %")
+    assert name("figure-14", "T = 0.4") == name("table-12", "segmentation tutor")
+    assert name("figure-16", "0 % (GT only)") == name("table-19", "seg train, GT only")
+    assert name("figure-14", "T = 0.5") != name("figure-14", "T = 0.4")
+
+
+def test_scale_and_settings_come_in_this_order(matrix: Matrix, tmp_path: Path) -> None:
+    """The scale first, then what the cells share, then ``--set``, and the cell's own last."""
+    recipe = load_recipe("table-13")
+    own = Matrix(matrix.devkit, matrix.cache, Scale())
+    assert own.config(recipe, recipe.cells[0], 3).optim.steps == 65_000
+    assert own.config(recipe, recipe.cells[0], 3).seed == 3
+    assert matrix.config(recipe, None, 1).optim.steps == load_config("tiny").optim.steps
+    file = tmp_path / "scale.toml"
+    file.write_text('preset = "tiny"\n[optim]\nsteps = 7\n')
+    changed = Matrix(matrix.devkit, matrix.cache, Scale(file, ("targets.detection.threshold=0.3",)))
+    thresholds = [changed.config(recipe, cell, 1).targets.detection for cell in recipe.cells]
+    assert [t.threshold for t in thresholds] == [0.0, 0.3, 0.3]
+    assert changed.config(recipe, None, 1).optim.steps == 7
+
+
+def test_a_run_is_known_by_what_changes_its_outcome(
+    matrix: Matrix, make_cache: Callable[..., TutorCache], tmp_path: Path
+) -> None:
+    recipe = load_recipe("table-12")
+    gt, tutor = recipe.cells[0], recipe.cells[1]
+
+    def digest(cell: Any, *changes: str, cache: TutorCache | None = matrix.cache) -> str:
+        return Matrix(matrix.devkit, cache, Scale("tiny", changes)).job(recipe, cell, 1).digest
+
+    assert digest(gt) == digest(gt, "runtime.workers=0")
+    assert digest(gt) == matrix.job(recipe, gt, 2).digest
+    assert digest(gt) != digest(gt, "optim.lr=0.5")
+    # The lists hold the same images, but one is another experiment than the other.
+    assert digest(gt) != digest(gt, 'data.list="Segmentation/trainval"')
+    other = make_cache(tmp_path / "other.zarr", matrix.devkit.image_ids("Segmentation/train"))
+    assert digest(gt) == digest(gt, cache=other)
+    assert digest(tutor) != digest(tutor, cache=other)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name = ", "not TOML"),
+        (SMALLEST.replace("explanation", "explication"), "lacks explanation"),
+        (SMALLEST.replace('label = "one"', "label = 1"), "label in cell 1 of"),
+        (SMALLEST + "steps = 3\n", "Unknown key steps in cell 1"),
+        (SMALLEST + "thesis = { mAP = 0.3 }\n", "Unknown key mAP in thesis"),
+        (SMALLEST + 'thesis = { map = "much" }\n', "to be a float"),
+        (SMALLEST + '[[cells]]\nlabel = "one"\n', "different labels"),
+        (SMALLEST + 'baseline = "two"\n', "baselines"),
+        ('axis = "T"\n' + SMALLEST, "an x in every cell"),
+        ("seeds = [-1]\n" + SMALLEST, "seeds"),
+        ("seeds = 3\n" + SMALLEST, "seeds"),
+        ('metrics = ["f1"]\n' + SMALLEST, "metrics among"),
+        (SMALLEST.replace('"own"', '"../own"'), "a name of letters"),
+        (SMALLEST.split("[[")[0], "lacks cells"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(text: str, words: str) -> None:
+    with pytest.raises(StudentError, match="the test") as raised:
+        parse_recipe(text, "the test")
+    assert words in str(raised.value)
+
+
+def test_unknown_recipes_and_cells_are_named_with_the_known_ones() -> None:
+    with pytest.raises(StudentError, match="did you mean table-12"):
+        load_recipe("table-112")
+    with pytest.raises(StudentError, match="it has GT only, segmentation tutor"):
+        load_recipe("table-12").cell("gt")
+
+
+def test_a_wrong_setting_is_found_before_anything_runs(matrix: Matrix) -> None:
+    recipe = parse_recipe(SMALLEST + "settings.optim.stepps = 3\n", "the test")
+    with pytest.raises(StudentError, match=r"did you mean optim\.steps"):
+        matrix.jobs(recipe, recipe.cells, (1,))
+
+
+@given(
+    steps=st.integers(1, 10**6),
+    threshold=st.floats(0, 1, allow_subnormal=False),
+    weighting=st.booleans(),
+    names=st.text(
+        st.characters(min_codepoint=32, exclude_characters="\x7f", categories=("L", "P"))
+    ),
+    milestones=st.lists(st.integers(0, 10**6), max_size=3),
+)
+def test_nested_tables_become_settings_of_equal_value(
+    steps: int, threshold: float, weighting: bool, names: str, milestones: list[int]
+) -> None:
+    table = {
+        "data": {"list": names},
+        "optim": {"steps": steps, "milestones": milestones},
+        "targets": {"detection": {"threshold": threshold, "confidence_weighting": weighting}},
+    }
+    config: RunConfig = load_config(None, overrides(table))
+    assert config.data.list == names
+    assert (config.optim.steps, config.optim.milestones) == (steps, tuple(milestones))
+    detection = config.targets.detection
+    assert (detection.threshold, detection.confidence_weighting) == (threshold, weighting)
