@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,53 @@ def tutor_options(role: str, default: str | None) -> Callable[[Command], Command
         )(command)
 
     return add
+
+
+def label_form_options(command: Command) -> Command:
+    """``--label-masks`` and its like: what label vectors are made of, as ``form``."""
+
+    @functools.wraps(command)
+    def with_form(
+        *given: object,
+        label_masks: str,
+        label_classes: str,
+        label_background: str,
+        label_levels: int,
+        **options: object,
+    ) -> None:
+        from tutor_gen.label_form import LabelForm
+
+        form = LabelForm(label_masks, label_classes, label_background, label_levels)  # type: ignore[arg-type]
+        command(*given, form=form, **options)
+
+    def choice(name: str, words: list[str], meaning: str) -> Callable[[Command], Command]:
+        return click.option(
+            name, default=words[0], show_default=True, type=click.Choice(words), help=meaning
+        )
+
+    masks = choice(
+        "--label-masks",
+        ["hard", "soft"],
+        "Label vectors of an instance's mask at its threshold, or of its probability.",
+    )
+    classes = choice(
+        "--label-classes",
+        ["top", "full"],
+        "Of an instance's class alone, or of its box's distribution over VOC's classes.",
+    )
+    background = choice(
+        "--label-background",
+        ["none", "rest", "complement"],
+        "Background entry: 0; 1 - the largest other entry; or the product of 1 - each.",
+    )
+    levels = click.option(
+        "--label-levels",
+        default=32,
+        show_default=True,
+        type=click.IntRange(2, 255),
+        help="Soft or panoptic label vectors are rounded to multiples of 1 / this.",
+    )
+    return masks(classes(background(levels(with_form))))
 
 
 def checkpoint_option(command: Command) -> Command:

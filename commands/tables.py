@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -62,6 +63,7 @@ def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:
     facts |= {f"left out, {role}": line for role, line in _dropped(summary).items()}
     smallest, median, largest = summary.label_vectors
     facts["label vectors"] = f"{median:g} distinct an image (median; {smallest} to {largest})"
+    facts["made of"] = _formula(settings.get("label_vectors"))
     click.echo(tabulate(facts.items(), tablefmt="plain"))
     pixels = max(1, sum(summary.class_pixels.values()))
     rows = [
@@ -77,6 +79,15 @@ def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:
     rows.append(("an image", *per_image, ""))
     header = ["boxes of at least", *(f"{t:g}" for t in THRESHOLDS), "of all pixels"]
     click.echo("\n" + tabulate(rows, header, numalign="right", stralign="right"))
+
+
+def _formula(label_vectors: str | dict[str, Any] | None) -> str:
+    """What label vectors are made of, and how they were rounded."""
+    if not isinstance(label_vectors, dict):
+        return str(label_vectors)
+    levels = label_vectors.get("levels")
+    rounded = "" if levels is None else f"; rounded to multiples of 1/{levels}"
+    return f"{label_vectors.get('formula')}{rounded}"
 
 
 def _dropped(summary: Summary) -> dict[str, str]:

@@ -13,6 +13,7 @@ from commands.files import write_text
 from commands.options import (
     PATH,
     device_option,
+    label_form_options,
     list_option,
     torch_device,
     tutor_options,
@@ -22,6 +23,7 @@ from commands.progress import track
 from tutor_gen.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
 
 if TYPE_CHECKING:
+    from tutor_gen.label_form import LabelForm
     from tutor_gen.pair import TutorPair
     from voc.devkit import Devkit
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Store the segmentation tutor's own 28 x 28 mask probabilities, too.",
 )
+@label_form_options
 @click.option(
     "--detections-per-image",
     default=100,
@@ -88,6 +91,7 @@ def generate_tutors(
     floor: float,
     segmentation_floor: float,
     keep_masks: bool,
+    form: LabelForm,
     detections_per_image: int,
     min_size: int | None,
     images_per_shard: int,
@@ -124,9 +128,10 @@ def generate_tutors(
         min_size=min_size,
         device=torch_device(device),
         keep_masks=keep_masks,
+        form=form,
     )
     if dry_run:
-        pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks)
+        pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks, form)
         _estimate(devkit, ids, pair, out, images_per_shard)
         return
     result = generate(
@@ -138,6 +143,7 @@ def generate_tutors(
         floor=floor,
         segmentation_floor=segmentation_floor,
         keep_masks=keep_masks,
+        form=form,
         images_per_shard=images_per_shard,
         track=track,
     )

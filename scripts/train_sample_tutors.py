@@ -151,7 +151,7 @@ def label_map(found: Instances, floor: float, scene: Scene) -> NDArray[np.int64]
     assert sure.masks is not None
     height, width = scene.class_mask.shape
     codes, palette = code_label_vectors(
-        sure.masks, sure.labels, sure.confidences, height, width, sure.boxes
+        sure.masks.astype(np.bool_), sure.labels, sure.confidences, height, width, sure.boxes
     )
     classes: NDArray[np.int64] = palette.argmax(axis=1)[codes]
     return classes

@@ -21,8 +21,9 @@ with warnings.catch_warnings():
     from detectron2.engine import DefaultPredictor
     from detectron2.layers import FrozenBatchNorm2d
     from detectron2.layers.mask_ops import paste_masks_in_image
-    from detectron2.modeling import GeneralizedRCNN, build_model
-    from detectron2.modeling.postprocessing import detector_postprocess
+    from detectron2.modeling import GeneralizedRCNN, PanopticFPN, build_model
+    from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+    from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
     from detectron2.structures import BitMasks, Boxes
     from detectron2.structures import Instances as Detectron2Instances
     from detectron2.utils.events import EventStorage
@@ -36,9 +37,11 @@ __all__ = [
     "DetectionCheckpointer",
     "Detectron2Instances",
     "EventStorage",
+    "FastRCNNOutputLayers",
     "FrozenBatchNorm2d",
     "GeneralizedRCNN",
     "MetadataCatalog",
+    "PanopticFPN",
     "PathManager",
     "T",
     "build_model",
@@ -46,4 +49,5 @@ __all__ = [
     "get_cfg",
     "model_zoo",
     "paste_masks_in_image",
+    "sem_seg_postprocess",
 ]

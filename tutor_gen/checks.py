@@ -37,11 +37,15 @@ def check_instances(found: Instances, image_id: str, height: int, width: int) ->
     boxes = np.clip(found.boxes, 0, limits).astype(np.float32)
     clipped = int((boxes != found.boxes).any(axis=1).sum())
     dropped = {**found.dropped, "clipped": clipped} if clipped else found.dropped
+    panoptic = found.panoptic
+    if panoptic is not None:
+        panoptic = replace(panoptic, things=np.clip(panoptic.things, 0, 1).astype(np.float32))
     checked = replace(
         found,
         boxes=boxes,
         confidences=np.clip(found.confidences, 0, 1).astype(np.float32),
         dropped=dropped,
+        panoptic=panoptic,
     )
     filled = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return checked.select(filled, "empty")
@@ -55,14 +59,18 @@ def _problem(found: Instances, height: int, width: int) -> str | None:
     expected = ((n, 4), (n,), (n,), None if found.masks is None else (n, height, width))
     if shapes != expected:
         return f"expected boxes, labels, confidences, masks of shapes {expected}, got {shapes}"
-    if found.masks is not None and found.masks.dtype != np.bool_:
-        return f"expected masks of type bool, got {found.masks.dtype}"
+    if found.masks is not None and found.masks.dtype not in (np.bool_, np.uint8):
+        return f"expected masks of type bool or uint8, got {found.masks.dtype}"
     own = found.mask_probabilities
     if own is not None and own.shape != (n, MASK_SIDE, MASK_SIDE):
         return f"expected mask probabilities of shape {(n, MASK_SIDE, MASK_SIDE)}, got {own.shape}"
     if own is not None and not ((own >= 0) & (own <= 1)).all():
         return "expected mask probabilities 0..1, got others (or NaN)"
-    return _wrong_numbers(found, height, width)
+    return (
+        _wrong_numbers(found, height, width)
+        or _wrong_distributions(found)
+        or _wrong_panoptic(found, height, width)
+    )
 
 
 def _wrong_numbers(found: Instances, height: int, width: int) -> str | None:
@@ -82,6 +90,34 @@ def _wrong_numbers(found: Instances, height: int, width: int) -> str | None:
     if ((confidences < 0) | (confidences > 1 + _CONFIDENCE_ROUNDING)).any():
         return f"expected confidences 0..1, got {confidences.min()} to {confidences.max()}"
     return None
+
+
+def _wrong_distributions(found: Instances) -> str | None:
+    given = found.distributions
+    if given is None:
+        return None
+    if given.shape != (len(found), NUM_CLASSES):
+        return (
+            f"expected class distributions of shape {(len(found), NUM_CLASSES)}, got {given.shape}"
+        )
+    if not ((given >= 0) & (given <= 1 + _CONFIDENCE_ROUNDING)).all():
+        return "expected class distributions within 0..1, got others (or NaN)"
+    own = given[np.arange(len(found)), found.labels]
+    if not np.allclose(own, found.confidences, rtol=0, atol=_CONFIDENCE_ROUNDING):
+        return "expected each box's distribution to hold its confidence, got others"
+    return None
+
+
+def _wrong_panoptic(found: Instances, height: int, width: int) -> str | None:
+    if found.panoptic is None:
+        return None
+    things, others = found.panoptic.things, found.panoptic.others
+    if things.shape != (height, width):
+        return f"expected the semantic head's output of {(height, width)}, got {things.shape}"
+    if not ((things >= 0) & (things <= 1 + _CONFIDENCE_ROUNDING)).all():
+        return "expected the semantic head's probabilities within 0..1, got others (or NaN)"
+    # Their labels are the tutor's own; any of VOC's passes for one.
+    return _problem(replace(others, labels=np.ones_like(others.labels)), height, width)
 
 
 def _row(boxes: NDArray[np.float32], which: NDArray[np.intp]) -> str:

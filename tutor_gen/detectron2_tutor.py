@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from tutor_gen._detectron2 import (
     CfgNode,
     GeneralizedRCNN,
     MetadataCatalog,
-    detector_postprocess,
+    PanopticFPN,
     paste_masks_in_image,
 )
 from tutor_gen.coco import voc_ids
 from tutor_gen.detectron2_model import download, load_model, read_config, weights_url
+from tutor_gen.detectron2_outputs import THINGS, Said, keep_distributions, run_in_two_steps
 from tutor_gen.errors import TutorError
+from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.prepare import Preparation, Prepared
 from tutor_gen.sidecar import read_class_names, sidecar_path
-from tutor_gen.tutor import Instances, ModelSettings
+from tutor_gen.tutor import Instances, ModelSettings, Panoptic
+from voc.classes import NUM_CLASSES
 
 
 class Detectron2Tutor:
@@ -44,9 +48,10 @@ class Detectron2Tutor:
         class_names: what its class numbers mean.
         description: provenance, see `tutor_gen.tutor.Tutor`.
         keep_masks: whether `Instances.mask_probabilities` are wanted.
+        form: whether masks are wanted soft, and `Instances.distributions`.
 
     Raises:
-        TutorError: they are wanted, and the model does not make them.
+        TutorError: something is wanted that the model does not make.
     """
 
     def __init__(
@@ -56,9 +61,11 @@ class Detectron2Tutor:
         class_names: Sequence[str],
         description: Mapping[str, Any],
         keep_masks: bool = False,
+        form: LabelForm = THESIS,
     ) -> None:
+        name = str(description["name"])
         if keep_masks and not isinstance(model, GeneralizedRCNN):
-            raise _no_own_masks(str(description["name"]), type(model).__name__)
+            raise _no_own_masks(name, type(model).__name__)
         self.model = model
         self.preparation = Preparation(
             config.INPUT.MIN_SIZE_TEST, config.INPUT.MAX_SIZE_TEST, config.INPUT.FORMAT == "BGR"
@@ -66,6 +73,11 @@ class Detectron2Tutor:
         self._device = torch.device(config.MODEL.DEVICE)
         self._masks = bool(config.MODEL.MASK_ON)
         self._keep_masks = keep_masks
+        self._soft = self._masks and form.masks == "soft"
+        self._distributions = self._masks and form.classes == "full"
+        self._two_steps = keep_masks or self._soft or isinstance(model, PanopticFPN)
+        if self._distributions:
+            keep_distributions(model, name)
         self._voc_ids = np.array(voc_ids(class_names), dtype=np.uint8)
         self._description = dict(description)
 
@@ -82,44 +94,57 @@ class Detectron2Tutor:
         """Label prepared images in one pass; see `tutor_gen.tutor.PreparingTutor`."""
         with torch.inference_mode():
             inputs = [self._as_input(each) for each in prepared]
-            if self._keep_masks:
-                found = self._with_own_masks(inputs)
-            else:
-                found = [output["instances"] for output in self.model(inputs)]
-            return [self._as_instances(each.to("cpu")) for each in found]
+            return [self._as_instances(said) for said in self._run(inputs)]
 
     def _as_input(self, prepared: Prepared) -> dict[str, Any]:
         # As bytes, a quarter of what floats take; from pinned memory it does not wait.
         pixels = prepared.pixels.to(self._device, non_blocking=True).permute(2, 0, 1).float()
         return {"image": pixels, "height": prepared.height, "width": prepared.width}
 
-    def _with_own_masks(self, inputs: list[dict[str, Any]]) -> list[Any]:
-        """Run the model in Detectron2's own two steps, and hold the masks between them.
+    def _run(self, inputs: list[dict[str, Any]]) -> list[Said]:
+        if not self._two_steps:
+            return [Said(output["instances"]) for output in self.model(inputs)]
+        said = run_in_two_steps(self.model, inputs, masks=self._masks, soft=self._soft)
+        if self._keep_masks:
+            for each in said:
+                side = each.instances.mask_probabilities.shape[-1]
+                if side != MASK_SIDE:
+                    reason = f"its mask head gives {side} x {side}"
+                    raise _no_own_masks(str(self._description["name"]), reason)
+        return said
 
-        Its post-processing pastes ``pred_masks`` into the image; a field of another name it only
-        filters as it filters the boxes.
-        """
-        inference: Any = self.model.inference
-        processed = []
-        for found, given in zip(inference(inputs, do_postprocess=False), inputs, strict=True):
-            if found.pred_masks.shape[-2:] != (MASK_SIDE, MASK_SIDE):
-                side = " x ".join(map(str, found.pred_masks.shape[-2:]))
-                raise _no_own_masks(str(self._description["name"]), f"its mask head gives {side}")
-            found.mask_probabilities = found.pred_masks[:, 0]
-            processed.append(detector_postprocess(found, given["height"], given["width"]))
-        return processed
-
-    def _as_instances(self, found: Any) -> Instances:
-        instances = Instances(
+    def _as_instances(self, said: Said) -> Instances:
+        found = said.instances.to("cpu")
+        masks = own = distributions = None
+        if self._masks:
+            masks = found.pred_masks.numpy()
+            masks = masks if self._soft else masks.astype(np.bool_)
+        if self._keep_masks:
+            own = found.mask_probabilities.numpy().astype(np.float32)
+        if self._distributions:
+            distributions = self._voc_part(found.distributions.float().numpy())
+        numbers = found.pred_classes.numpy()
+        everything = Instances(
             boxes=found.pred_boxes.tensor.numpy().astype(np.float32),
-            labels=self._voc_ids[found.pred_classes.numpy()],
+            labels=self._voc_ids[numbers],
             confidences=found.scores.numpy().astype(np.float32),
-            masks=found.pred_masks.numpy().astype(np.bool_) if self._masks else None,
-            mask_probabilities=(
-                found.mask_probabilities.numpy().astype(np.float32) if self._keep_masks else None
-            ),
+            masks=masks,
+            mask_probabilities=own,
+            distributions=distributions,
         )
-        return instances.select(instances.labels > 0, "class")
+        instances = everything.select(everything.labels > 0, "class")
+        if said.things is None:
+            return instances
+        others = replace(everything, labels=numbers.astype(np.uint8))
+        others = others.select(everything.labels == 0, "class")
+        return replace(instances, panoptic=Panoptic(said.things.cpu().numpy(), others))
+
+    def _voc_part(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, 21) of (n, K + 1): classes that VOC lacks, and background, are left out."""
+        known = np.flatnonzero(self._voc_ids)
+        part = np.zeros((len(probabilities), NUM_CLASSES), dtype=np.float32)
+        part[:, self._voc_ids[known]] = probabilities[:, known]
+        return part
 
 
 def from_zoo(name: str, weights: Path | str | None, settings: ModelSettings) -> Detectron2Tutor:
@@ -156,11 +181,21 @@ def from_config(path: Path, weights: Path | str | None, settings: ModelSettings)
 
 
 def paste_masks(
-    masks: torch.Tensor, boxes: NDArray[np.float32], height: int, width: int
-) -> NDArray[np.bool_]:
-    """Paste (n, M, M) mask probabilities into (n, height, width) by Detectron2's own function."""
-    pasted = paste_masks_in_image(masks, torch.from_numpy(boxes), (height, width), threshold=0.5)
-    return np.asarray(pasted.numpy(), dtype=np.bool_)
+    masks: torch.Tensor,
+    boxes: NDArray[np.float32],
+    height: int,
+    width: int,
+    soft: bool = False,
+) -> NDArray[np.bool_] | NDArray[np.uint8]:
+    """Paste (n, M, M) mask probabilities into (n, height, width) by Detectron2's own function.
+
+    Returns bool, or if ``soft`` uint8: probability times 255, rounded down.
+    """
+    pasted = paste_masks_in_image(
+        masks, torch.from_numpy(boxes), (height, width), threshold=-1 if soft else 0.5
+    )
+    array: NDArray[np.bool_] | NDArray[np.uint8] = pasted.numpy()
+    return array if soft else array.astype(np.bool_, copy=False)
 
 
 def _load(
@@ -174,7 +209,9 @@ def _load(
         _check_mask_side(name, config)
     model, origin = load_model(config, weights)
     description = {"kind": "detectron2", "name": name, **origin, **_describe(config, class_names)}
-    return Detectron2Tutor(config, model, class_names, description, settings.keep_masks)
+    return Detectron2Tutor(
+        config, model, class_names, description, settings.keep_masks, settings.form
+    )
 
 
 def _check_mask_side(name: str, config: CfgNode) -> None:
@@ -231,5 +268,20 @@ def _describe(config: CfgNode, class_names: Sequence[str]) -> dict[str, Any]:
         "nms_threshold": float(config.MODEL.ROI_HEADS.NMS_THRESH_TEST),
         "detections_per_image": int(config.TEST.DETECTIONS_PER_IMAGE),
         "masks": bool(config.MODEL.MASK_ON),
+        **_describe_panoptic(config),
         "config_sha256": hashlib.sha256(whole.dump().encode()).hexdigest(),
     }
+
+
+def _describe_panoptic(config: CfgNode) -> dict[str, Any]:
+    """What there is to say of a panoptic model's semantic head; nothing of others."""
+    if config.MODEL.META_ARCHITECTURE != "PanopticFPN" or not config.MODEL.MASK_ON:
+        return {}
+    for data_set in (*config.DATASETS.TEST, *config.DATASETS.TRAIN):
+        names = MetadataCatalog.get(data_set).get("stuff_classes")
+        if names and names[THINGS] != "things":
+            raise TutorError(
+                f"the semantic classes of {data_set} have no 'things' at {THINGS}, which tell "
+                "objects from background; a panoptic tutor needs a head trained with them"
+            )
+    return {"panoptic": {"semantic_classes": int(config.MODEL.SEM_SEG_HEAD.NUM_CLASSES)}}

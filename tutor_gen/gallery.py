@@ -65,9 +65,10 @@ def _note(output: TutorOutput) -> str:
 
 
 def _tinted(image: NDArray[np.uint8], output: TutorOutput) -> NDArray[np.uint8]:
-    """The colour of each pixel's strongest class, as opaque as its confidence."""
-    colours = PALETTE[output.palette.argmax(axis=1)].astype(np.float32)
-    opacity = MAX_OPACITY * output.palette.max(axis=1)
+    """The colour of each pixel's strongest class but background, as opaque as its confidence."""
+    classes = output.palette[:, 1:]
+    colours = PALETTE[classes.argmax(axis=1) + 1].astype(np.float32)
+    opacity = MAX_OPACITY * classes.max(axis=1)
     colour, alpha = colours[output.label_map], opacity[output.label_map][..., None]
     tinted: NDArray[np.uint8] = (image * (1 - alpha) + colour * alpha).astype(np.uint8)
     return tinted

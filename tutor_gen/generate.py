@@ -12,6 +12,7 @@ from cache.environment import environment
 from cache.record import FailedImage, ImageEntry, TutorOutput
 from cache.track import Track, no_track
 from cache.writer import CacheWriter
+from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
 from tutor_gen.scan import scan_images
 from tutor_gen.tutor import Tutor
@@ -51,6 +52,7 @@ def generate(
     floor: float = DETECTION_FLOOR,
     segmentation_floor: float = SEGMENTATION_FLOOR,
     keep_masks: bool = False,
+    form: LabelForm = THESIS,
     images_per_shard: int = 64,
     track: Track = no_track,
 ) -> GenerationResult:
@@ -68,6 +70,7 @@ def generate(
         floor: for boxes.
         segmentation_floor: for label vectors.
         keep_masks: whether the segmentation tutor's own masks are stored, too.
+        form: what label vectors are made of.
         images_per_shard: images that are written, and after an interruption repeated, together.
         track: wraps the loop over images for a progress bar.
 
@@ -76,7 +79,7 @@ def generate(
         DevkitError: a photograph is missing.
         CacheError: the cache at ``out`` was begun with other images or settings, or is in use.
     """
-    pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks)
+    pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks, form)
     entries = scan_images(devkit, image_ids)
     start = time.perf_counter()
     failed: dict[str, str] = {}

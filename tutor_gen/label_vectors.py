@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutor_gen.errors import TutorError
+from tutor_gen.label_form import Background
 from voc.classes import NUM_CLASSES
 
-_LARGEST_PALETTE = 2**16
+LARGEST_PALETTE = 2**16
+
+LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
 
 _Vector = tuple[float, ...]
 _ZERO: _Vector = (0.0,) * NUM_CLASSES
@@ -27,8 +30,8 @@ def code_label_vectors(
     height: int,
     width: int,
     boxes: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.float32]]:
-    """Code the label vectors of one image.
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Code the label vectors of one image in the thesis' form.
 
     Args:
         masks: (n, height, width) bool, pasted instance masks.
@@ -48,28 +51,48 @@ def code_label_vectors(
     Raises:
         TutorError: the image has more than 65,536 distinct vectors.
     """
+    return code_hard(masks, at_class(labels, confidences), height, width, boxes)
+
+
+def at_class(labels: NDArray[np.integer], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (n, 21) float32 rows that are 0 but for each value at its label."""
+    rows = np.zeros((len(labels), NUM_CLASSES), dtype=np.float32)
+    rows[np.arange(len(labels)), labels] = values
+    return rows
+
+
+def code_hard(
+    masks: NDArray[np.bool_],
+    weights: NDArray[np.float32],
+    height: int,
+    width: int,
+    boxes: NDArray[np.float32] | None = None,
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Code the entrywise largest of the ``weights`` (n, 21) of the instances that cover a pixel.
+
+    The other arguments, the result and errors are those of `code_label_vectors`. Exact.
+    """
     codes = np.zeros((height, width), dtype=np.int32)
     vectors: list[_Vector] = [_ZERO]
     known: dict[_Vector, int] = {_ZERO: 0}
-    # Ascending confidence: whatever an instance finds at its class's entry is smaller than its own.
-    for index in np.argsort(confidences, kind="stable"):
-        window = _window(None if boxes is None else boxes[index], height, width)
+    for index, weight in enumerate(weights.tolist()):
+        window = window_of(None if boxes is None else boxes[index], height, width)
         region = codes[window]
         covered = masks[index][window]
         present = np.bincount(region[covered], minlength=1)
         recode = np.zeros(len(present), dtype=np.int32)
         for code in np.flatnonzero(present):
-            vector = _with(vectors[code], int(labels[index]), float(confidences[index]))
+            vector = tuple(map(max, vectors[code], weight))
             if vector not in known:
                 known[vector] = len(vectors)
                 vectors.append(vector)
             recode[code] = known[vector]
         region[covered] = recode[region[covered]]
-    return _canonical(codes, vectors)
+    return canonical(codes, np.array(vectors, dtype=np.float32))
 
 
-def _window(box: NDArray[np.float32] | None, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the pixels that a box touches."""
+def window_of(box: NDArray[np.float32] | None, height: int, width: int) -> tuple[slice, slice]:
+    """Return rows and columns of the pixels that a box touches, all of them without a box."""
     if box is None:
         return slice(0, height), slice(0, width)
     left, top = np.floor(np.maximum(box[:2], 0)).astype(int)
@@ -77,24 +100,44 @@ def _window(box: NDArray[np.float32] | None, height: int, width: int) -> tuple[s
     return slice(top, max(bottom, top)), slice(left, max(right, left))
 
 
-def _with(vector: _Vector, label: int, confidence: float) -> _Vector:
-    return (*vector[:label], confidence, *vector[label + 1 :])
+def add_background(
+    label_map: LabelMap, palette: NDArray[np.float32], background: Background
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Fill entry 0 of all vectors from their other entries, see `LabelForm.background`.
+
+    Row 0 of the palette stays the zero vector, though no pixel has it any more: it is what the
+    format keeps for pixels that are not the image's.
+    """
+    if background == "none":
+        return label_map, palette
+    entries = palette[:, 1:].astype(np.float64)
+    complement = np.prod(1 - entries, axis=1)
+    filled = palette.copy()
+    filled[:, 0] = 1 - entries.max(axis=1) if background == "rest" else complement
+    vectors = np.concatenate([np.zeros((1, NUM_CLASSES), np.float32), filled])
+    return canonical(label_map.astype(np.int32) + 1, vectors)
 
 
-def _canonical(
-    codes: NDArray[np.int32], vectors: list[_Vector]
-) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.float32]]:
-    """Drop unused codes, sort the rest; the zero vector sorts first by itself."""
+def canonical(
+    codes: NDArray[np.int32], vectors: NDArray[np.float32]
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Drop unused codes, sort the rest; the zero vector, which is row 0, sorts first by itself."""
     used = np.bincount(codes.ravel(), minlength=len(vectors)) > 0
     used[0] = True
-    order = sorted(np.flatnonzero(used).tolist(), key=vectors.__getitem__)
-    if len(order) > _LARGEST_PALETTE:
-        raise TutorError(
-            f"expected at most {_LARGEST_PALETTE} distinct label vectors in one image, "
-            f"got {len(order)}; raise the confidence floor or lower the detections per image"
-        )
+    kept = np.flatnonzero(used)
+    order = kept[np.lexsort(vectors[kept].T[::-1])]
+    check_palette_size(len(order))
     recode = np.zeros(len(vectors), dtype=np.uint16)
     recode[order] = np.arange(len(order))
-    palette = np.array([vectors[code] for code in order], dtype=np.float32)
     label_map = recode[codes]
-    return (label_map if len(order) > 256 else label_map.astype(np.uint8)), palette
+    return (label_map if len(order) > 256 else label_map.astype(np.uint8)), vectors[order]
+
+
+def check_palette_size(distinct: int) -> None:
+    """Raise ``TutorError`` beyond 65,536 distinct vectors, which no image of the store has."""
+    if distinct > LARGEST_PALETTE:
+        raise TutorError(
+            f"expected at most {LARGEST_PALETTE} distinct label vectors in one image, "
+            f"got {distinct}; raise the confidence floor, lower the detections per image or the "
+            "levels of soft label vectors"
+        )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tutor_gen import zoo
 from tutor_gen.errors import TutorError
+from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.tutor import ModelSettings, Tutor
 
 Role = Literal["detection", "segmentation"]
@@ -29,6 +30,7 @@ def load_tutor(
     min_size: int | None = None,
     device: str = "cpu",
     keep_masks: bool = False,
+    form: LabelForm = THESIS,
 ) -> Tutor | None:
     """Load the tutor that ``spec`` names.
 
@@ -44,6 +46,7 @@ def load_tutor(
         min_size: shorter side that images are resized to; None keeps the model's own.
         device: a PyTorch device.
         keep_masks: a segmentation tutor has to give its own 28 x 28 mask probabilities, too.
+        form: what label vectors are to be made of its instances.
 
     Returns:
         The tutor, or None for ``"none"``.
@@ -62,6 +65,7 @@ def load_tutor(
         masks=role == "segmentation",
         device=device,
         keep_masks=keep_masks and role == "segmentation",
+        form=form,
     )
     if Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS:
         return _load_torchscript(Path(spec), weights, settings)
@@ -97,7 +101,11 @@ def _load_torchscript(path: Path, weights: Path | str | None, settings: ModelSet
     from tutor_gen.torchscript_tutor import TorchScriptTutor
 
     return TorchScriptTutor(
-        path, masks=settings.masks, device=settings.device, keep_masks=settings.keep_masks
+        path,
+        masks=settings.masks,
+        device=settings.device,
+        keep_masks=settings.keep_masks,
+        form=settings.form,
     )
 
 
@@ -113,6 +121,7 @@ def load_tutors(
     min_size: int | None = None,
     device: str = "cpu",
     keep_masks: bool = False,
+    form: LabelForm = THESIS,
 ) -> tuple[Tutor | None, Tutor | None]:
     """Load both tutors; where both specs name one model, load it once and let it play both roles.
 
@@ -129,6 +138,7 @@ def load_tutors(
             min_size=min_size,
             device=device,
             keep_masks=keep_masks,
+            form=form,
         )
 
     same = (detection, detection_weights) == (segmentation, segmentation_weights)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from cache.record import Dropped, InstanceMasks, TutorOutput, encode_dropped, quantise_masks
 from tutor_gen.checks import check_instances
+from tutor_gen.coding import code_instances
 from tutor_gen.errors import TutorError
-from tutor_gen.label_vectors import code_label_vectors
+from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.prepare import Preparation, Views, prepare
 from tutor_gen.tutor import Instances, Tutor, predict_prepared, preparation_of
-from voc.classes import CLASSES, NUM_CLASSES
+from voc.classes import CLASSES
 
 DETECTION_FLOOR = 0.001
 """The thesis' threshold on tutor boxes."""
@@ -44,10 +45,12 @@ class TutorPair:
         segmentation_floor: instances of lower confidence leave no trace in the label vectors.
         keep_masks: whether the segmentation tutor's own 28 x 28 masks are kept, too, of the
             instances that make the label vectors.
+        form: what the label vectors are made of; a panoptic tutor has its own formula, for which
+            only masks and levels of it count.
 
     Raises:
-        TutorError: both are absent, or the one whose masks are to be kept; or a floor is not in
-            0..1.
+        TutorError: both are absent, or the one whose masks are to be kept; a floor is not in 0..1;
+            or a panoptic tutor is to make other vectors than its own.
     """
 
     detection: Tutor | None
@@ -55,6 +58,7 @@ class TutorPair:
     floor: float = DETECTION_FLOOR
     segmentation_floor: float = SEGMENTATION_FLOOR
     keep_masks: bool = False
+    form: LabelForm = THESIS
 
     def __post_init__(self) -> None:
         if self.detection is None and self.segmentation is None:
@@ -64,6 +68,15 @@ class TutorPair:
         for floor in (self.floor, self.segmentation_floor):
             if not 0 <= floor < 1:
                 raise TutorError(f"expected a confidence floor from 0 to below 1, got {floor}")
+        if self._panoptic and (self.form.classes, self.form.background) != ("top", "none"):
+            raise TutorError(
+                "a panoptic tutor's label vectors are distributions with a background of their "
+                "own: leave out --label-classes and --label-background"
+            )
+
+    @property
+    def _panoptic(self) -> bool:
+        return self.segmentation is not None and "panoptic" in self.segmentation.description
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -74,7 +87,7 @@ class TutorPair:
             **{role: tutor and dict(tutor.description) for role, tutor in described.items()},
             "detection_floor": self.floor,
             "segmentation_floor": self.segmentation_floor,
-            "label_vectors": "hard masks times confidence, largest per class",
+            "label_vectors": self.form.describe(panoptic=self._panoptic),
             "exif_orientation": "ignored",
             **({"keep_masks": True} if self.keep_masks else {}),
         }
@@ -117,8 +130,11 @@ class TutorPair:
         """
         detected, segmented = (check_instances(said, image_id, height, width) for said in answer)
         detected = detected.select(detected.confidences >= self.floor, "floor")
-        segmented = segmented.select(segmented.confidences >= self.segmentation_floor, "floor")
-        label_map, palette = _code(segmented, height, width)
+        segmented = segmented.above(self.segmentation_floor)
+        try:
+            label_map, palette = code_instances(segmented, self.form, height, width)
+        except TutorError as error:
+            raise TutorError(f"image {image_id}: {error}") from None
         lost = {"detection": detected.dropped, "segmentation": segmented.dropped}
         output = TutorOutput(
             image_id=image_id,
@@ -149,12 +165,3 @@ def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> list[Instances]:
         return [_NOTHING] * len(images)
     way = preparation_of(tutor)
     return predict_prepared(tutor, [views[way] for views in images])
-
-
-def _code(found: Instances, height: int, width: int) -> tuple[Any, NDArray[np.float32]]:
-    if found.masks is None:
-        empty = np.zeros((height, width), dtype=np.uint8)
-        return empty, np.zeros((1, NUM_CLASSES), dtype=np.float32)
-    return code_label_vectors(
-        found.masks, found.labels, found.confidences, height, width, found.boxes
-    )

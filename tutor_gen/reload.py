@@ -12,6 +12,7 @@ from cache.fingerprint import listed, settings_differences
 from cache.reader import TutorCache
 from tutor_gen import zoo
 from tutor_gen.errors import TutorError
+from tutor_gen.label_form import LabelForm
 from tutor_gen.load import (
     CONFIG_ENDINGS,
     DEFAULT_DETECTIONS,
@@ -59,9 +60,10 @@ def load_again(
     """
     settings = cache.settings
     keep_masks = bool(settings.get("keep_masks", False))
+    form = LabelForm.from_settings(settings.get("label_vectors"))
 
     def load(role: Role, named: Named) -> Tutor | None:
-        return _load(settings[role], role, named, device, keep_masks)
+        return _load(settings[role], role, named, device, keep_masks, form)
 
     segmenter = load("segmentation", segmentation)
     one = settings["detection"] == settings["segmentation"]
@@ -71,6 +73,7 @@ def load_again(
         settings.get("detection_floor", DETECTION_FLOOR),
         settings.get("segmentation_floor", SEGMENTATION_FLOOR),
         keep_masks,
+        form,
     )
     differences = settings_differences(settings, pair.settings)
     if differences:
@@ -83,7 +86,12 @@ def load_again(
 
 
 def _load(
-    description: Mapping[str, Any] | None, role: Role, named: Named, device: str, keep_masks: bool
+    description: Mapping[str, Any] | None,
+    role: Role,
+    named: Named,
+    device: str,
+    keep_masks: bool,
+    form: LabelForm,
 ) -> Tutor | None:
     if description is None:
         return None
@@ -101,6 +109,7 @@ def _load(
         min_size=None if is_export else description.get("min_size"),
         device=device,
         keep_masks=keep_masks,
+        form=form,
     )
 
 

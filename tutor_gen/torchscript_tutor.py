@@ -16,6 +16,7 @@ from cache.files import sha256_file
 from cache.record import MASK_SIDE
 from tutor_gen.coco import voc_ids
 from tutor_gen.errors import TutorError
+from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.prepare import Preparation, Prepared
 from tutor_gen.torchscript_sidecar import Key, Sidecar, read_torchscript_sidecar
 from tutor_gen.tutor import Instances
@@ -32,14 +33,29 @@ class TorchScriptTutor:
         masks: whether masks are wanted (a segmentation tutor).
         device: a PyTorch device; quantised exports run on the CPU only.
         keep_masks: whether its masks are wanted as 28 x 28 probabilities, too.
+        form: whether they are wanted soft; distributions over classes an export does not give.
 
     Raises:
         TutorError: no TorchScript file, or its sidecar is missing, broken, or names no masks
-            where they are wanted.
+            where they are wanted; or distributions are wanted.
     """
 
-    def __init__(self, path: Path, *, masks: bool, device: str, keep_masks: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        masks: bool,
+        device: str,
+        keep_masks: bool = False,
+        form: LabelForm = THESIS,
+    ) -> None:
+        if masks and form.classes == "full":
+            raise TutorError(
+                f"{path} is a TorchScript file, which gives each box's class and confidence but no "
+                "distribution over classes; generate without --label-classes full"
+            )
         self._path = path
+        self._soft = form.masks == "soft"
         self._sidecar = read_torchscript_sidecar(path)
         if masks and self._sidecar.masks is None:
             raise TutorError(f"{path} gives boxes only; a segmentation tutor needs masks")
@@ -119,17 +135,24 @@ class TorchScriptTutor:
 
     def _paste(
         self, masks: torch.Tensor, boxes: NDArray[np.float32], size: tuple[int, ...]
-    ) -> NDArray[np.bool_]:
+    ) -> NDArray[np.bool_] | NDArray[np.uint8]:
         """Bring whole-image masks, or square masks per box, to the original image's size."""
         flat = masks.reshape(len(boxes), *masks.shape[-2:]).float()
         height, width = size[:2]
         if flat.shape[1:] == (height, width):
-            return (flat >= 0.5).numpy()
+            if not self._soft:
+                return (flat >= 0.5).numpy()
+            if not masks.is_floating_point():
+                raise TutorError(
+                    f"{self._path} gives masks that are no probabilities; generate without "
+                    "--label-masks soft"
+                )
+            return (flat.clamp(0, 1) * 255).to(torch.uint8).numpy()
         if flat.shape[1] != flat.shape[2]:
             raise self._unexpected(f"masks of {height} x {width} or square ones", str(masks.shape))
         from tutor_gen.detectron2_tutor import paste_masks  # takes seconds
 
-        return paste_masks(flat, boxes, height, width)
+        return paste_masks(flat, boxes, height, width, self._soft)
 
     def _own_masks(self, masks: torch.Tensor, count: int) -> NDArray[np.float32]:
         """Its masks (n, 28, 28) as they came; TutorError if it gives them at another size."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.prepare import AS_IS, Preparation, Prepared
 
 
@@ -20,18 +21,24 @@ class Instances:
         boxes: (n, 4) float32, x1 y1 x2 y2, continuous 0-based pixels of the original image.
         labels: (n,) uint8, VOC class ids 1..20.
         confidences: (n,) float32, 0..1.
-        masks: (n, H, W) bool at the original image's size, or None from a pure detector.
+        masks: (n, H, W) at the original image's size, or None from a pure detector: bool, or where
+            soft masks were asked for uint8, the mask's probability times 255.
         dropped: how many objects were left out, by reason: ``"class"`` for classes that VOC lacks.
         mask_probabilities: (n, 28, 28) float32, 0..1, the network's own masks over their boxes,
             before they were pasted into ``masks``; None unless asked for.
+        distributions: (n, 21) float32, 0..1, the VOC part of the class distribution that each
+            box's confidence is an entry of, column 0 zero; None unless asked for.
+        panoptic: what else a panoptic tutor says about the image; None from other tutors.
     """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.uint8]
     confidences: NDArray[np.float32]
-    masks: NDArray[np.bool_] | None = None
+    masks: NDArray[np.bool_] | NDArray[np.uint8] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     mask_probabilities: NDArray[np.float32] | None = None
+    distributions: NDArray[np.float32] | None = None
+    panoptic: Panoptic | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,14 +47,49 @@ class Instances:
         """Return the objects that ``keep`` (indices or a mask) names; count the others."""
         if keep.dtype == np.bool_ and keep.all():
             return self  # masks are large; spare the copy
-        masks = None if self.masks is None else self.masks[keep]
-        own = None if self.mask_probabilities is None else self.mask_probabilities[keep]
         labels = self.labels[keep]
         lost = len(self) - len(labels)
         dropped = dict(self.dropped)
         if lost:
             dropped[reason] = dropped.get(reason, 0) + lost
-        return Instances(self.boxes[keep], labels, self.confidences[keep], masks, dropped, own)
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            labels=labels,
+            confidences=self.confidences[keep],
+            masks=_rows(self.masks, keep),
+            dropped=dropped,
+            mask_probabilities=_rows(self.mask_probabilities, keep),
+            distributions=_rows(self.distributions, keep),
+        )
+
+    def above(self, floor: float) -> Instances:
+        """Return the objects of at least this confidence, those of other classes included."""
+        kept = self.select(self.confidences >= floor, "floor")
+        if kept.panoptic is None:
+            return kept
+        others = kept.panoptic.others
+        others = others.select(others.confidences >= floor, "floor")
+        return replace(kept, panoptic=replace(kept.panoptic, others=others))
+
+
+def _rows(array: NDArray[Any] | None, keep: NDArray[Any]) -> Any:
+    return None if array is None else array[keep]
+
+
+@dataclass(frozen=True, eq=False)
+class Panoptic:
+    """What a panoptic tutor says about an image beside its instances of VOC's classes.
+
+    Attributes:
+        things: (H, W) float32, 0..1: the semantic head's probability that a pixel belongs to
+            countable objects of any class.
+        others: the instances of classes that VOC lacks; their labels are the tutor's own class
+            numbers.
+    """
+
+    things: NDArray[np.float32]
+    others: Instances
 
 
 @dataclass(frozen=True)
@@ -63,6 +105,8 @@ class ModelSettings:
         keep_masks: whether `Instances.mask_probabilities` are wanted, too.
         amp: the network computes in ``"bfloat16"`` or ``"float16"`` where PyTorch's autocast
             thinks it harmless; None computes in float32.
+        form: what the label vectors are to be made of; decides the type of `Instances.masks` and
+            whether `Instances.distributions` are wanted.
     """
 
     floor: float
@@ -72,6 +116,7 @@ class ModelSettings:
     device: str
     keep_masks: bool = False
     amp: str | None = None
+    form: LabelForm = THESIS
 
 
 @runtime_checkable

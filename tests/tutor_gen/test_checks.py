@@ -71,7 +71,10 @@ def test_confidences_just_above_one_are_rounding() -> None:
         ({"confidences": [0.5, 0.5]}, "of shapes"),
         ({"boxes": [[0, 0, 1]]}, "of shapes"),
         ({"masks": np.ones((1, WIDTH, HEIGHT), dtype=np.bool_)}, "of shapes"),
-        ({"masks": np.ones((1, HEIGHT, WIDTH), dtype=np.uint8)}, "masks of type bool, got uint8"),
+        ({"masks": np.ones((1, HEIGHT, WIDTH), dtype=np.int32)}, "bool or uint8, got int32"),
+        ({"distributions": np.zeros((1, 20), np.float32)}, r"distributions of shape \(1, 21\)"),
+        ({"distributions": np.full((1, 21), np.nan, np.float32)}, r"distributions within 0\.\.1"),
+        ({"distributions": np.zeros((1, 21), np.float32)}, "to hold its confidence"),
     ],
 )
 def test_what_cannot_be_true_is_refused_with_the_image_named(
@@ -79,7 +82,7 @@ def test_what_cannot_be_true_is_refused_with_the_image_named(
 ) -> None:
     found = instances((1, 1, 2, 2))
     given = {
-        k: np.asarray(v, dtype=getattr(v, "dtype", getattr(found, k).dtype))
+        k: v if isinstance(v, np.ndarray) else np.asarray(v, dtype=getattr(found, k).dtype)
         for k, v in changed.items()
     }
     with pytest.raises(TutorError, match=rf"image 2007_000001: .*{message}"):

@@ -12,6 +12,7 @@ def three() -> Instances:
         confidences=np.array([0.9, 0.5, 0.1], dtype=np.float32),
         masks=np.arange(12).reshape(3, 2, 2) % 5 == 0,
         dropped={"class": 4},
+        distributions=np.eye(3, 21, dtype=np.float32),
     )
 
 
@@ -28,6 +29,7 @@ def test_select_takes_every_field_along_and_counts_the_rest() -> None:
     assert kept.masks is not None
     assert found.masks is not None
     np.testing.assert_array_equal(kept.masks, found.masks[:2])
+    np.testing.assert_array_equal(kept.distributions, np.eye(2, 21))
     assert kept.dropped == {"class": 4, "floor": 1}
     assert kept.select(kept.labels == 1, "floor").dropped == {"class": 4, "floor": 2}
 

@@ -1,0 +1,154 @@
+"""What Detectron2 says in softer forms: the same as its own parts give, and kept in a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import CacheError
+from cache.merge import merge_caches
+from cache.reader import TutorCache
+from cache.verify import verify
+from tutor_gen._detectron2 import paste_masks_in_image
+from tutor_gen.compare import compare_with_tutors
+from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
+from tutor_gen.errors import TutorError
+from tutor_gen.generate import generate
+from tutor_gen.label_form import LabelForm
+from tutor_gen.load import SAMPLE, load_tutor
+from tutor_gen.reload import load_again
+from tutor_gen.tutor import ModelSettings, Tutor
+from voc.devkit import Devkit
+from voc.sample import Scene
+
+CONFIG, WEIGHTS = SAMPLE / "segmentation.yaml", SAMPLE / "segmentation.pth"
+SOFT = LabelForm("soft", "full", "complement")
+
+
+def loaded(form: LabelForm, **changed: Any) -> Detectron2Tutor:
+    given = {"floor": 0.05, "detections_per_image": 100, "min_size": None, "masks": True}
+    settings = ModelSettings(**{**given, "device": "cpu", "form": form, **changed})
+    return from_config(CONFIG, WEIGHTS, settings)
+
+
+@pytest.fixture(scope="module")
+def soft() -> Detectron2Tutor:
+    return loaded(SOFT, keep_masks=True)
+
+
+def test_soft_masks_are_what_detectron2_pastes(
+    soft: Detectron2Tutor, segmentation_tutor: Tutor, scenes: list[Scene]
+) -> None:
+    images = [scene.image for scene in scenes]
+    (hard_one, *_) = segmentation_tutor.predict(images)
+    for image, found in zip(images, soft.predict(images), strict=True):
+        assert found.mask_probabilities is not None
+        pasted = paste_masks_in_image(
+            torch.from_numpy(found.mask_probabilities),
+            torch.from_numpy(found.boxes),
+            image.shape[:2],
+            threshold=-1,
+        )
+        assert found.masks is not None
+        assert found.masks.dtype == np.uint8
+        np.testing.assert_array_equal(found.masks, pasted.numpy())
+    (soft_one, *_) = soft.predict(images)
+    kept = hard_one.confidences > 0.05
+    np.testing.assert_array_equal(soft_one.boxes, hard_one.boxes[kept])
+    assert hard_one.masks is not None
+    assert soft_one.masks is not None
+    # Half of 255, rounded down, is 127; a probability of exactly one half is the only doubt.
+    np.testing.assert_array_equal((soft_one.masks > 127) & ~hard_one.masks[kept], False)
+    np.testing.assert_array_equal((soft_one.masks < 127) & hard_one.masks[kept], False)
+
+
+def test_distributions_are_the_box_heads_own(soft: Detectron2Tutor, scenes: list[Scene]) -> None:
+    """The softmax of the class logits, caught by a hook, holds every box's distribution."""
+    caught: list[torch.Tensor] = []
+    predictor: Any = soft.model.roi_heads.box_predictor
+    hook = predictor.register_forward_hook(lambda *given: caught.append(given[-1][0]))
+    (found,) = soft.predict([scenes[0].image])
+    hook.remove()
+    assert len(found) >= 3
+    assert found.distributions is not None
+    (logits,) = caught
+    voc = [1, 4, 5, 6, 8, 15, 16, 20]
+    everything = logits.softmax(dim=1)[:, :-1].numpy()
+    for label, confidence, row in zip(
+        found.labels, found.confidences, found.distributions, strict=True
+    ):
+        assert row[label] == confidence
+        assert (np.abs(everything - row[voc]).max(axis=1) < 1e-7).any()
+        assert not np.delete(row, voc).any()
+    assert (found.distributions.sum(axis=1) <= 1 + 1e-6).all()
+
+
+def test_a_detector_without_one_distribution_a_box_is_refused(tmp_path: Path) -> None:
+    name = "Misc/cascade_mask_rcnn_R_50_FPN_3x"
+    settings = ModelSettings(0.05, 10, 64, masks=True, device="cpu", form=LabelForm(classes="full"))
+    with pytest.raises(TutorError, match=r"cascade.* does not give the class distribution"):
+        from_zoo(name, "random:0", settings)
+
+
+def test_soft_caches_are_whole_and_say_how_they_were_made(
+    tmp_path: Path, devkit: Devkit, soft: Detectron2Tutor
+) -> None:
+    ids, out = devkit.image_ids("Main/train")[:3], tmp_path / "c.zarr"
+    tutor = load_tutor("sample", "segmentation", floor=0.05, form=SOFT)
+    generate(devkit, ids, None, tutor, out, form=SOFT)
+    assert verify(out) == []
+    cache = TutorCache.open(out)
+    described = cache.settings["label_vectors"]
+    assert described["levels"] == 32
+    assert described["rounding_error"] == 0.5 / 32
+    assert described["background"] == "complement"
+    for image_id in ids:
+        palette = cache.palette(image_id)
+        np.testing.assert_allclose(
+            palette[1:, 0], np.prod(1 - palette[1:, 1:], axis=1), rtol=0, atol=1e-6
+        )
+        assert len(palette) > 64  # hard ones are a dozen
+    again = load_again(cache)
+    assert again.form == SOFT
+    assert compare_with_tutors(cache, again, devkit, 2).within_tolerance
+
+
+def test_caches_made_differently_do_not_mix(
+    tmp_path: Path, devkit: Devkit, segmentation_tutor: Tutor
+) -> None:
+    ids = devkit.image_ids("Main/train")
+    generate(devkit, ids[:2], None, segmentation_tutor, tmp_path / "a.zarr")
+    rest = LabelForm(background="rest")
+    with pytest.raises(CacheError, match="label_vectors"):
+        generate(devkit, ids[:2], None, segmentation_tutor, tmp_path / "a.zarr", form=rest)
+    generate(devkit, ids[2:4], None, segmentation_tutor, tmp_path / "b.zarr", form=rest)
+    with pytest.raises(CacheError, match="label_vectors"):
+        merge_caches([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")
+
+
+def test_photographs_with_hundreds_of_levels(
+    tmp_path: Path, photographs: list[NDArray[np.uint8]], soft: Detectron2Tutor
+) -> None:
+    """The definition from Detectron2's soft masks, one instance at a time, within half a level."""
+    from tutor_gen.coding import code_instances
+
+    image = photographs[1]
+    (found,) = loaded(SOFT, min_size=130, floor=0.3).predict([image])
+    assert len(found) > 2
+    assert found.masks is not None
+    assert found.distributions is not None
+    exact = np.zeros((*image.shape[:2], 21))
+    ys, xs = np.mgrid[: image.shape[0], : image.shape[1]]
+    for mask, box, row in zip(found.masks, found.boxes, found.distributions, strict=True):
+        touched = (xs + 1 > box[0]) & (xs < box[2]) & (ys + 1 > box[1]) & (ys < box[3])
+        cover = np.where(touched, mask / 255, 0)
+        np.maximum(exact, cover[..., None] * row, out=exact)
+    label_map, palette = code_instances(found, SOFT, *image.shape[:2])
+    apart = np.abs(palette[label_map] - exact)[..., 1:]
+    assert apart.max() <= 0.5 / 32 + 1e-6
+    assert exact.max() > 0.3

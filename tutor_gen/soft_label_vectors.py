@@ -1,0 +1,83 @@
+"""Label vectors that are not piecewise constant: rounded to levels, then palette-coded.
+
+Every entry is rounded to the nearest multiple of 1 / levels, so it is at most half a level off.
+One byte plane (H, W) a class that occurs; the dense float array is never made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutor_gen.label_vectors import LabelMap, canonical, check_palette_size, window_of
+from voc.classes import NUM_CLASSES
+
+Planes = dict[int, NDArray[np.uint8]]
+"""(H, W) levels by class id; a class without a plane is 0 everywhere."""
+
+
+def code_soft(
+    masks: NDArray[np.uint8],
+    weights: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    levels: int,
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Code the largest of mask probability times weight over the instances, entry by entry.
+
+    Args:
+        masks: (n, H, W) uint8, pasted mask probabilities times 255.
+        weights: (n, 21) float32 in 0..1.
+        boxes: (n, 4) float32 x1 y1 x2 y2; an instance counts in the pixels its box touches.
+        levels: how many steps from 0 to 1.
+
+    Returns:
+        Map and palette as `tutor_gen.label_vectors.code_label_vectors`.
+
+    Raises:
+        TutorError: the image has more than 65,536 distinct vectors.
+    """
+    shape = masks.shape[1:]
+    probabilities = np.arange(256) / 255
+    planes: Planes = {}
+    for mask, weight, box in zip(masks, weights.astype(np.float64), boxes, strict=True):
+        window = window_of(box, *shape)
+        # Classes that stay below half a level leave no trace.
+        for label in np.flatnonzero(np.rint(weight * levels)).tolist():
+            rounded = np.rint(probabilities * (weight[label] * levels)).astype(np.uint8)
+            plane = planes.setdefault(label, np.zeros(shape, dtype=np.uint8))
+            np.maximum(plane[window], rounded[mask[window]], out=plane[window])
+    return code_planes(planes, shape, levels)
+
+
+def code_planes(
+    planes: Mapping[int, NDArray[np.uint8]], shape: tuple[int, ...], levels: int
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Palette-code the vectors whose entry c is ``planes[c] / levels``.
+
+    Args:
+        planes: (H, W) uint8 in 0..levels by class id; absent ones are 0.
+        shape: (H, W).
+        levels: how many steps from 0 to 1.
+
+    Raises:
+        TutorError: the image has more than 65,536 distinct vectors.
+    """
+    codes = np.zeros(shape, dtype=np.int32)
+    vectors = np.zeros((1, NUM_CLASSES), dtype=np.float32)
+    for label, plane in planes.items():
+        pairs = codes * (levels + 1) + plane
+        # By counting, not by sorting: a pixel's pair is one of few numbers.
+        present = np.flatnonzero(np.bincount(pairs.ravel()))
+        check_palette_size(len(present))
+        recode = np.zeros(present[-1] + 1, dtype=np.int32)
+        recode[present] = np.arange(len(present))
+        codes = recode[pairs]
+        earlier, level = np.divmod(present, levels + 1)
+        vectors = vectors[earlier]
+        vectors[:, label] = level / levels
+    zero = np.zeros((1, NUM_CLASSES), dtype=np.float32)
+    if vectors[0].any():
+        return canonical(codes + 1, np.concatenate([zero, vectors]))
+    return canonical(codes, vectors)
