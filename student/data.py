@@ -22,8 +22,9 @@ from student.photometric import draw_photometric
 from student.policy import draw_transform
 from student.targets import ImageTargets, on_this_visit
 from student.transforms import FloatArray, Transform, UInt8Array
-from voc.annotation import Annotation
+from student.truth import GroundTruth
 from voc.devkit import Devkit
+from voc.photograph import Photograph
 
 # A tutor's box less sure than this is no reason to crop an image around it.
 SURE = 0.5
@@ -64,6 +65,8 @@ class StudentDataset(Dataset[Sample]):
         self.rows = tuple(rows)
         self.config = config
         self.mask_folder = mask_folder
+        taught = [row.image_id for row in self.rows if row.detection_gt]
+        self.truth = GroundTruth.read(devkit, taught, config.data.difficult)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,21 +76,21 @@ class StudentDataset(Dataset[Sample]):
         key = zlib.crc32(row.image_id.encode())
         row = on_this_visit(row, config.targets, (config.seed, draw.epoch, key))
         rng = np.random.default_rng([config.seed, draw.epoch, key])
-        image = self.devkit.read_image(row.image_id)
+        photograph = Photograph.open(self.devkit.image_path(row.image_id))
         gt, tutor = self._gt_boxes(row), self._tutor_boxes(row)
         landmarks = np.concatenate([gt.boxes, tutor.boxes[tutor.confidences >= SURE]])
-        height, width = image.shape[:2]
-        transform = draw_transform(rng, height, width, landmarks, config.augmentation)
+        size = photograph.height, photograph.width
+        side = config.model.input_size
+        transform = draw_transform(rng, *size, landmarks, side, config.augmentation)
         if not config.targets.detection.confidence_weighting:
             tutor = replace(tutor, confidences=np.ones_like(tutor.confidences))
         photometric = draw_photometric(rng, config.augmentation)
         index_map, palette = self._label_vectors(row, transform)
-        side = config.model.input_size
         return Sample(
             image_id=row.image_id,
-            image=transform.image(image, side),
-            gt=_transformed(gt, transform, side, config.augmentation.min_box),
-            tutor=_transformed(tutor, transform, side, config.augmentation.min_box),
+            image=transform.image(photograph.decode(transform.reduction)),
+            gt=_transformed(gt, transform, config.augmentation.min_box),
+            tutor=_transformed(tutor, transform, config.augmentation.min_box),
             confirming=self._confirming(row, transform),
             instances=self._instances(row, transform),
             mask=self._mask(row, transform),
@@ -98,10 +101,10 @@ class StudentDataset(Dataset[Sample]):
         )
 
     def _gt_boxes(self, row: ImageTargets) -> Boxes:
-        annotation = self.devkit.annotation(row.image_id) if row.detection_gt else None
-        if annotation is None:
+        if not row.detection_gt:
             return Boxes.none()
-        return _learned(annotation, self.config.data.difficult)
+        boxes, labels = self.truth.of(row.image_id)
+        return Boxes(boxes, labels, np.ones(len(labels), np.float32))
 
     def _tutor_boxes(self, row: ImageTargets) -> Boxes:
         if not row.detection_tutor or self.cache is None:
@@ -141,7 +144,8 @@ class StudentDataset(Dataset[Sample]):
         side = self.config.model.segmentation_side
         mask = None
         if row.segmentation_gt:
-            mask = self.devkit.mask(row.image_id, self.mask_folder)
+            size = transform.height, transform.width
+            mask = self.devkit.mask(row.image_id, self.mask_folder, size)
         if mask is None:
             return np.full((side, side), 255, np.uint8)
         return transform.map(mask, side, fill=255).astype(np.uint8, copy=False)
@@ -162,14 +166,8 @@ def _chosen(found: TutorBoxes, keep: npt.NDArray[np.bool_]) -> Boxes:
     return Boxes(found.boxes[keep], labels, found.confidences[keep])
 
 
-def _learned(annotation: Annotation, difficult: bool) -> Boxes:
-    keep = np.ones(len(annotation.labels), bool) if difficult else ~annotation.difficult
-    ones = np.ones(int(keep.sum()), np.float32)
-    return Boxes(annotation.boxes[keep], annotation.labels[keep], ones)
-
-
-def _transformed(boxes: Boxes, transform: Transform, side: int, min_size: float) -> Boxes:
-    relative, keep = transform.boxes(boxes.boxes, side, min_size)
+def _transformed(boxes: Boxes, transform: Transform, min_size: float) -> Boxes:
+    relative, keep = transform.boxes(boxes.boxes, min_size)
     return Boxes(relative, boxes.labels[keep], boxes.confidences[keep])
 
 

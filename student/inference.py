@@ -19,6 +19,7 @@ from student.model.blitznet import BlitzNet, normalise
 from student.model.decode import DetectionLimits, detect, segment
 from student.transforms import Transform, UInt8Array
 from voc.evaluation import Detections
+from voc.photograph import Photograph
 from voc.pictures import read_photograph
 
 JPEG_ENDINGS = (".jpg", ".jpeg")
@@ -71,9 +72,15 @@ class _Photographs(Dataset[tuple[UInt8Array, tuple[int, int]]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[UInt8Array, tuple[int, int]]:
-        image = read_image(self.paths[index])
+        path = self.paths[index]
+        if path.suffix.lower() in JPEG_ENDINGS:
+            photograph = Photograph.open(path)
+            size = photograph.height, photograph.width
+            transform = Transform.whole(*size, self.side)
+            return transform.image(photograph.decode(transform.reduction)), size
+        image = read_image(path)
         height, width = image.shape[:2]
-        return Transform.whole(height, width).image(image, self.side), (height, width)
+        return Transform.whole(height, width, self.side).image(image), (height, width)
 
 
 def read_image(path: Path) -> UInt8Array:

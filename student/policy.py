@@ -22,6 +22,7 @@ def draw_transform(
     height: int,
     width: int,
     boxes: FloatArray,
+    side: int,
     config: AugmentationConfig,
 ) -> Transform:
     """Draw the geometry of one sample.
@@ -31,11 +32,13 @@ def draw_transform(
         height: Of the source image, in pixels.
         width: Of the source image, in pixels.
         boxes: (n, 4) boxes of which a crop has to cover at least one; may be empty.
+        side: Of the sample, in pixels.
         config: The probabilities and ranges.
     """
     canvas = draw_canvas(rng, height, width, config)
     window = draw_crop(rng, canvas, boxes, config)
-    return Transform(height, width, window, bool(rng.random() < config.flip_probability))
+    flip = bool(rng.random() < config.flip_probability)
+    return Transform.fit(height, width, window, side, flip)
 
 
 def draw_canvas(

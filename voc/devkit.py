@@ -132,10 +132,20 @@ class Devkit:
         self._check_size(path, image_id, annotation.height, annotation.width)
         return annotation
 
-    def mask(self, image_id: str, folder: str = "SegmentationClass") -> NDArray[np.uint8] | None:
+    def mask(
+        self,
+        image_id: str,
+        folder: str = "SegmentationClass",
+        size: tuple[int, int] | None = None,
+    ) -> NDArray[np.uint8] | None:
         """Return an image's mask, or None if it has none in ``folder``.
 
         An image without a mask in SegmentationClassAug keeps its mask from SegmentationClass.
+
+        Args:
+            image_id: Which image.
+            folder: Of the masks.
+            size: (height, width) of the photograph if known; saves reading its header.
 
         Returns:
             (H, W) uint8: class ids 0..20, 255 for void (object numbers from SegmentationObject).
@@ -147,9 +157,10 @@ class Devkit:
         path = self._file(folder, image_id, ".png")
         if not path.is_file():
             fallback = _MASK_FALLBACK.get(folder)
-            return None if fallback is None else self.mask(image_id, fallback)
+            return None if fallback is None else self.mask(image_id, fallback, size)
         mask = pictures.read_mask(path)
-        self._check_size(path, image_id, *mask.shape)
+        if mask.shape != size:
+            self._check_size(path, image_id, *mask.shape)
         if folder != _OBJECT_FOLDER:
             pictures.check_class_ids(mask, path)
         return mask

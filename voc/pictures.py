@@ -60,14 +60,15 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
 
 def check_class_ids(mask: NDArray[np.uint8], path: Path) -> None:
     """Raise DevkitError if a (H, W) class mask holds anything but 0..20 and `VOID`."""
+    if np.max(mask + np.uint8(1), initial=0) <= NUM_CLASSES:  # VOID wraps around to 0
+        return
     counts = np.bincount(mask.ravel(), minlength=256)
     wrong = [value for value in np.flatnonzero(counts) if NUM_CLASSES <= value < VOID]
-    if wrong:
-        listed = ", ".join(str(value) for value in wrong[:5])
-        raise DevkitError(
-            f"{path}: expected class ids 0..{NUM_CLASSES - 1} and {VOID}, got {listed}"
-            f" ({int(counts[wrong].sum())} pixels): it is not a mask of VOC's classes."
-        )
+    listed = ", ".join(str(value) for value in wrong[:5])
+    raise DevkitError(
+        f"{path}: expected class ids 0..{NUM_CLASSES - 1} and {VOID}, got {listed}"
+        f" ({int(counts[wrong].sum())} pixels): it is not a mask of VOC's classes."
+    )
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:

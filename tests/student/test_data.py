@@ -43,7 +43,8 @@ def test_a_still_sample_is_the_whole_image_with_all_labels(
     annotation = devkit.annotation(sample.image_id)
     assert annotation is not None
     scale = np.array([annotation.width, annotation.height] * 2)
-    assert sample.gt.boxes * scale == pytest.approx(annotation.boxes, abs=1e-3)
+    # Up to a pixel of an odd side is cut off where the photograph is decoded at half its size.
+    assert sample.gt.boxes * scale == pytest.approx(annotation.boxes, abs=1.001)
     assert np.array_equal(sample.gt.labels, annotation.labels)
     # The ghost of confidence .0005 is below the threshold of .001.
     assert np.array_equal(sample.tutor.labels, annotation.labels)

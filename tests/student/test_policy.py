@@ -107,14 +107,17 @@ def test_after_all_tries_fail_the_whole_canvas_is_taken() -> None:
 
 def test_half_of_the_samples_are_mirrored() -> None:
     rng = np.random.default_rng(6)
-    flips = [draw_transform(rng, HEIGHT, WIDTH, NO_BOXES, CONFIG).flip for _ in range(DRAWS)]
+    flips = [draw_transform(rng, HEIGHT, WIDTH, NO_BOXES, 300, CONFIG).flip for _ in range(DRAWS)]
     assert np.mean(flips) == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_generator_alone_decides() -> None:
     boxes = np.array([[10, 10, 100, 100]], np.float32)
     one, two, other = (
-        [draw_transform(np.random.default_rng([seed, i]), 99, 88, boxes, CONFIG) for i in range(9)]
+        [
+            draw_transform(np.random.default_rng([seed, i]), 99, 88, boxes, 300, CONFIG)
+            for i in range(9)
+        ]
         for seed in (7, 7, 8)
     )
     assert one == two
