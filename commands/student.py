@@ -50,6 +50,7 @@ def train_student(
           --config tiny --set targets.segmentation.source=fill-in --out runs/first
     """
     from cache.reader import TutorCache
+    from student.distributed import is_first_process
     from student.settings import load_config
     from student.train import train
     from voc.devkit import Devkit
@@ -59,6 +60,8 @@ def train_student(
     config = load_config(source, overrides)
     store = None if cache is None else TutorCache.open(cache)
     summary = train(config, Devkit.open(voc), store, out, track=track)
+    if not is_first_process():
+        return
     losses = ", ".join(f"{name} {value:.3g}" for name, value in summary.losses.items())
     click.echo(f"{out}: {summary.step} of {summary.steps} steps, {summary.images} images; {losses}")
     click.echo(f"Evaluate it: kdcli evaluate-student {out} --voc {voc} --list Segmentation/val")

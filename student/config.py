@@ -210,7 +210,10 @@ class OptimConfig:
 
     Attributes:
         steps: Training steps.
-        batch_size: Images a step.
+        batch_size: Images a step, over all processes that train together.
+        accumulate: Parts in which these are worked off, one after the other, for want of memory;
+            their gradients are averaged. Batch norm, the losses' normalisers and the mining of
+            negatives then see a part, ``batch_size / accumulate`` images.
         lr: Learning rate.
         milestones: After these steps the learning rate is multiplied by ``decay``.
         decay: See ``milestones``.
@@ -220,6 +223,7 @@ class OptimConfig:
 
     steps: int = 65_000
     batch_size: int = 32
+    accumulate: int = 1
     lr: float = 1e-4
     milestones: tuple[int, ...] = (40_000, 50_000)
     decay: float = 0.1
@@ -227,9 +231,11 @@ class OptimConfig:
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr"):
+        for name in ("steps", "batch_size", "accumulate", "lr"):
             value = getattr(self, name)
             _expect(value > 0, f"optim.{name}", "above 0", value)
+        _expect(self.batch_size % self.accumulate == 0, "optim.accumulate",
+                f"a divisor of optim.batch_size ({self.batch_size})", self.accumulate)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -257,6 +263,10 @@ class RuntimeConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: Processes that prepare samples; 0 prepares them in the training process.
         channels_last: Whether the network runs in channels-last memory format.
+        compile: Whether ``torch.compile`` translates the network for the device first; takes a
+            minute or more and, on a CPU, a C++ compiler.
+        sync_bn: Whether batch norms see the whole batch when several processes share it, as one
+            process would; without, each process' own images, which is faster and less exact.
         log_every: Steps between lines of the loss curve.
         checkpoint_every: Steps between checkpoints.
     """
@@ -264,6 +274,8 @@ class RuntimeConfig:
     device: str = "auto"
     workers: int = 2
     channels_last: bool = False
+    compile: bool = False
+    sync_bn: bool = True
     log_every: int = 20
     checkpoint_every: int = 500
 

@@ -18,6 +18,7 @@ from cache.reader import TutorCache
 from cache.record import Boxes as TutorBoxes
 from student.batch import Batch, Boxes, Instances, Sample, collate
 from student.config import RunConfig
+from student.distributed import rank, ranks
 from student.photometric import draw_photometric
 from student.policy import draw_transform
 from student.targets import ImageTargets, on_this_visit
@@ -200,14 +201,37 @@ class Schedule(Sampler[list[Draw]]):
         return np.random.default_rng([self.seed, epoch]).permutation(self.images)
 
 
+class Share(Sampler[list[Draw]]):
+    """One process' share of every step: of each of the step's ``parts``, an equal slice."""
+
+    def __init__(self, schedule: Schedule, parts: int, rank: int, ranks: int) -> None:
+        self.schedule = schedule
+        self.parts = parts
+        self.rank = rank
+        self.ranks = ranks
+
+    def __len__(self) -> int:
+        return len(self.schedule) * self.parts
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        size = self.schedule.batch_size // (self.parts * self.ranks)
+        for draws in self.schedule:
+            for part in range(self.parts):
+                begin = (part * self.ranks + self.rank) * size
+                yield draws[begin : begin + size]
+
+
 def make_loader(dataset: StudentDataset, start: int, device: torch.device) -> DataLoader[Batch]:
-    """Return a loader of the batches from step ``start`` to the configured last one."""
+    """Return a loader of this process' batches from step ``start`` to the configured last one.
+
+    A step takes ``optim.accumulate`` batches.
+    """
     config = dataset.config
     optim = config.optim
     schedule = Schedule(len(dataset), optim.batch_size, config.seed, start, optim.steps)
     return DataLoader(
         cast("Dataset[Batch]", dataset),  # what the loader yields, collate made of its samples
-        batch_sampler=schedule,
+        batch_sampler=Share(schedule, optim.accumulate, rank(), ranks()),
         num_workers=config.runtime.workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from student.errors import StudentError
@@ -10,11 +12,16 @@ from student.errors import StudentError
 def pick_device(name: str) -> torch.device:
     """Return the device called ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
+    Each process that ``torchrun`` started on a machine gets a GPU of its own from ``auto`` and
+    ``cuda``.
+
     Raises:
         StudentError: No such device, or not on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

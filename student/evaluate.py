@@ -10,6 +10,7 @@ from typing import Any
 
 from cache.track import Track, no_track
 from student.device import pick_device
+from student.distributed import objects_of_ranks, rank, ranks
 from student.errors import StudentError
 from student.inference import InferenceSettings, infer
 from student.load import load_run
@@ -123,9 +124,13 @@ def evaluate_model(
     metric: Metric = "area",
     track: Track = no_track,
 ) -> Evaluation:
-    """Evaluate a network on images; ``folder`` holds their class masks."""
+    """Evaluate a network on images; ``folder`` holds their class masks.
+
+    Processes that train together share the images; each returns the whole result.
+    """
     annotations = load_annotations(devkit, image_ids)
-    images = [(image_id, devkit.image_path(image_id)) for image_id in image_ids]
+    own = image_ids[rank() :: ranks()]
+    images = [(image_id, devkit.image_path(image_id)) for image_id in own]
     found: dict[str, Detections] = {}
     confusion, masks = ConfusionMatrix(), 0
     predictions = infer(model, images, settings)
@@ -135,8 +140,22 @@ def evaluate_model(
         if mask is not None:
             masks += 1
             confusion.update(prediction.label_map, mask)
-    detection = evaluate_detections(found, annotations, metric=metric)
-    return Evaluation(len(images), detection, confusion.result() if masks else None)
+    found, confusion, masks = _gathered(found, confusion, masks)
+    ordered = {image_id: found[image_id] for image_id in image_ids}
+    detection = evaluate_detections(ordered, annotations, metric=metric)
+    return Evaluation(len(image_ids), detection, confusion.result() if masks else None)
+
+
+def _gathered(
+    found: dict[str, Detections], confusion: ConfusionMatrix, masks: int
+) -> tuple[dict[str, Detections], ConfusionMatrix, int]:
+    """Put together what the processes found."""
+    parts = objects_of_ranks((found, confusion.counts, masks))
+    together = ConfusionMatrix()
+    for _, counts, _ in parts:
+        together.counts += counts
+    everything = {name: boxes for part, _, _ in parts for name, boxes in part.items()}
+    return everything, together, sum(count for _, _, count in parts)
 
 
 def load_annotations(devkit: Devkit, image_ids: Sequence[str]) -> dict[str, Annotation]:

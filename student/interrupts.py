@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -12,7 +13,11 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop; a second one acts at once."""
+    """Turns the first Ctrl-C (or SIGTERM) into a request to stop; a second one acts at once.
+
+    Below ``torchrun`` one Ctrl-C arrives twice, from the terminal and from torchrun, which itself
+    loses its patience after half a minute: there all of them are requests.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,4 +44,5 @@ class Interrupts:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        signal.signal(number, self._before[number])
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            signal.signal(number, self._before[number])

@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from student.distributed import all_raise, objects_of_ranks, rank, ranks, sum_over_ranks
 from student.errors import StudentError
 from student.objective import LOSSES
 from student.run import METRICS, TENSORBOARD, write_json
@@ -25,7 +26,8 @@ class Journal:
     """Collects losses on the device and writes their means now and then.
 
     Nothing waits for the device between two lines. A loss that is not finite is thus noticed at
-    the next line, which is always written before a checkpoint.
+    the next line, which is always written before a checkpoint. Of several processes, all write at
+    the same steps: their losses are summed, and the first has the files.
 
     Args:
         run: The run's directory.
@@ -39,9 +41,11 @@ class Journal:
         self._waited = 0.0
         self._started = time.perf_counter()
         self.last: dict[str, float] = {}
-        _drop_lines_after(run / METRICS, step)
-        self._file = (run / METRICS).open("a", encoding="utf-8")
-        self._board = SummaryWriter(run / TENSORBOARD, purge_step=step + 1)
+        self._file: TextIO | None = None
+        if rank() == 0:
+            _drop_lines_after(run / METRICS, step)
+            self._file = (run / METRICS).open("a", encoding="utf-8")
+            self._board = SummaryWriter(run / TENSORBOARD, purge_step=step + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -52,8 +56,9 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
 
     def note(
         self,
@@ -78,7 +83,7 @@ class Journal:
         """
         if not self._pending:
             return
-        values = torch.stack([row for _, _, row in self._pending]).cpu()
+        values = sum_over_ranks(torch.stack([row for _, _, row in self._pending]).cpu())
         self._check_finite(values)
         seconds = time.perf_counter() - self._started
         names = ("loss", *(f"loss/{name}" for name in LOSSES))
@@ -86,7 +91,7 @@ class Journal:
         line = {name: mean for name, mean in zip(names, means, strict=True) if mean == mean}
         line |= {
             "lr": lr,
-            "images_per_second": self._images / seconds,
+            "images_per_second": ranks() * self._images / seconds,
             "wait_ms": 1000 * self._waited / len(self._pending),
         }
         self.last = line
@@ -97,6 +102,8 @@ class Journal:
 
     def add(self, step: int, scalars: Mapping[str, float], **more: Any) -> None:
         """Write a line of scalars, to the file and to TensorBoard."""
+        if self._file is None:
+            return
         line = {"step": step, **more, **scalars}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -111,22 +118,19 @@ class Journal:
         bad = torch.nonzero(~values[:, 0].isfinite())
         if not len(bad):
             return
-        step, image_ids, _ = self._pending[int(bad[0])]
+        step, own, _ = self._pending[int(bad[0])]
+        image_ids = [image_id for ids in objects_of_ranks(own) for image_id in ids]
         losses = dict(zip(("loss", *LOSSES), values[int(bad[0])].tolist(), strict=True))
-        write_json(
-            self.run / BAD_BATCH,
-            {
-                "step": step,
-                "image_ids": image_ids,
-                # JSON knows no NaN; the name of the value will do for a reader's eyes.
-                "losses": {name: str(value) for name, value in losses.items()},
-            },
-        )
-        raise StudentError(
+        # JSON knows no NaN; the name of the value will do for a reader's eyes.
+        named = {name: str(value) for name, value in losses.items()}
+        if self._file is not None:
+            record = {"step": step, "image_ids": image_ids, "losses": named}
+            write_json(self.run / BAD_BATCH, record)
+        all_raise(StudentError(
             f"The loss of step {step} is {losses['loss']}: training stopped. Its images are named "
             f"in {self.run / BAD_BATCH}. Most often the learning rate is too high: train with a "
             "lower optim.lr in another folder"
-        )
+        ))  # fmt: skip
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

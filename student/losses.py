@@ -4,6 +4,9 @@ Per-image weights: every loss takes an optional (B,) tensor. The losses of an im
 by its weight, before mining where there is mining; an image of weight 0 takes no part at all,
 neither in counts nor in averages. A constant weight thus scales the loss, and weights of 0 and 1
 give the loss of a part of the batch.
+
+Several processes (`student.distributed`) hold equal shares of one batch: what is counted or ranked
+is so over the whole batch, and the losses of the processes sum to that of the batch.
 """
 
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from student.distributed import gather_over_ranks, rank, ranks, sum_over_ranks
 from student.matching import Matches
 
 VOID = 255
@@ -56,7 +60,7 @@ def detection_loss(
     flat = scores.float().reshape(-1, scores.shape[-1])
     entropy = F.cross_entropy(flat, labels.reshape(-1), reduction="none")
     entropy = entropy.reshape(labels.shape) * factor
-    positives = positive.sum()
+    positives = sum_over_ranks(positive.sum())
     negatives = torch.minimum(NEGATIVES_PER_POSITIVE * positives, labels.shape[1] - positives)
     zero = entropy.new_zeros(())
     hardest = _sum_of_largest(
@@ -77,12 +81,25 @@ def _sum_of_largest(values: Tensor, number: Tensor, *, wait_for_device: bool) ->
     under way to tell. There the whole table is sorted, and nothing waits.
     """
     values = values.flatten()
+    if ranks() > 1:
+        return _sum_of_own_among_largest(values, number)
     if wait_for_device:
         k = min(max(int(number), 0), len(values))
         return values.topk(k, sorted=False).values.sum()
     ranked = values.sort(descending=True).values
     chosen = torch.arange(len(ranked), device=ranked.device) < number
     return torch.where(chosen, ranked, ranked.new_zeros(())).sum()
+
+
+def _sum_of_own_among_largest(values: Tensor, number: Tensor) -> Tensor:
+    """Sum of those of the `number` largest over all processes that are this process' own."""
+    everyone = gather_over_ranks(values)
+    # Stable, so that the processes agree on which of equal values are in.
+    order = everyone.flatten().sort(descending=True, stable=True).indices
+    place = torch.arange(len(order), device=order.device)
+    chosen = torch.empty_like(order, dtype=torch.bool).scatter_(0, order, place < number)
+    own = chosen.reshape(everyone.shape)[rank()]
+    return torch.where(own, values, values.new_zeros(())).sum()
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -138,7 +155,7 @@ def _mean(values: Tensor, counted: Tensor, weights: Tensor | None) -> Tensor:
         counted = counted & (weights > 0)[:, None, None]
         values = values * weights.float()[:, None, None]
     total = torch.where(counted, values, values.new_zeros(())).sum()
-    return total / counted.sum().clamp(min=1)
+    return total / sum_over_ranks(counted.sum()).clamp(min=1)
 
 
 def weight_decay_loss(model: nn.Module, coefficient: float = WEIGHT_DECAY) -> Tensor:

@@ -37,6 +37,11 @@ class Plan:
         return tuple(row for row in self.rows if any(row.weights))
 
     @property
+    def every_task(self) -> bool:
+        """Whether each of these images learns both tasks, from whomever."""
+        return all(any(row.weights[:2]) and any(row.weights[2:]) for row in self.learning)
+
+    @property
     def targets_csv(self) -> str:
         """The assignment as CSV."""
         return to_csv(self.rows)

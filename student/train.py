@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,12 +19,22 @@ from student.checkpoint import BEST, LAST, checkpoint_path, save_checkpoint
 from student.config import RunConfig
 from student.data import StudentDataset, make_loader
 from student.device import pick_device
+from student.distributed import (
+    all_raise,
+    first_rank_does,
+    is_first_process,
+    process_group,
+    rank,
+    ranks,
+    sum_over_ranks,
+)
 from student.errors import StudentError
 from student.evaluate import evaluate_model
 from student.inference import InferenceSettings
 from student.interrupts import Interrupts, TrainingInterrupted
 from student.journal import Journal
 from student.learner import Learner, learning_rate
+from student.memory import explained_shortage
 from student.plan import Plan, make_plan
 from student.run import SUMMARY, locked, prepare_run, read_json, write_json
 from voc.devkit import Devkit, mask_folder
@@ -67,29 +78,54 @@ def train(
     """Train a student into ``out``, or go on where a stopped run of the same settings stands.
 
     On the CPU a resumed run gives the same weights, bit for bit, as an undisturbed one (with the
-    same number of threads).
+    same number of threads). Below ``torchrun`` its processes share the work of every batch.
 
     Raises:
         StudentError: Settings, data or ``out`` do not allow it, or the loss is not finite.
         CacheError, DevkitError: The cache or the devkit does not fit.
         TrainingInterrupted: After Ctrl-C.
     """
-    plan = make_plan(config, devkit, cache)
-    device = pick_device(config.runtime.device)
-    with locked(out):
-        prepare_run(out, config, plan.targets_csv, plan.facts)
-        if finished := _finished_summary(out):
+    device, steps = pick_device(config.runtime.device), config.optim.steps
+    with process_group(device), contextlib.ExitStack() as held:
+        plan = first_rank_does(lambda: _prepare(config, devkit, cache, out, held))
+        if finished := first_rank_does(lambda: _finished_summary(out)):
             return finished
-        learner = Learner.start(config, out, device)
+        learner = Learner.start(config, out, device, every_task=plan.every_task)
         dataset = StudentDataset(devkit, cache, plan.learning, config, plan.mask_folder)
+        loader = make_loader(dataset, learner.step, device)
+        show = track if is_first_process() else no_track
         with Journal(out, learner.step) as journal, Interrupts() as interrupts:
             loop = Loop(config, devkit, out, plan, learner, journal)
-            loader = make_loader(dataset, learner.step, device)
-            for batch in track(loop.timed(loader), len(loader), "train"):
-                loop.step(batch.to(device))
-                if interrupts.requested and learner.step < config.optim.steps:
+            for batches in show(loop.timed(loader), steps - learner.step, "train"):
+                loop.step([batch.to(device) for batch in batches])
+                if _anyone(interrupts.requested) and learner.step < steps:
                     loop.stop()
         return loop.summary()
+
+
+def _prepare(
+    config: RunConfig,
+    devkit: Devkit,
+    cache: TutorCache | None,
+    out: Path,
+    held: contextlib.ExitStack,
+) -> Plan:
+    """Check all that can be checked beforehand, and make the run's directory."""
+    share = config.optim.accumulate * ranks()
+    if config.optim.batch_size % share:
+        raise StudentError(
+            f"Expected optim.batch_size to be a multiple of {share} ({ranks()} processes, "
+            f"optim.accumulate={config.optim.accumulate}), got {config.optim.batch_size}"
+        )
+    plan = make_plan(config, devkit, cache)
+    held.enter_context(locked(out))
+    prepare_run(out, config, plan.targets_csv, plan.facts)
+    return plan
+
+
+def _anyone(requested: bool) -> bool:
+    """Whether some process was asked to stop, so that all stop after the same step."""
+    return bool(sum_over_ranks(torch.tensor(int(requested))))
 
 
 class Loop:
@@ -115,28 +151,25 @@ class Loop:
         self._started = time.perf_counter()
         self._seconds_before = learner.seconds
 
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches, and measure how long each had to be waited for."""
-        iterator = iter(batches)
+    def timed(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
+        """Yield the batches of each step, and measure how long they had to be waited for."""
+        iterator = iter(loader)
         while True:
             started = time.perf_counter()
-            batch = _next(iterator)
-            if batch is None:
-                return
+            batches = [_next(iterator) for _ in range(self.config.optim.accumulate)]
             self._waited = time.perf_counter() - started
-            yield batch
+            found = [batch for batch in batches if batch is not None]
+            if not found:
+                return
+            yield found
 
-    def step(self, batch: Batch) -> None:
-        """Train on a batch, and do what is due after that step."""
+    def step(self, batches: list[Batch]) -> None:
+        """Train on the batches of a step, and do what is due after it."""
         learner, runtime = self.learner, self.config.runtime
-        try:
-            total, parts = learner.update(batch)
-        except torch.cuda.OutOfMemoryError as error:
-            raise StudentError(
-                "The GPU's memory does not suffice: lower optim.batch_size "
-                f"({self.config.optim.batch_size} now) or set optim.bf16=true"
-            ) from error
-        self.journal.note(learner.step, batch.image_ids, total, parts, self._waited)
+        with explained_shortage(self.config):
+            total, parts = learner.update(batches)
+        ids = tuple(image_id for batch in batches for image_id in batch.image_ids)
+        self.journal.note(learner.step, ids, total, parts, self._waited)
         done = learner.step == self.config.optim.steps
         evaluates = self.config.evaluation.every
         due = bool(evaluates) and (done or learner.step % evaluates == 0)
@@ -151,10 +184,10 @@ class Loop:
         """Save what is there and end the run early."""
         self._save()
         self.summary()
-        raise TrainingInterrupted(
+        all_raise(TrainingInterrupted(
             f"Stopped after step {self.learner.step} of {self.config.optim.steps}; the same "
             f"command goes on from {checkpoint_path(self.out)}"
-        )
+        ))  # fmt: skip
 
     def summary(self) -> TrainingSummary:
         """Return how far the run is, and write it to the run."""
@@ -170,7 +203,8 @@ class Loop:
             images=len(self.plan.learning),
             parameters=sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
         )
-        write_json(self.out / SUMMARY, asdict(summary))
+        if rank() == 0:
+            write_json(self.out / SUMMARY, asdict(summary))
         return summary
 
     def _write_line(self) -> None:
@@ -182,10 +216,15 @@ class Loop:
         # First the line: it finds out about losses that are not finite.
         self._write_line()
         self.learner.seconds = self._seconds_before + time.perf_counter() - self._started
-        save_checkpoint(checkpoint_path(self.out, LAST), self.learner.checkpoint())
+        self._save_as(LAST)
+
+    def _save_as(self, name: str) -> None:
+        if rank() == 0:
+            save_checkpoint(checkpoint_path(self.out, name), self.learner.checkpoint())
 
     def _evaluate(self) -> None:
         learner, settings = self.learner, self.config.evaluation
+        learner.share_statistics()
         result = evaluate_model(
             learner.model,
             self.devkit,
@@ -203,7 +242,7 @@ class Loop:
         self.journal.add(learner.step, scalars)
         if result.score > learner.best_score:
             learner.best_score = result.score
-            save_checkpoint(checkpoint_path(self.out, BEST), learner.checkpoint())
+            self._save_as(BEST)
         self.journal.restart_clock()
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from student.model.anchors import decode_boxes
 from student.model.blitznet import BlitzNetOutput
@@ -73,6 +72,9 @@ def _detect_one(
     probabilities: Tensor, boxes: Tensor, size: tuple[int, int], limits: DetectionLimits
 ) -> ImageDetections:
     """(C, A) probabilities without the background and (A, 4) relative boxes -> detections."""
+    # Here, as it brings in half a compiler: more than a second that most programs need not wait.
+    from torchvision.ops import batched_nms
+
     best, anchor = probabilities.topk(min(limits.before_nms, probabilities.shape[1]), dim=1)
     index, rank = torch.nonzero(best > limits.score, as_tuple=True)
     scores, candidates = best[index, rank], boxes[anchor[index, rank]]

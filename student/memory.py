@@ -1,0 +1,56 @@
+"""Out of memory: one message that names the setting to change."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from student.config import RunConfig
+from student.distributed import ranks
+from student.errors import StudentError
+
+
+@contextlib.contextmanager
+def explained_shortage(config: RunConfig) -> Iterator[None]:
+    """Turn a failed allocation in a training step into advice.
+
+    Raises:
+        StudentError: The GPU's or the host's memory does not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        raise StudentError(_advice(config, error)) from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return whether an allocation failed, on a GPU or on the host."""
+    # On the host, PyTorch's allocator raises a RuntimeError like any other.
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
+        "can't allocate memory" in str(error)
+    )
+
+
+def _advice(config: RunConfig, error: BaseException) -> str:
+    optim = config.optim
+    where = "GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "machine"
+    at_once = optim.batch_size // (optim.accumulate * ranks())
+    remedies = []
+    if at_once > 1:
+        parts = next(
+            n for n in range(optim.accumulate + 1, optim.batch_size + 1)
+            if optim.batch_size % (n * ranks()) == 0
+        )  # fmt: skip
+        remedies.append(
+            f"set optim.accumulate={parts} ({optim.accumulate} now) to work the {optim.batch_size} "
+            f"images of a step off in more parts, or lower optim.batch_size"
+        )
+    if not optim.bf16:
+        remedies.append("set optim.bf16=true")
+    remedies.append("take a smaller model")
+    images = f"{at_once} image{'s' * (at_once > 1)} at once"
+    return f"The {where}'s memory does not suffice for {images}: " + "; or ".join(remedies)

@@ -1,0 +1,151 @@
+"""Two real processes below torchrun train what one process trains with the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cache.reader import TutorCache
+from student.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from student.config import RunConfig
+from student.errors import StudentError
+from student.settings import to_toml
+from student.train import train
+from voc.devkit import Devkit
+
+STEPS = 14
+CLOCKS = ("images_per_second", "wait_ms")
+Small = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def config(small: Small) -> RunConfig:
+    """Every kind of target, micro-batches in which nobody learns some of them, evaluations.
+
+    The learning rate is low: rounding differs between one sum and two, and training amplifies it.
+    """
+    return small(
+        targets__detection__source="combination",
+        targets__segmentation__source="fill-in",
+        targets__gt_share=0.4,
+        targets__segmentation__gt_share=0.5,
+        optim={"steps": STEPS, "batch_size": 8, "accumulate": 2, "lr": 1e-4, "milestones": [9]},
+        runtime__log_every=1,
+        evaluation={"every": 4, "list": "Segmentation/val"},
+    )
+
+
+def start(config: RunConfig, devkit: Devkit, cache: TutorCache, out: Path) -> subprocess.Popen[str]:
+    file = out.with_suffix(".toml")
+    file.write_text(to_toml(config), encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = ["--voc", devkit.root, "--cache", cache.path, "--config", file, "--out", out]
+    return subprocess.Popen(
+        [*torchrun, "-m", "cli", "train-student", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that a signal reaches it as Ctrl-C would: all of it at once
+    )
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    found = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    return [
+        {k: line[k] for k in line if k not in ("images_per_second", "wait_ms")} for line in found
+    ]
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    for here, there in zip(lines(one), lines(other), strict=True):
+        # A pixel or two may fall to another class.
+        assert there == pytest.approx(here, rel=2e-3 if "evaluation/miou" in here else 1e-4)
+    first, second = (load_checkpoint(checkpoint_path(run)) for run in (one, other))
+    assert first.step == second.step
+    for name, value in first.model.items():
+        assert torch.allclose(value.float(), second.model[name].float(), rtol=1e-3, atol=2e-4), name
+    assert_same_gradients(first, second)
+
+
+def assert_same_gradients(first: Checkpoint, second: Checkpoint) -> None:
+    """Their averages, that is; unlike the weights they show a wrong factor."""
+    for index, state in first.optimizer["state"].items():
+        here, there = state["exp_avg"], second.optimizer["state"][index]["exp_avg"]
+        assert torch.allclose(here, there, rtol=1e-2, atol=1e-3 * float(here.abs().max())), index
+
+
+def test_two_processes_train_as_one(
+    devkit: Devkit, cache: TutorCache, config: RunConfig, tmp_path: Path
+) -> None:
+    """Begun by one process, gone on with by two, interrupted by Ctrl-C, ended by one.
+
+    Batch norms, normalisers, mining, evaluation: as if one process had done it all.
+    """
+
+    def killed(batches: Any, total: int, label: str) -> Iterator[Any]:
+        for done, batch in enumerate(batches):
+            if done == 3:
+                raise ZeroDivisionError
+            yield batch
+
+    train(config, devkit, cache, tmp_path / "one")
+    shared = tmp_path / "shared"
+    with pytest.raises(ZeroDivisionError):
+        train(config, devkit, cache, shared, track=killed)
+    process = start(config, devkit, cache, shared)
+    deadline = time.monotonic() + 100
+    while "evaluation/map" not in lines(shared)[-1] and process.poll() is None:
+        assert time.monotonic() < deadline, "no evaluation appeared"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=100)
+    stopped_at = load_checkpoint(checkpoint_path(shared)).step
+    assert 4 <= stopped_at < STEPS, errors
+    assert errors.count(f"Stopped after step {stopped_at} of {STEPS}") == 1
+    assert "Evaluate it" not in printed
+    train(config, devkit, cache, shared)
+    starts = json.loads((shared / "run.json").read_text())["starts"]
+    assert [(start["step"], start["processes"]) for start in starts] == [
+        (0, 1), (2, 2), (stopped_at, 1),
+    ]  # fmt: skip
+    assert_same_training(tmp_path / "one", shared)
+
+
+def test_parts_of_a_step_average_their_gradients(
+    devkit: Devkit, small: Small, tmp_path: Path
+) -> None:
+    """A step over two images twice, in two parts, is the step over them once."""
+    (devkit.root / "ImageSets" / "Main" / "two.txt").write_text(
+        "\n".join(devkit.image_ids("Segmentation/val")[:2]) + "\n", encoding="utf-8"
+    )
+    augmentation = {
+        "zoom_out_probability": 0.0, "crop_area": [1.0, 1.0], "crop_tries": 0,
+        "flip_probability": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0,
+    }  # fmt: skip
+    for name, batch_size, accumulate in (("once", 2, 1), ("twice", 4, 2)):
+        config = small(
+            data__list="Main/two",
+            augmentation=augmentation,
+            optim={"batch_size": batch_size, "accumulate": accumulate, "steps": 2},
+        )
+        train(config, devkit, None, tmp_path / name)
+    once, twice = (load_checkpoint(checkpoint_path(tmp_path / n)) for n in ("once", "twice"))
+    assert_same_gradients(once, twice)
+    first, second = (lines(tmp_path / name) for name in ("once", "twice"))
+    assert first == [pytest.approx(line, rel=1e-4) for line in second]
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(small: Small) -> None:
+    with pytest.raises(StudentError, match=r"optim.accumulate to be a divisor of optim.batch_size"):
+        small(optim__batch_size=8, optim__accumulate=3)
