@@ -135,8 +135,8 @@ class Detectron2Tutor:
         instances = everything.select(everything.labels > 0, "class")
         if said.things is None:
             return instances
-        others = replace(everything, labels=numbers.astype(np.uint8))
-        others = others.select(everything.labels == 0, "class")
+        numbered = replace(everything, labels=numbers.astype(np.uint8))
+        others = replace(numbered.select(everything.labels == 0, "class"), dropped={})
         return replace(instances, panoptic=Panoptic(said.things.cpu().numpy(), others))
 
     def _voc_part(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
