@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from commands.environment import env
-from commands.recipes import list_recipes, run_recipe
+from commands.recipes import list_recipes, report, run_recipe
 from commands.sample import make_sample
 from commands.store import export_cache, import_cache, inspect_cache, merge_caches
 from commands.student import evaluate_student, predict, train_student
@@ -35,6 +35,7 @@ COMMANDS = (
     predict,
     list_recipes,
     run_recipe,
+    report,
     env,
 )
 

@@ -1,4 +1,4 @@
-"""kdcli list-recipes, run-recipe."""
+"""kdcli list-recipes, run-recipe, report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.files import write_text
 from commands.options import PATH, voc_option
 from commands.progress import track
 
@@ -123,10 +124,10 @@ def _print_outcomes(outcomes: Sequence[Outcome], out: Path) -> None:
         state: sum(outcome.state == state for outcome in outcomes)
         for state in ("done", "kept", "busy", "failed")
     }
-    words = {"done": "done", "kept": "were done before", "busy": "under way elsewhere",
+    words = {"done": "done", "kept": "done before", "busy": "under way elsewhere",
              "failed": "failed"}  # fmt: skip
     shown = ", ".join(f"{count} {words[state]}" for state, count in counts.items() if count)
-    click.echo(f"{len(outcomes)} runs: {shown}; all in {out}")
+    click.echo(f"Runs: {shown}. See them: kdcli report {out} --html report.html")
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failed:
         click.echo(f"  {outcome.job.title}: {outcome.message}", err=True)
@@ -156,3 +157,34 @@ def _thesis(cell: Cell) -> str:
     """The thesis' numbers in per cent."""
     shown = [f"{100 * value:.1f}" for value in cell.thesis.values()]
     return "/".join(shown) or "-"
+
+
+@click.command()
+@click.argument("out", type=PATH)
+@click.option("--html", type=PATH, help="Write one self-contained page with drawings and pictures.")
+@click.option("--markdown", type=PATH, help="Write the tables as Markdown.")
+@click.option("--tutors", type=PATH, help="What evaluate-tutors --out wrote: the tutors' quality.")
+def report(out: Path, html: Path | None, markdown: Path | None, tutors: Path | None) -> None:
+    """Show the results in OUT beside the thesis' tables and figures.
+
+    Mean and spread over the seeds, and where the setting differs from the thesis. What is not
+    finished is shown as missing. Without --html and --markdown, the tables are printed.
+
+    \b
+    Example:
+      kdcli report results --html report.html --markdown report.md
+    """
+    from student.report.page import make_report, to_html, to_markdown
+    from student.run import read_json
+
+    quality = None if tutors is None else read_json(tutors)
+    made = make_report(out, quality, drawings=html is not None)
+    if html is not None:
+        write_text(html, to_html(made))
+    if markdown is not None:
+        write_text(markdown, to_markdown(made))
+    if html is None and markdown is None:
+        click.echo(to_markdown(made))
+    else:
+        files = ", ".join(str(path) for path in (html, markdown) if path is not None)
+        click.echo(f"{made.finished} of {made.runs} runs; look at {files}")

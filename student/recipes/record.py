@@ -12,6 +12,7 @@ from student.errors import StudentError
 from student.recipes.matrix import Matrix, changed_settings
 from student.recipes.recipe import Recipe
 from student.run import read_json, write_json
+from voc.devkit import Devkit, mask_folder
 
 RECORDS = "recipes"
 
@@ -66,16 +67,21 @@ def _data(matrix: Matrix, list_name: str) -> dict[str, Any]:
     devkit, cache = matrix.devkit, matrix.cache
     return {
         "voc": str(devkit.root.absolute()),
-        "lists": {name: len(devkit.image_ids(name)) for name in _training_lists(matrix)},
+        "lists": {
+            name: _counts(devkit, name)
+            for name in ("Segmentation/train", "Main/train")
+            if name in devkit.lists()
+        },
         "evaluation_images": len(devkit.image_ids(list_name)),
         "cache": None if cache is None else str(cache.path.absolute()),
         "tutors": None if cache is None else dict(cache.settings),
     }
 
 
-def _training_lists(matrix: Matrix) -> list[str]:
-    known = matrix.devkit.lists()
-    return [name for name in ("Segmentation/train", "Main/train") if name in known]
+def _counts(devkit: Devkit, name: str) -> tuple[int, int]:
+    """How many images a list has, and how many of them a class mask."""
+    ids = devkit.image_ids(name)
+    return len(ids), len(devkit.availability(ids, mask_folder(name)).masks)
 
 
 def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

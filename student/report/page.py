@@ -1,0 +1,140 @@
+"""The report as one self-contained HTML page, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from student.report.compare import NAMES, Entry, entry
+from student.report.facts import Fact, machine_facts, setting_facts
+from student.report.figures import class_bars, line_figure, loss_curves
+from student.report.pictures import Picture, sample_rows, svg_source
+from student.report.results import CellResult, RecipeResult, load_results
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: the cell's label, an entry a metric, and the runs it still lacks."""
+
+    label: str
+    baseline: str
+    entries: tuple[Entry, ...]
+    missing: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A recipe on the page; figures only where they were asked for."""
+
+    result: RecipeResult
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    figures: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def compares(self) -> bool:
+        """Whether some cell has a baseline."""
+        return any(row.baseline for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that both forms of the report show."""
+
+    title: str
+    sections: tuple[Section, ...]
+    facts: tuple[Fact, ...]
+    machine: Mapping[str, str]
+    runs: int
+    finished: int
+    samples: tuple[tuple[str, list[Picture]], ...] = ()
+
+    @property
+    def missing(self) -> int:
+        """How many runs are not finished."""
+        return self.runs - self.finished
+
+
+def make_report(
+    out: Path, tutors: Mapping[str, Any] | None = None, *, drawings: bool = True
+) -> Report:
+    """Return the report on a results folder.
+
+    Args:
+        out: What ``run-recipe`` wrote to.
+        tutors: What ``evaluate-tutors --out`` wrote, for the tutors' measured quality.
+        drawings: Whether figures and sample predictions are made.
+
+    Raises:
+        StudentError: There are no results, or what is there cannot be read.
+    """
+    results = load_results(out)
+    distinct = {run.name: run for result in results for run in result.runs}
+    return Report(
+        title="The thesis' experiments, and ours",
+        sections=tuple(_section(result, drawings) for result in results),
+        facts=tuple(setting_facts(results, tutors)),
+        machine=machine_facts(results),
+        runs=len(distinct),
+        finished=sum(run.evaluation is not None for run in distinct.values()),
+        samples=tuple(sample_rows(out, results)) if drawings else (),
+    )
+
+
+def to_html(report: Report) -> str:
+    """Return the page; it needs no other file."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+    return environment.get_template("report.html").render(report=report)
+
+
+def to_markdown(report: Report) -> str:
+    """Return the tables as Markdown, without drawings."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
+    return environment.get_template("report.md").render(report=report)
+
+
+def _section(result: RecipeResult, drawings: bool) -> Section:
+    rows = tuple(
+        Row(
+            cell.cell.label,
+            cell.cell.baseline,
+            tuple(entry(result, cell, metric) for metric in result.recipe.metrics),
+            _missing(cell),
+        )
+        for cell in result.cells
+    )
+    names = tuple(NAMES[metric] for metric in result.recipe.metrics)
+    return Section(result, names, rows, tuple(_figures(result)) if drawings else ())
+
+
+def _missing(cell: CellResult) -> str:
+    """Say which runs of a cell are not there, and of those that failed, why."""
+    return "; ".join(
+        f"seed {run.seed}: {run.failure.splitlines()[0] if run.failure else 'not finished'}"
+        for run in cell.missing
+    )
+
+
+def _figures(result: RecipeResult) -> Sequence[tuple[str, str]]:
+    drawn: list[tuple[str, str | None]] = []
+    if result.recipe.axis:
+        for metric in result.recipe.metrics:
+            drawn.append((f"{NAMES[metric]} over {result.recipe.axis}",
+                          line_figure(result, metric)))  # fmt: skip
+    drawn.append(("Each class: mean and spread over seeds", class_bars(result)))
+    drawn.append(("Total loss, mean over seeds; against different targets losses differ in height "
+                  "without meaning better or worse", loss_curves(result)))  # fmt: skip
+    return [(caption, svg_source(svg)) for caption, svg in drawn if svg is not None]
