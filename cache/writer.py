@@ -10,15 +10,16 @@ from typing import Self
 
 from cache.errors import CacheError
 from cache.files import Lock
-from cache.fingerprint import listed
 from cache.images import check_images, plain_json, plain_settings
-from cache.layout import IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT, table_names
-from cache.part import EncodedImage, encode_image, failed_image
+from cache.layout import IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT
+from cache.member import refuse_members
+from cache.outputs import encode_outputs
+from cache.part import EncodedImage
 from cache.record import FailedImage, ImageEntry, TutorOutput
 from cache.resume import State, begin, make_folder, reopen, resume
-from cache.shard import Shard, commit_shard, done_part, label_specs, load_shard
+from cache.root import Root
+from cache.shard import Shard, commit_shard, done_part, load_shard
 from cache.tables import write_tables
-from cache.validate import check_output
 
 __all__ = ["CacheWriter", "Shard"]
 
@@ -78,6 +79,7 @@ class CacheWriter:
         make_folder(path)
         lock = Lock(path / LOCK)
         try:
+            refuse_members(path)
             if (path / ROOT).exists():
                 state = resume(path, images, settings, environment)
             else:
@@ -108,6 +110,15 @@ class CacheWriter:
         return self._root.fingerprint
 
     @property
+    def root(self) -> Root:
+        """What members of this run (:class:`cache.member.MemberWriter`) need to know."""
+        return self._root
+
+    def is_new(self, shard: Shard) -> bool:
+        """Whether a pending shard was never done: a whole one, not the failed images of one."""
+        return shard.index not in self._done
+
+    @property
     def complete(self) -> bool:
         """Whether the store on disk is complete, and readable."""
         return self._root.complete
@@ -135,7 +146,7 @@ class CacheWriter:
         naming the image if an output breaks a rule (:func:`cache.validate.check_output`), or if
         the disk is full.
         """
-        fresh = self._encode(shard, outputs)
+        fresh = encode_outputs(self._path, self._root, shard, outputs)
         entries = self._entries(shard.index)
         if shard.index in self._done:
             if all(isinstance(output, FailedImage) for output in outputs):
@@ -149,7 +160,7 @@ class CacheWriter:
         self._tried.add(shard.index)
 
     def finish(self) -> None:
-        """Complete the store. Raises ``CacheError`` if shards are not done yet.
+        """Complete the store, whoever wrote its shards. Raises ``CacheError`` if some are not done.
 
         May be killed and called again; on a complete cache it does nothing.
         """
@@ -178,24 +189,3 @@ class CacheWriter:
             )
         images = load_shard(self._path, self._root, shard, part, entries)
         return {entry.image_id: image for entry, image in zip(entries, images, strict=True)}
-
-    def _encode(
-        self, shard: Shard, outputs: Sequence[TutorOutput | FailedImage]
-    ) -> dict[str, EncodedImage]:
-        expected = [entry.image_id for entry in shard.images]
-        given = [output.image_id for output in outputs]
-        if expected != given:
-            raise CacheError(
-                f"{self._path}: shard {shard.index}: expected outputs of\n{listed(expected)}\n"
-                f"got those of\n{listed(given)}"
-            )
-        tables = table_names(self._root.features)
-        chunk = label_specs(self._root)[0].chunk[1]
-        encoded = {}
-        for entry, output in zip(shard.images, outputs, strict=True):
-            if isinstance(output, FailedImage):
-                encoded[entry.image_id] = failed_image(output.reason, tables)
-            else:
-                check_output(output, entry, "instances" in self._root.features)
-                encoded[entry.image_id] = encode_image(output, chunk, tables)
-        return encoded

@@ -67,8 +67,12 @@ class Detectron2Tutor:
         if keep_masks and not isinstance(model, GeneralizedRCNN):
             raise _no_own_masks(name, type(model).__name__)
         self.model = model
+        backbone: Any = model.backbone
         self.preparation = Preparation(
-            config.INPUT.MIN_SIZE_TEST, config.INPUT.MAX_SIZE_TEST, config.INPUT.FORMAT == "BGR"
+            short_side=config.INPUT.MIN_SIZE_TEST,
+            long_side=config.INPUT.MAX_SIZE_TEST,
+            bgr=config.INPUT.FORMAT == "BGR",
+            multiple=max(1, backbone.size_divisibility),
         )
         self._device = torch.device(config.MODEL.DEVICE)
         self._masks = bool(config.MODEL.MASK_ON)

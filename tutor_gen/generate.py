@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.environment import environment
-from cache.record import FailedImage, ImageEntry, TutorOutput
+from cache.member import MemberWriter
+from cache.record import ImageEntry
+from cache.root import Root
 from cache.track import Track, no_track
-from cache.writer import CacheWriter
+from cache.writer import CacheWriter, Shard
+from tutor_gen.label import Machinery, Tally, label_shards
 from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
 from tutor_gen.scan import scan_images
+from tutor_gen.team import Team, alone
 from tutor_gen.tutor import Tutor
 from voc.devkit import Devkit
-from voc.errors import DevkitError
 
-_Counts = dict[str, Counter[str]]
+PLAIN = Machinery()
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,15 @@ def generate(
     keep_masks: bool = False,
     form: LabelForm = THESIS,
     images_per_shard: int = 64,
+    machinery: Machinery = PLAIN,
+    team: Team | None = None,
     track: Track = no_track,
 ) -> GenerationResult:
     """Label images with the tutors and store the result; go on where an earlier run ended.
 
     An image that cannot be read is recorded as failed and the run goes on. Interrupted at any
-    moment, the same call later repeats at most one shard.
+    moment, the same call later repeats at most one shard of each process and the few images that
+    were on their way.
 
     Args:
         devkit: where the photographs lie.
@@ -72,6 +77,9 @@ def generate(
         keep_masks: whether the segmentation tutor's own masks are stored, too.
         form: what label vectors are made of.
         images_per_shard: images that are written, and after an interruption repeated, together.
+        machinery: how this process uses the machine.
+        team: the processes of the run, if there are several; each calls this function with the
+            same arguments. Only the one that leads returns what all of them did.
         track: wraps the loop over images for a progress bar.
 
     Raises:
@@ -80,44 +88,103 @@ def generate(
         CacheError: the cache at ``out`` was begun with other images or settings, or is in use.
     """
     pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks, form)
-    entries = scan_images(devkit, image_ids)
+    team = team or alone()
     start = time.perf_counter()
-    failed: dict[str, str] = {}
-    dropped: _Counts = {}
+    if not team.leads:
+        return _result(_follow(team, devkit, pair, out, machinery), 0, start)
+    entries = scan_images(devkit, image_ids)
     with CacheWriter.open(
-        out, entries, pair.settings, environment(), images_per_shard=images_per_shard
+        out, entries, pair.settings, _environment(machinery), images_per_shard=images_per_shard
     ) as writer:
-        shards = writer.pending()
-        todo = [entry for shard in shards for entry in shard.images]
-        progress = iter(track(todo, len(todo), "tutors"))
-        for shard in shards:
-            outputs = [_label(devkit, next(progress), pair, dropped) for _ in shard.images]
-            writer.write(shard, outputs)
-            failed.update({o.image_id: o.reason for o in outputs if isinstance(o, FailedImage)})
-        next(progress, None)  # lets the bar end
+        tally = _lead(team, devkit, pair, writer, machinery, track)
         writer.finish()
+    return _result(tally, len(entries) - tally.images, start)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the leading process tells the others: the cache's root, and the shards of each."""
+
+    root: Root
+    shards: Sequence[Sequence[Shard]]
+
+
+def _lead(
+    team: Team,
+    devkit: Devkit,
+    pair: TutorPair,
+    writer: CacheWriter,
+    machinery: Machinery,
+    track: Track,
+) -> Tally:
+    """Give every process its shards, label those of this one, wait for the others."""
+    pending = writer.pending()
+    task = _Task(writer.root, divide(pending, writer.is_new, team.size))
+    team.tell("task", task)
+    todo = [entry for shard in pending for entry in shard.images]
+    bar = _Bar(track, todo)
+
+    def advance(images: int) -> None:
+        bar.show(team.advance(images))
+
+    tally = label_shards(devkit, task.shards[0], pair, writer.write, machinery, advance)
+    for done in team.wait_for(len(todo)):
+        bar.show(done)
+    for rank in range(1, team.size):
+        tally.add(team.ask("tally", rank))
+    return tally
+
+
+def _follow(team: Team, devkit: Devkit, pair: TutorPair, out: Path, machinery: Machinery) -> Tally:
+    """Label the shards that the leading process gives to this one."""
+    task: _Task = team.ask("task", 0)
+    with MemberWriter(out, task.root, team.rank) as writer:
+        shards = task.shards[team.rank]
+        tally = label_shards(devkit, shards, pair, writer.write, machinery, team.advance)
+    team.tell("tally", tally)
+    return tally
+
+
+def divide(
+    pending: Sequence[Shard], is_new: Callable[[Shard], bool], processes: int
+) -> list[list[Shard]]:
+    """Divide shards evenly; those of which only failed images are left go to the first process.
+
+    They are merged into what is on disk, which only the process that opened the cache may do.
+    """
+    new = [shard for shard in pending if is_new(shard)]
+    shares = [new[rank::processes] for rank in range(processes)]
+    shares[0] = sorted(
+        [*shares[0], *(shard for shard in pending if not is_new(shard))], key=lambda s: s.index
+    )
+    return shares
+
+
+class _Bar:
+    """A progress bar that is told how many images are done, by whichever process."""
+
+    def __init__(self, track: Track, todo: Sequence[ImageEntry]) -> None:
+        self._items = iter(track(todo, len(todo), "tutors"))
+        self._shown = 0
+        next(self._items, None)  # the image under way; one is done when the next is taken
+
+    def show(self, done: int) -> None:
+        while self._shown < done:
+            next(self._items, None)
+            self._shown += 1
+
+
+def _environment(machinery: Machinery) -> dict[str, str]:
+    """Versions; and the batch size where it is such that the last bits may depend on it."""
+    batch = {"batch_size": str(machinery.batch_size)} if machinery.batch_size > 1 else {}
+    return environment() | batch
+
+
+def _result(tally: Tally, skipped: int, start: float) -> GenerationResult:
     return GenerationResult(
-        images=len(todo) - len(failed),
-        skipped=len(entries) - len(todo),
-        failed=failed,
-        dropped={role: dict(counts) for role, counts in dropped.items() if counts},
+        images=tally.images - len(tally.failed),
+        skipped=skipped,
+        failed=tally.failed,
+        dropped={role: dict(counts) for role, counts in tally.dropped.items() if counts},
         seconds=time.perf_counter() - start,
     )
-
-
-def _label(
-    devkit: Devkit, entry: ImageEntry, pair: TutorPair, dropped: _Counts
-) -> TutorOutput | FailedImage:
-    """Read one image and let the tutors say what is in it."""
-    try:
-        image = devkit.read_image(entry.image_id)
-    except DevkitError as error:
-        return FailedImage(entry.image_id, str(error))
-    if image.shape[:2] != (entry.height, entry.width):
-        raise DevkitError(
-            f"{devkit.image_path(entry.image_id)} changed while the tutors ran; start again"
-        )
-    output, lost = pair.label(image, entry.image_id)
-    for role, counts in lost.items():
-        dropped.setdefault(role, Counter()).update(counts)
-    return output

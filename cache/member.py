@@ -1,0 +1,55 @@
+"""Several processes on one run: one opens the cache, the others write whole shards beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cache.files import Lock
+from cache.layout import LOCK
+from cache.outputs import encode_outputs
+from cache.record import FailedImage, TutorOutput
+from cache.root import Root
+from cache.shard import Shard, commit_shard
+
+
+class MemberWriter:
+    """Writes shards of a run that another process opened. Use as a context manager.
+
+    The process with the ``CacheWriter`` opens the cache, gives each member shards that its
+    ``pending()`` offers and that are whole (``CacheWriter.is_new``), keeps its own lock until all
+    are done, and calls ``finish()``. A member holds a lock of its own (``.lock.1`` and so on):
+    while it is at work nobody else may open the cache, even if the process that opened it is dead.
+
+    Raises ``CacheError`` if another process holds this member's lock.
+    """
+
+    def __init__(self, path: str | Path, root: Root, number: int) -> None:
+        self._path = Path(path)
+        self._root = root
+        self._lock = Lock(self._path / f"{LOCK}.{number}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def write(self, shard: Shard, outputs: Sequence[TutorOutput | FailedImage]) -> None:
+        """Commit a whole shard, as ``CacheWriter.write`` does."""
+        encoded = encode_outputs(self._path, self._root, shard, outputs)
+        images = [encoded[entry.image_id] for entry in shard.images]
+        commit_shard(self._path, self._root, shard.index, images)
+
+
+def refuse_members(path: Path) -> None:
+    """``CacheError`` if a member of another run is still at work on the cache at ``path``."""
+    for lock in sorted(path.glob(f"{LOCK}.*")):
+        Lock(lock).release()
