@@ -66,13 +66,35 @@ def keep_distributions(model: Any, name: str) -> None:
     predictor.inference = inference
 
 
-def run_in_two_steps(model: Any, inputs: Inputs, *, masks: bool, soft: bool) -> list[Said]:
-    """Run a model, and hold what lies between network and post-processing.
+class Raw(NamedTuple):
+    """What a network says about one image: its instances in the network's own frame, and the
+    semantic logits (C, h', w') of a panoptic one."""
+
+    instances: Any
+    logits: torch.Tensor | None = None
+
+
+def run_network(model: Any, inputs: Inputs, *, masks: bool) -> list[Raw]:
+    """Run the first step of a model.
 
     Args:
         model: a ``GeneralizedRCNN``, in evaluation mode.
         inputs: Detectron2's: ``image`` (C, h, w) float32, ``height`` and ``width`` of the original.
         masks: whether the model gives masks.
+    """
+    if masks and isinstance(model, PanopticFPN):
+        detected, logits = model.inference(inputs, do_postprocess=False)
+        return [Raw(*each) for each in zip(detected, logits, strict=True)]
+    # Not the model's own method: a panoptic model without masks runs as a Faster R-CNN.
+    return [Raw(each) for each in GeneralizedRCNN.inference(model, inputs, do_postprocess=False)]
+
+
+def postprocess(raw: Sequence[Raw], inputs: Inputs, *, soft: bool) -> list[Said]:
+    """Do the second step, in float32: bring what a network said to the original images' sizes.
+
+    Args:
+        raw: what `run_network` returned.
+        inputs: what it was given.
         soft: whether masks are wanted as probabilities.
 
     Returns:
@@ -81,15 +103,13 @@ def run_in_two_steps(model: Any, inputs: Inputs, *, masks: bool, soft: bool) -> 
         bool, or if ``soft`` uint8 as probability times 255, rounded down. A panoptic model with
         masks says the probability of things, too.
     """
-    if masks and isinstance(model, PanopticFPN):
-        detected, logits = model.inference(inputs, do_postprocess=False)
-        things: list[Any] = [things_probability(*e) for e in zip(logits, inputs, strict=True)]
-    else:
-        # Not the model's own method: a panoptic model without masks runs as a Faster R-CNN.
-        detected = GeneralizedRCNN.inference(model, inputs, do_postprocess=False)
-        things = [None] * len(inputs)
-    found = [_postprocess(*each, soft) for each in zip(detected, inputs, strict=True)]
-    return [Said(*each) for each in zip(found, things, strict=True)]
+    return [
+        Said(
+            _postprocess(each.instances, given, soft),
+            None if each.logits is None else things_probability(each.logits, given),
+        )
+        for each, given in zip(raw, inputs, strict=True)
+    ]
 
 
 def things_probability(logits: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
@@ -99,8 +119,8 @@ def things_probability(logits: torch.Tensor, given: dict[str, Any]) -> torch.Ten
     own bilinear resize of the logits.
     """
     size = tuple(given["image"].shape[-2:])
-    resized = sem_seg_postprocess(logits, size, given["height"], given["width"])
-    things: torch.Tensor = resized.float().softmax(dim=0)[THINGS]
+    resized = sem_seg_postprocess(logits.float(), size, given["height"], given["width"])
+    things: torch.Tensor = resized.softmax(dim=0)[THINGS]
     return things
 
 
@@ -113,6 +133,7 @@ def _postprocess(found: Any, given: dict[str, Any], soft: bool) -> Any:
     height, width = given["height"], given["width"]
     if not found.has("pred_masks"):
         return detector_postprocess(found, height, width)
+    found.pred_masks = found.pred_masks.float()
     found.mask_probabilities = found.pred_masks[:, 0]
     if soft:
         found.remove("pred_masks")  # spare the hard pasting

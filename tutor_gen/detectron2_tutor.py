@@ -26,7 +26,7 @@ from tutor_gen._detectron2 import (
 )
 from tutor_gen.coco import voc_ids
 from tutor_gen.detectron2_model import download, load_model, read_config, weights_url
-from tutor_gen.detectron2_outputs import THINGS, Said, keep_distributions, run_in_two_steps
+from tutor_gen.detectron2_outputs import THINGS, Said, keep_distributions, postprocess, run_network
 from tutor_gen.errors import TutorError
 from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.prepare import Preparation, Prepared
@@ -49,6 +49,7 @@ class Detectron2Tutor:
         description: provenance, see `tutor_gen.tutor.Tutor`.
         keep_masks: whether `Instances.mask_probabilities` are wanted.
         form: whether masks are wanted soft, and `Instances.distributions`.
+        amp: see `tutor_gen.tutor.ModelSettings`.
 
     Raises:
         TutorError: something is wanted that the model does not make.
@@ -62,6 +63,7 @@ class Detectron2Tutor:
         description: Mapping[str, Any],
         keep_masks: bool = False,
         form: LabelForm = THESIS,
+        amp: str | None = None,
     ) -> None:
         name = str(description["name"])
         if keep_masks and not isinstance(model, GeneralizedRCNN):
@@ -75,11 +77,14 @@ class Detectron2Tutor:
             multiple=max(1, backbone.size_divisibility),
         )
         self._device = torch.device(config.MODEL.DEVICE)
+        self._amp = amp
         self._masks = bool(config.MODEL.MASK_ON)
         self._keep_masks = keep_masks
         self._soft = self._masks and form.masks == "soft"
         self._distributions = self._masks and form.classes == "full"
-        self._two_steps = keep_masks or self._soft or isinstance(model, PanopticFPN)
+        # Masks are pasted apart from a network in 16 bits, which is too coarse for their grid.
+        apart = keep_masks or self._soft or (amp is not None and self._masks)
+        self._two_steps = apart or isinstance(model, PanopticFPN)
         if self._distributions:
             keep_distributions(model, name)
         self._voc_ids = np.array(voc_ids(class_names), dtype=np.uint8)
@@ -100,6 +105,10 @@ class Detectron2Tutor:
             inputs = [self._as_input(each) for each in prepared]
             return [self._as_instances(said) for said in self._run(inputs)]
 
+    def _autocast(self) -> torch.autocast:
+        dtype = getattr(torch, self._amp) if self._amp else None
+        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+
     def _as_input(self, prepared: Prepared) -> dict[str, Any]:
         # As bytes, a quarter of what floats take; from pinned memory it does not wait.
         pixels = prepared.pixels.to(self._device, non_blocking=True).permute(2, 0, 1).float()
@@ -107,8 +116,11 @@ class Detectron2Tutor:
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[Said]:
         if not self._two_steps:
-            return [Said(output["instances"]) for output in self.model(inputs)]
-        said = run_in_two_steps(self.model, inputs, masks=self._masks, soft=self._soft)
+            with self._autocast():
+                return [Said(output["instances"]) for output in self.model(inputs)]
+        with self._autocast():
+            raw = run_network(self.model, inputs, masks=self._masks)
+        said = postprocess(raw, inputs, soft=self._soft)
         if self._keep_masks:
             for each in said:
                 side = each.instances.mask_probabilities.shape[-1]
@@ -129,9 +141,9 @@ class Detectron2Tutor:
             distributions = self._voc_part(found.distributions.float().numpy())
         numbers = found.pred_classes.numpy()
         everything = Instances(
-            boxes=found.pred_boxes.tensor.numpy().astype(np.float32),
+            boxes=found.pred_boxes.tensor.float().numpy(),
             labels=self._voc_ids[numbers],
-            confidences=found.scores.numpy().astype(np.float32),
+            confidences=found.scores.float().numpy(),
             masks=masks,
             mask_probabilities=own,
             distributions=distributions,
@@ -213,8 +225,10 @@ def _load(
         _check_mask_side(name, config)
     model, origin = load_model(config, weights)
     description = {"kind": "detectron2", "name": name, **origin, **_describe(config, class_names)}
+    if settings.amp is not None:
+        description["amp"] = settings.amp
     return Detectron2Tutor(
-        config, model, class_names, description, settings.keep_masks, settings.form
+        config, model, class_names, description, settings.keep_masks, settings.form, settings.amp
     )
 
 

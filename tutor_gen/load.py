@@ -31,6 +31,7 @@ def load_tutor(
     device: str = "cpu",
     keep_masks: bool = False,
     form: LabelForm = THESIS,
+    amp: str | None = None,
 ) -> Tutor | None:
     """Load the tutor that ``spec`` names.
 
@@ -47,6 +48,7 @@ def load_tutor(
         device: a PyTorch device.
         keep_masks: a segmentation tutor has to give its own 28 x 28 mask probabilities, too.
         form: what label vectors are to be made of its instances.
+        amp: ``"bfloat16"`` or ``"float16"`` for automatic mixed precision; None for float32.
 
     Returns:
         The tutor, or None for ``"none"``.
@@ -66,6 +68,7 @@ def load_tutor(
         device=device,
         keep_masks=keep_masks and role == "segmentation",
         form=form,
+        amp=amp,
     )
     if Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS:
         return _load_torchscript(Path(spec), weights, settings)
@@ -98,6 +101,8 @@ def _load_torchscript(path: Path, weights: Path | str | None, settings: ModelSet
         raise TutorError(
             f"{path} is a TorchScript file; set the size it wants as short_side in its sidecar"
         )
+    if settings.amp is not None:
+        raise TutorError(f"{path} is a TorchScript file, which computes as exported; drop --amp")
     from tutor_gen.torchscript_tutor import TorchScriptTutor
 
     return TorchScriptTutor(
@@ -122,6 +127,7 @@ def load_tutors(
     device: str = "cpu",
     keep_masks: bool = False,
     form: LabelForm = THESIS,
+    amp: str | None = None,
 ) -> tuple[Tutor | None, Tutor | None]:
     """Load both tutors; where both specs name one model, load it once and let it play both roles.
 
@@ -139,6 +145,7 @@ def load_tutors(
             device=device,
             keep_masks=keep_masks,
             form=form,
+            amp=amp,
         )
 
     same = (detection, detection_weights) == (segmentation, segmentation_weights)

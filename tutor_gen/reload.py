@@ -110,6 +110,7 @@ def _load(
         device=device,
         keep_masks=keep_masks,
         form=form,
+        amp=description.get("amp"),
     )
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.distributed import HashStore, Store  # type: ignore[attr-defined]  # documented so
 from torch.distributed.rendezvous import rendezvous
 
@@ -71,9 +72,12 @@ def current_team() -> Team:
 
 
 def local_device(name: str) -> str:
-    """What ``--device`` means to a process of a team: its own GPU where "cuda" names no other."""
-    return (
-        f"cuda:{os.environ['LOCAL_RANK']}"
-        if name == "cuda" and "LOCAL_RANK" in os.environ
-        else name
-    )
+    """What ``--device`` means to a process of a team: its own GPU where "cuda" names no other.
+
+    That GPU becomes PyTorch's current one: pinned memory, too, belongs to it.
+    """
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name.startswith("cuda"):
+        torch.cuda.set_device(name)
+    return name
