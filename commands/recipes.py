@@ -85,7 +85,7 @@ def run_recipe(
           --cache cache.zarr --out results --set init.trunk=resnet50.pth
     """
     from cache.reader import TutorCache
-    from student.recipes.matrix import Matrix, Scale, distinct
+    from student.recipes.matrix import Matrix, Scale, below_the_floor, distinct
     from student.recipes.recipe import load_recipe
     from student.recipes.record import write_record
     from student.recipes.runner import Runner, Share
@@ -101,6 +101,10 @@ def run_recipe(
         numbers = recipe.seeds if seeds is None else tuple(range(1, seeds + 1))
         jobs += matrix.jobs(recipe, _chosen(recipe, labels, recipes), numbers)
         write_record(out, recipe, matrix, numbers, list_evaluate)
+    floor = 0.0 if store is None else store.settings.get("detection_floor") or 0.0
+    for job in below_the_floor(jobs, floor):
+        click.echo(f"Note: {job.title} asks for boxes below the store's floor, which it lacks; "
+                   "generate-tutors --floor 0 keeps them.", err=True)  # fmt: skip
     runner = Runner(out, devkit, store, list_evaluate, share, track)
     outcomes = runner.run(distinct(jobs), lambda line: click.echo(line))
     _print_outcomes(outcomes, out)

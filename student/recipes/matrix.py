@@ -134,6 +134,12 @@ def learns_from_tutors(config: RunConfig) -> bool:
     return any(task.source != "gt" for task in tasks)
 
 
+def below_the_floor(jobs: Sequence[Job], floor: float) -> list[Job]:
+    """Return the runs that ask for boxes less sure than ``floor``, the least that a store holds."""
+    targets = [(job, job.config.targets.detection) for job in jobs]
+    return [job for job, each in targets if each.source != "gt" and each.threshold < floor]
+
+
 def changed_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that are not the defaults and change what is learned, without the seed.
 

@@ -68,7 +68,7 @@ def machine_facts(results: Sequence[RecipeResult]) -> dict[str, str]:
         "device": _joined(start["device"] for start in starts),
         "PyTorch": _joined(start["versions"]["torch"] for start in starts),
         "commit": _joined((start["git"] or {}).get("commit", "")[:10] for start in starts),
-        "finished": _joined(
+        "started": _joined(
             f"{start['time'][:10]}" for start in sorted(starts, key=lambda start: start["time"])
         ),
     }

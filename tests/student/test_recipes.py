@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cache.reader import TutorCache
 from student.config import RunConfig
 from student.errors import StudentError
-from student.recipes.matrix import Matrix, Scale, distinct
+from student.recipes.matrix import Matrix, Scale, below_the_floor, distinct
 from student.recipes.recipe import Recipe, load_recipe, overrides, parse_recipe, shipped
 from student.settings import flatten, load_config
 from voc.devkit import Devkit
@@ -145,6 +145,15 @@ def test_a_run_is_known_by_what_changes_its_outcome(
     other = make_cache(tmp_path / "other.zarr", matrix.devkit.image_ids("Segmentation/train"))
     assert digest(gt) == digest(gt, cache=other)
     assert digest(tutor) != digest(tutor, cache=other)
+
+
+def test_a_threshold_below_what_the_store_holds_is_noticed(matrix: Matrix) -> None:
+    recipe = load_recipe("table-13")
+    jobs = matrix.jobs(recipe, recipe.cells, (1,))
+    assert [job.title for job in below_the_floor(jobs, 0.001)] == ["table-13: no threshold, seed 1"]
+    assert below_the_floor(jobs, 0.0) == []
+    gt = load_recipe("table-12")
+    assert below_the_floor(matrix.jobs(gt, gt.cells[:2], (1,)), 0.5) == []
 
 
 @pytest.mark.parametrize(
