@@ -23,6 +23,7 @@ from commands.progress import track
 from tutor_gen.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
 
 if TYPE_CHECKING:
+    from tutor_gen.evaluate import TutorEvaluation
     from tutor_gen.generate import GenerationResult
     from tutor_gen.label_form import LabelForm
     from tutor_gen.pair import TutorPair
@@ -235,25 +236,85 @@ def _duration(seconds: float) -> str:
 @voc_option()
 @list_option("Segmentation/val")
 @click.option("--out", type=PATH, help="Write the result as JSON, too.")
-def evaluate_tutors(cache: Path, voc: Path, list_name: str, out: Path | None) -> None:
+@click.option(
+    "--sweep-thresholds",
+    is_flag=True,
+    help="Score the boxes above each of several confidences: mAP, precision, recall, how many.",
+)
+@click.option(
+    "--sweep-temperatures",
+    is_flag=True,
+    help="Score softmax(label vector / T) for several T as probabilities: cross-entropy, "
+    "calibration error, Brier, entropy.",
+)
+@click.option("--plot", type=PATH, help="Draw the sweeps as a PNG; needs one of them.")
+def evaluate_tutors(
+    cache: Path,
+    voc: Path,
+    list_name: str,
+    out: Path | None,
+    sweep_thresholds: bool,
+    sweep_temperatures: bool,
+    plot: Path | None,
+) -> None:
     """Score what the tutors said in CACHE against the ground truth.
 
     \b
-    Example:
+    Examples:
       kdcli evaluate-tutors cache.zarr --voc voc --list Segmentation/val
+      kdcli evaluate-tutors cache.zarr --voc voc --sweep-thresholds --plot sweep.png
     """
     from cache.reader import TutorCache
+    from commands.sweeps import print_thesis, sweeps_as_json
     from commands.tables import print_scores
+    from tutor_gen.calibration import TEMPERATURES, THRESHOLDS
     from tutor_gen.evaluate import evaluate_tutors as evaluate
     from voc.devkit import Devkit
 
+    if plot is not None and not (sweep_thresholds or sweep_temperatures):
+        raise click.UsageError("--plot draws --sweep-thresholds or --sweep-temperatures: add one.")
     devkit = Devkit.open(voc)
-    result = evaluate(TutorCache.open(cache), devkit, devkit.image_ids(list_name), track=track)
+    ids = devkit.image_ids(list_name)
+    result = evaluate(
+        TutorCache.open(cache),
+        devkit,
+        ids,
+        track=track,
+        thresholds=THRESHOLDS if sweep_thresholds else (),
+        temperatures=TEMPERATURES if sweep_temperatures else (),
+    )
     print_scores(result.detection, result.segmentation)
+    _show_sweeps(result, plot, f"{cache.name}, {list_name}, {len(ids)} images")
+    print_thesis(result, list_name, ids)
     if out is not None:
         scores = {
             "list": list_name,
             "detection": result.detection and result.detection.to_dict(),
             "segmentation": result.segmentation and result.segmentation.to_dict(),
+            **sweeps_as_json(result),
         }
         write_text(out, json.dumps(scores, indent=2) + "\n")
+
+
+def _show_sweeps(result: TutorEvaluation, plot: Path | None, title: str) -> None:
+    """Print the sweeps, and draw them if asked to."""
+    from commands.sweeps import print_calibration, print_thresholds
+
+    if result.thresholds and result.detection is not None:
+        print_thresholds(result.thresholds, result.detection.images)
+    if result.calibration:
+        print_calibration(result.calibration)
+    if plot is None:
+        return
+    if not (result.thresholds or result.calibration):
+        raise click.ClickException(
+            f"nothing to draw in {plot}: the store has no such tutor, or the list no ground truth"
+        )
+    from tutor_gen.sweep_plot import plot_sweeps
+
+    try:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_sweeps(plot, result.thresholds, result.calibration, title)
+    except OSError as error:
+        raise click.ClickException(f"{plot} cannot be written: {error.strerror}.") from error
+    click.echo(f"\nLook at {plot}")

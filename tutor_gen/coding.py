@@ -11,7 +11,7 @@ from tutor_gen.errors import TutorError
 from tutor_gen.label_form import LabelForm
 from tutor_gen.label_vectors import LabelMap, add_background, at_class, code_hard
 from tutor_gen.panoptic_vectors import code_panoptic
-from tutor_gen.soft_label_vectors import code_soft
+from tutor_gen.soft_label_vectors import Coded, code_soft, with_levels_that_fit
 from tutor_gen.tutor import Instances
 from voc.classes import NUM_CLASSES
 
@@ -43,16 +43,21 @@ def code_instances(
             f"the segmentation tutor gives {'soft' if soft else 'hard'} masks, label vectors of "
             f"{form.masks} ones are wanted: load it with the same --label-masks"
         )
-    if found.panoptic is not None:
-        return code_panoptic(found, found.panoptic, form.levels)
+    panoptic = found.panoptic
+    if panoptic is not None:
+        return with_levels_that_fit(lambda n: code_panoptic(found, panoptic, n), form.levels)
     weights = _weights(found, form)
-    if soft:
-        bytes_ = cast("NDArray[np.uint8]", found.masks)
-        label_map, palette = code_soft(bytes_, weights, found.boxes, form.levels)
-    else:
+    if not soft:
         marks = cast("NDArray[np.bool_]", found.masks)
-        label_map, palette = code_hard(marks, weights, height, width, found.boxes)
-    return add_background(label_map, palette, form.background)
+        coded = code_hard(marks, weights, height, width, found.boxes)
+        return add_background(*coded, form.background)
+    values = cast("NDArray[np.uint8]", found.masks)
+
+    def code(levels: int) -> Coded:
+        coded = code_soft(values, weights, found.boxes, levels)
+        return add_background(*coded, form.background, levels)
+
+    return with_levels_that_fit(code, form.levels)
 
 
 def _weights(found: Instances, form: LabelForm) -> NDArray[np.float32]:

@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 
 from cache.reader import TutorCache
 from cache.track import Track, no_track
+from tutor_gen.calibration import (
+    CalibrationScore,
+    TemperatureSweep,
+    ThresholdScore,
+    sweep_thresholds,
+)
 from tutor_gen.errors import TutorError
 from voc.annotation import Annotation
+from voc.classes import NUM_CLASSES
 from voc.devkit import Devkit
 from voc.evaluation import (
     ConfusionMatrix,
@@ -30,10 +37,15 @@ class TutorEvaluation:
         detection: average precision of the boxes, over the images with annotations.
         segmentation: intersection over union of the arg max of the label vectors (background
             where all are zero), over the images with masks.
+        thresholds: the boxes from each confidence threshold that was asked for.
+        calibration: the label vectors' softmax at each temperature that was asked for, and last
+            their background form.
     """
 
     detection: DetectionResult | None
     segmentation: SegmentationResult | None
+    thresholds: tuple[ThresholdScore, ...] = ()
+    calibration: tuple[CalibrationScore, ...] = ()
 
 
 def evaluate_tutors(
@@ -44,6 +56,8 @@ def evaluate_tutors(
     *,
     mask_folder: str = "SegmentationClass",
     segmentation_floor: float = 0.0,
+    thresholds: Sequence[float | None] = (),
+    temperatures: Sequence[float] = (),
 ) -> TutorEvaluation:
     """Score a cache against ground truth, as the thesis does in its section on the tutors.
 
@@ -55,19 +69,17 @@ def evaluate_tutors(
         track: wraps the loop for a progress bar.
         mask_folder: which masks are the truth.
         segmentation_floor: entries of label vectors below it count as zero.
+        thresholds: of the boxes' confidence, None for all boxes; see `tutor_gen.calibration`.
+        temperatures: of the label vectors' softmax.
 
     Raises:
         TutorError: an image is not in the cache.
     """
-    absent = [i for i in image_ids if i not in cache and i not in cache.failed]
-    if absent:
-        raise TutorError(
-            f"{len(absent)} of {len(image_ids)} images are not in {cache.path}, the first is "
-            f"{absent[0]}; generate them first, or name the list that the cache was made from"
-        )
+    _check_all_there(cache, image_ids)
     predictions: dict[str, Detections] = {}
     annotations: dict[str, Annotation] = {}
     matrix = ConfusionMatrix()
+    sweep = TemperatureSweep(temperatures)
     masks = 0
     for image_id in track(image_ids, len(image_ids), "evaluate"):
         if "detection" in cache.roles:
@@ -78,12 +90,26 @@ def evaluate_tutors(
         if "segmentation" in cache.roles:
             truth = devkit.mask(image_id, mask_folder)
             if truth is not None:
-                matrix.update(_label_map(cache, image_id, truth.shape, segmentation_floor), truth)
+                label_map, palette = _label_vectors(cache, image_id, truth.shape)
+                matrix.update(_classes(palette, segmentation_floor)[label_map], truth)
                 masks += 1
+                if temperatures:
+                    sweep.add(label_map, palette, truth)
     return TutorEvaluation(
         evaluate_detections(predictions, annotations) if annotations else None,
         matrix.result() if masks else None,
+        sweep_thresholds(predictions, annotations, thresholds) if annotations else (),
+        sweep.scores() if masks and temperatures else (),
     )
+
+
+def _check_all_there(cache: TutorCache, image_ids: Sequence[str]) -> None:
+    absent = [i for i in image_ids if i not in cache and i not in cache.failed]
+    if absent:
+        raise TutorError(
+            f"{len(absent)} of {len(image_ids)} images are not in {cache.path}, the first is "
+            f"{absent[0]}; generate them first, or name the list that the cache was made from"
+        )
 
 
 def _detections(cache: TutorCache, image_id: str) -> Detections:
@@ -93,13 +119,16 @@ def _detections(cache: TutorCache, image_id: str) -> Detections:
     return Detections(*cache.boxes(image_id))
 
 
-def _label_map(
-    cache: TutorCache, image_id: str, shape: tuple[int, ...], floor: float
-) -> NDArray[np.uint8]:
-    """Arg max of the label vectors; 0 where none reaches the floor."""
+def _label_vectors(
+    cache: TutorCache, image_id: str, shape: tuple[int, ...]
+) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+    """Map and palette; all zero vectors for an image whose labelling failed."""
     if image_id in cache.failed:
-        return np.zeros(shape, dtype=np.uint8)
-    palette = cache.palette(image_id)
-    classes = np.where(palette.max(axis=1) >= floor, palette.argmax(axis=1), 0).astype(np.uint8)
-    label_map: NDArray[np.uint8] = classes[cache.label_map(image_id)]
-    return label_map
+        return np.zeros(shape, dtype=np.uint8), np.zeros((1, NUM_CLASSES), dtype=np.float32)
+    return cache.label_map(image_id), cache.palette(image_id)
+
+
+def _classes(palette: NDArray[np.float32], floor: float) -> NDArray[np.uint8]:
+    """Arg max of each vector; 0 where no entry reaches the floor."""
+    classes = np.where(palette.max(axis=1) >= floor, palette.argmax(axis=1), 0)
+    return classes.astype(np.uint8)

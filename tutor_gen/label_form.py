@@ -40,7 +40,8 @@ class LabelForm:
             part of its box's distribution over all classes.
         background: entry 0: ``"none"``, always 0; ``"rest"``, 1 - the largest other entry; or
             ``"complement"``, the product of 1 - each other entry.
-        levels: vectors that are not piecewise constant are rounded to multiples of 1 / levels.
+        levels: vectors that are not piecewise constant are rounded to multiples of 1 / levels, or
+            of 2 / levels and so on in an image that would have more than 65,536 of them.
 
     Raises:
         TutorError: a word that is none of these, or levels outside 2..255.
@@ -74,7 +75,11 @@ class LabelForm:
 
         Levels, and the largest error by rounding, are part of it only where there is rounding.
         """
-        rounding = {"levels": self.levels, "rounding_error": 0.5 / self.levels}
+        rounding = {
+            "levels": self.levels,
+            "rounding_error": 0.5 / self.levels,
+            "exception": "half the levels where an image would have more than 65536 vectors",
+        }
         if panoptic:
             formula = f"m[c]: largest confidence * {_MASKS[self.masks]}; {_PANOPTIC}"
             return {"masks": self.masks, "formula": formula, **rounding}

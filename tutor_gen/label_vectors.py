@@ -17,6 +17,11 @@ from voc.classes import NUM_CLASSES
 
 LARGEST_PALETTE = 2**16
 
+
+class TooManyVectorsError(TutorError):
+    """An image has more distinct label vectors than a palette holds."""
+
+
 LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
 
 _Vector = tuple[float, ...]
@@ -101,19 +106,23 @@ def window_of(box: NDArray[np.float32] | None, height: int, width: int) -> tuple
 
 
 def add_background(
-    label_map: LabelMap, palette: NDArray[np.float32], background: Background
+    label_map: LabelMap,
+    palette: NDArray[np.float32],
+    background: Background,
+    levels: int | None = None,
 ) -> tuple[LabelMap, NDArray[np.float32]]:
     """Fill entry 0 of all vectors from their other entries, see `LabelForm.background`.
 
+    Where the others were rounded to multiples of 1 / levels, so is it.
     Row 0 of the palette stays the zero vector, though no pixel has it any more: it is what the
     format keeps for pixels that are not the image's.
     """
     if background == "none":
         return label_map, palette
     entries = palette[:, 1:].astype(np.float64)
-    complement = np.prod(1 - entries, axis=1)
+    mass = 1 - entries.max(axis=1) if background == "rest" else np.prod(1 - entries, axis=1)
     filled = palette.copy()
-    filled[:, 0] = 1 - entries.max(axis=1) if background == "rest" else complement
+    filled[:, 0] = mass if levels is None else np.rint(mass * levels) / levels
     vectors = np.concatenate([np.zeros((1, NUM_CLASSES), np.float32), filled])
     return canonical(label_map.astype(np.int32) + 1, vectors)
 
@@ -134,10 +143,9 @@ def canonical(
 
 
 def check_palette_size(distinct: int) -> None:
-    """Raise ``TutorError`` beyond 65,536 distinct vectors, which no image of the store has."""
+    """Raise ``TooManyVectorsError`` beyond 65,536 distinct vectors, which no image may have."""
     if distinct > LARGEST_PALETTE:
-        raise TutorError(
+        raise TooManyVectorsError(
             f"expected at most {LARGEST_PALETTE} distinct label vectors in one image, "
-            f"got {distinct}; raise the confidence floor, lower the detections per image or the "
-            "levels of soft label vectors"
+            f"got {distinct}; raise the confidence floor or lower the detections per image"
         )

@@ -35,7 +35,7 @@ def code_panoptic(
         Map and palette as `tutor_gen.label_vectors.code_label_vectors`.
 
     Raises:
-        TutorError: the image has more than 65,536 distinct vectors.
+        TooManyVectorsError: the image has more than 65,536 distinct vectors.
     """
     shape = panoptic.things.shape
     mass = _mass_by_class(found, shape)

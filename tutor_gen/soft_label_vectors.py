@@ -1,21 +1,44 @@
 """Label vectors that are not piecewise constant: rounded to levels, then palette-coded.
 
-Every entry is rounded to the nearest multiple of 1 / levels, so it is at most half a level off.
+Every entry is rounded to the nearest multiple of 1 / levels, so it is at most half a level off. An
+image that would have more than 65,536 distinct vectors takes half as many levels, and again.
 One byte plane (H, W) a class that occurs; the dense float array is never made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tutor_gen.label_vectors import LabelMap, canonical, check_palette_size, window_of
+from tutor_gen.label_vectors import (
+    LabelMap,
+    TooManyVectorsError,
+    canonical,
+    check_palette_size,
+    window_of,
+)
 from voc.classes import NUM_CLASSES
 
 Planes = dict[int, NDArray[np.uint8]]
 """(H, W) levels by class id; a class without a plane is 0 everywhere."""
+Coded = tuple[LabelMap, NDArray[np.float32]]
+
+
+def with_levels_that_fit(code: Callable[[int], Coded], levels: int) -> Coded:
+    """Return ``code(levels)``, or of half as many levels where those make too many vectors.
+
+    Raises:
+        TooManyVectorsError: even two levels make too many.
+    """
+    while True:
+        try:
+            return code(levels)
+        except TooManyVectorsError:
+            if levels < 4:
+                raise
+            levels //= 2
 
 
 def code_soft(
@@ -23,7 +46,7 @@ def code_soft(
     weights: NDArray[np.float32],
     boxes: NDArray[np.float32],
     levels: int,
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> Coded:
     """Code the largest of mask probability times weight over the instances, entry by entry.
 
     Args:
@@ -36,7 +59,7 @@ def code_soft(
         Map and palette as `tutor_gen.label_vectors.code_label_vectors`.
 
     Raises:
-        TutorError: the image has more than 65,536 distinct vectors.
+        TooManyVectorsError: the image has more than 65,536 distinct vectors.
     """
     shape = masks.shape[1:]
     probabilities = np.arange(256) / 255
@@ -53,7 +76,7 @@ def code_soft(
 
 def code_planes(
     planes: Mapping[int, NDArray[np.uint8]], shape: tuple[int, ...], levels: int
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> Coded:
     """Palette-code the vectors whose entry c is ``planes[c] / levels``.
 
     Args:
@@ -62,7 +85,7 @@ def code_planes(
         levels: how many steps from 0 to 1.
 
     Raises:
-        TutorError: the image has more than 65,536 distinct vectors.
+        TooManyVectorsError: the image has more than 65,536 distinct vectors.
     """
     codes = np.zeros(shape, dtype=np.int32)
     vectors = np.zeros((1, NUM_CLASSES), dtype=np.float32)

@@ -154,7 +154,7 @@ def evaluate_detections(
             f"e.g. {min(strangers)!r}."
         )
     verdicts = [
-        _judge(detections, annotations[image_id], iou_threshold)
+        judge(detections, annotations[image_id], iou_threshold)
         for image_id, detections in predictions.items()
     ]
     none = np.zeros(0)
@@ -195,10 +195,14 @@ def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
     return np.asarray(shared / np.where(union > 0, union, 1.0), dtype=np.float64)
 
 
-def _judge(
-    detections: Detections, annotation: Annotation, iou_threshold: float
+def judge(
+    detections: Detections, annotation: Annotation, iou_threshold: float = 0.5
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return for each detection of one image whether it is right and whether it counts."""
+    """Return for each detection of one image whether it is right and whether it counts.
+
+    The rules are those of `evaluate_detections`. More confident boxes choose first, so leaving out
+    boxes below a threshold changes nothing for the others.
+    """
     right = np.zeros(len(detections.labels), dtype=np.bool_)
     counts = np.ones(len(detections.labels), dtype=np.bool_)
     for label in np.intersect1d(detections.labels, annotation.labels):

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchmetrics.classification import MulticlassCalibrationError
+
+from tutor_gen.calibration import (
+    BINS,
+    LEAST_PROBABILITY,
+    TEMPERATURES,
+    TemperatureSweep,
+    background_form,
+    softmax_form,
+    sweep_thresholds,
+)
+from voc.annotation import Annotation
+from voc.detection_metric import Detections, evaluate_detections
+
+CAT, DOG = 8, 12
+
+
+def annotation(boxes: list[list[int]], labels: list[int], difficult: list[bool]) -> Annotation:
+    return Annotation(
+        image_id="2007_000001",
+        width=100,
+        height=100,
+        boxes=np.array(boxes, dtype=np.float32),
+        labels=np.array(labels, dtype=np.int64),
+        difficult=np.array(difficult, dtype=np.bool_),
+        truncated=np.zeros(len(labels), dtype=np.bool_),
+    )
+
+
+def detections(boxes: list[list[int]], confidences: list[float]) -> Detections:
+    return Detections(
+        np.array(boxes, dtype=np.float32),
+        np.full(len(boxes), CAT),
+        np.array(confidences, dtype=np.float32),
+    )
+
+
+LEFT, RIGHT, BELOW = [0, 0, 20, 20], [50, 0, 70, 20], [0, 50, 20, 70]
+
+
+def test_thresholds_by_hand() -> None:
+    """Two cats and a difficult one; the boxes are right, wrong, on the difficult one, right."""
+    truth = {"a": annotation([LEFT, RIGHT, BELOW], [CAT] * 3, [False, False, True])}
+    found = {"a": detections([LEFT, [80, 80, 90, 90], BELOW, RIGHT], [0.9, 0.6, 0.5, 0.2])}
+    everything, half, few, none = sweep_thresholds(found, truth, (None, 0.5, 0.7, 0.95))
+    assert (everything.boxes, half.boxes, few.boxes, none.boxes) == (4, 3, 1, 0)
+    assert everything.precision == pytest.approx(2 / 3)
+    assert everything.recall == 1
+    assert everything.f1 == pytest.approx(0.8)
+    assert everything.map == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert (half.precision, half.recall, half.f1, half.map) == (0.5, 0.5, 0.5, 0.5)
+    assert (few.precision, few.recall, few.map) == (1, 0.5, 0.5)
+    assert few.f1 == pytest.approx(2 / 3)
+    assert math.isnan(none.precision)
+    assert math.isnan(none.f1)
+    assert (none.recall, none.map) == (0, 0)
+
+
+def test_a_threshold_keeps_what_equals_it_in_single_precision() -> None:
+    truth = {"a": annotation([LEFT], [CAT], [False])}
+    found = {"a": detections([LEFT, RIGHT], [0.001, 0.00099])}
+    (score,) = sweep_thresholds(found, truth, (0.001,))
+    assert (score.boxes, score.precision) == (1, 1)
+
+
+def test_map_of_each_threshold_is_the_metrics_own() -> None:
+    rng = np.random.default_rng(0)
+    truth, found = {}, {}
+    for image in "abcdef":
+        corners = rng.integers(0, 60, (5, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(15, 40, (5, 2))], axis=1)
+        labels = rng.choice([CAT, DOG], 5).tolist()
+        truth[image] = annotation(boxes.tolist(), labels, (rng.random(5) < 0.2).tolist())
+        moved = np.repeat(boxes, 3, axis=0) + rng.normal(0, 3, (15, 4))
+        found[image] = Detections(
+            moved.astype(np.float32),
+            np.repeat(labels, 3),
+            rng.random(15).astype(np.float32),
+        )
+    for score in sweep_thresholds(found, truth, (None, 0.3, 0.8)):
+        kept = {
+            image: Detections(d.boxes[k], d.labels[k], d.confidences[k])
+            for image, d in found.items()
+            for k in [d.confidences >= (score.threshold or 0)]
+        }
+        assert score.map == evaluate_detections(kept, truth).map
+        assert score.boxes == sum(len(d.labels) for d in kept.values())
+        assert 0 < score.precision < 1
+
+
+def two_pixels() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """Background that nothing covers, a cat covered with confidence 1, and a void pixel."""
+    palette = np.zeros((2, 21), dtype=np.float32)
+    palette[1, CAT] = 1
+    label_map = np.array([[0, 1, 1]], dtype=np.uint8)
+    return label_map, palette, np.array([[0, CAT, 255]], dtype=np.uint8)
+
+
+def test_temperatures_by_hand() -> None:
+    sweep = TemperatureSweep((0.4,))
+    sweep.add(*two_pixels())
+    warm, background = sweep.scores()
+    cat = math.exp(2.5) / (math.exp(2.5) + 20)
+    other = 1 / (math.exp(2.5) + 20)
+    assert cat == pytest.approx(0.3785, abs=1e-4)
+    assert warm.temperature == 0.4
+    assert warm.cross_entropy == pytest.approx((math.log(21) - math.log(cat)) / 2)
+    assert warm.calibration_error == pytest.approx((20 / 21 + 1 - cat) / 2)
+    assert warm.brier == pytest.approx((20 / 21 + (1 - cat) ** 2 + 20 * other**2) / 2)
+    entropy = -cat * math.log(cat) - 20 * other * math.log(other)
+    assert warm.entropy == pytest.approx((math.log(21) + entropy) / 2)
+    assert background.temperature is None
+    sums = (background.cross_entropy, background.calibration_error, background.brier)
+    assert sums == pytest.approx((0, 0, 0))
+    assert background.entropy == pytest.approx(0)
+
+
+def test_a_pixel_given_no_probability_counts_with_the_least_one() -> None:
+    label_map, palette, truth = two_pixels()
+    sweep = TemperatureSweep(())
+    sweep.add(label_map, palette, np.where(truth == CAT, DOG, truth).astype(np.uint8))
+    (background,) = sweep.scores()
+    assert background.cross_entropy == pytest.approx(-math.log(LEAST_PROBABILITY) / 2)
+    assert background.calibration_error == pytest.approx(0.5)
+    assert background.brier == pytest.approx(1)
+
+
+def test_scores_equal_other_libraries() -> None:
+    """Cross-entropy by PyTorch, calibration error by torchmetrics, over two images."""
+    rng = np.random.default_rng(3)
+    sweep = TemperatureSweep((0.15, 1.0))
+    vectors, classes = [], []
+    for _ in range(2):
+        palette = np.where(rng.random((40, 21)) < 0.2, rng.random((40, 21)), 0).astype(np.float32)
+        label_map = rng.integers(0, 40, (30, 20))
+        truth = rng.choice([0, 1, 2, 3, 255], (30, 20)).astype(np.uint8)
+        sweep.add(label_map, palette, truth)
+        vectors.append(palette[label_map][truth != 255])
+        classes.append(truth[truth != 255])
+    logits = torch.from_numpy(np.concatenate(vectors)).double()
+    target = torch.from_numpy(np.concatenate(classes)).long()
+    for score in sweep.scores()[:2]:
+        assert score.temperature is not None
+        p = (logits / score.temperature).softmax(dim=1)
+        expected = torch.nn.functional.nll_loss(p.clamp(min=LEAST_PROBABILITY).log(), target)
+        assert score.cross_entropy == pytest.approx(expected.item())
+        error = MulticlassCalibrationError(num_classes=21, n_bins=BINS)(p.float(), target)
+        assert score.calibration_error == pytest.approx(error.item(), abs=1e-5)
+        entropy = torch.distributions.Categorical(p).entropy().mean()
+        assert score.entropy == pytest.approx(entropy.item())
+
+
+def test_the_arg_max_is_the_same_at_every_temperature() -> None:
+    vectors = np.random.default_rng(1).random((200, 21)).astype(np.float32)
+    for temperature in TEMPERATURES:
+        said = softmax_form(vectors, temperature)
+        np.testing.assert_array_equal(said.argmax(axis=1), vectors.argmax(axis=1))
+        np.testing.assert_allclose(said.sum(axis=1), 1)
+
+
+def test_vectors_with_a_background_of_their_own_keep_it() -> None:
+    vectors = np.zeros((3, 21), dtype=np.float32)
+    vectors[1, [0, CAT]] = 0.25, 0.75
+    vectors[2, [CAT, DOG]] = 0.75, 0.5
+    said = background_form(vectors)
+    assert said[0, 0] == 1
+    assert said[1, [0, CAT]].tolist() == [0.25, 0.75]
+    np.testing.assert_allclose(said[2, [0, CAT, DOG]], np.array([0.25, 0.75, 0.5]) / 1.5)
+
+
+def test_without_pixels_nothing_is_defined() -> None:
+    sweep = TemperatureSweep((1.0,))
+    label_map, palette, truth = two_pixels()
+    sweep.add(label_map, palette, np.full_like(truth, 255))
+    assert all(math.isnan(score.cross_entropy) for score in sweep.scores())
