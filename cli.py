@@ -78,6 +78,8 @@ def main() -> None:
 
     # Detectron2 0.6 and exports of it call this the old way, and a user can do nothing about it.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
+    # Pillow warns where voc.pictures refuses, with a message.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
 
 
 for command in COMMANDS:

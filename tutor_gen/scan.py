@@ -10,14 +10,16 @@ from cache.record import ImageEntry
 from voc.devkit import Devkit
 from voc.errors import DevkitError
 
+UNKNOWN = "0" * 64
 _THREADS = 4
 
 
 def scan_images(devkit: Devkit, image_ids: Sequence[str]) -> tuple[ImageEntry, ...]:
     """Read size (from the header) and SHA-256 of every photograph.
 
-    An image whose header cannot be read is listed as 0 x 0: reading it will fail later, in its
-    turn, and be recorded.
+    An image whose header cannot be read is listed as 0 x 0, one that cannot be read at all (no
+    permission, a broken disk) with the digest `UNKNOWN`: reading it will fail later, in its turn,
+    and be recorded.
 
     Raises:
         DevkitError: a photograph is missing.
@@ -34,4 +36,8 @@ def _scan_one(devkit: Devkit, image_id: str) -> ImageEntry:
         height, width = devkit.image_size(image_id)
     except DevkitError:
         height, width = 0, 0
-    return ImageEntry(image_id, height, width, sha256_file(path))
+    try:
+        digest = sha256_file(path)
+    except OSError:
+        digest = UNKNOWN
+    return ImageEntry(image_id, height, width, digest)

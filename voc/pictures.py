@@ -13,6 +13,13 @@ from PIL import Image, UnidentifiedImageError
 from voc.classes import NUM_CLASSES, PALETTE, VOID
 from voc.errors import DevkitError
 
+LARGEST = Image.MAX_IMAGE_PIXELS or 2**26
+"""Pixels of the largest picture that is read: Pillow's own limit, 89,478,485 (about 9,459 squared).
+
+Beyond it Pillow suspects a decompression bomb: a small file that fills the memory.
+"""
+_JPEG_START = b"\xff\xd8"
+
 
 def read_photograph(path: Path) -> NDArray[np.uint8]:
     """Read a JPEG as it is stored.
@@ -24,7 +31,8 @@ def read_photograph(path: Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        DevkitError: the file is missing, empty, cut off, not a JPEG, or absurdly large.
+        DevkitError: the file is missing, empty, cut off, not a JPEG, not of 8 bits a sample, or
+            of more pixels than `LARGEST`. Damage in the middle of the pixels may go unnoticed.
     """
     with _opened(path, ("JPEG",)) as picture:
         return np.asarray(picture.convert("RGB"))
@@ -86,17 +94,30 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise DevkitError(f"{path} is empty (0 bytes): restore it from the devkit.")
         with Image.open(path, formats=formats) as picture:
+            if picture.width * picture.height > LARGEST:
+                size = f"{picture.width} x {picture.height} pixels"
+                raise Image.DecompressionBombError(f"{size}, at most {LARGEST} are read")
             yield picture
     except UnidentifiedImageError as error:
-        raise DevkitError(
-            f"{path} is not a {expected} file: restore it from the devkit."
-        ) from error
+        raise DevkitError(f"{path} {_what_is_wrong(path, expected)}") from error
     except FileNotFoundError as error:
         raise DevkitError(f"{path} does not exist.") from error
     except Image.DecompressionBombError as error:
-        raise DevkitError(f"{path} is too large to be a photograph of a devkit: {error}") from error
+        raise DevkitError(f"{path} is too large ({error}): scale it down.") from error
     except (OSError, SyntaxError, ValueError) as error:
         # Pillow reports damaged files with any of these, broken PNG chunks as SyntaxError.
         raise DevkitError(
             f"{path} cannot be read ({error}): it is damaged or cut off; restore it."
         ) from error
+
+
+def _what_is_wrong(path: Path, expected: str) -> str:
+    """Say why Pillow does not recognise a file."""
+    with path.open("rb") as handle:
+        is_jpeg = handle.read(2) == _JPEG_START
+    if is_jpeg and expected == "JPEG":
+        return (
+            "is a JPEG that cannot be read: its header is cut off or damaged, says 0 x 0 pixels, "
+            "or says other than 8 bits a sample. Restore or convert it."
+        )
+    return f"is not a {expected} file: restore it from the devkit."
