@@ -68,7 +68,7 @@ def test_two_cells_end_to_end(data: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "2 of 2 runs" in shown.output
     table = markdown.read_text()
-    assert "| images of Main/train | 5,717, 1,151 with masks (80% lack one) | 12, 6 with" in table
+    assert "| images of Main/train | 5,717, 1,151 with masks (80 % lack one) | 12, 6 with" in table
     evaluations = list(out.glob("cells/*/seed-1/run/evaluation-Segmentation-val.json"))
     assert len(evaluations) == 2
     for path in evaluations:

@@ -93,7 +93,8 @@ def _data_facts(
 def _images(images: int, masks: int) -> str:
     if images == masks:
         return f"{images:,}, all with masks"
-    return f"{images:,}, {masks:,} with masks ({(images - masks) / max(images, 1):.0%} lack one)"
+    lacking = 100 * (images - masks) / max(images, 1)
+    return f"{images:,}, {masks:,} with masks ({lacking:.0f} % lack one)"
 
 
 def _training_facts(configs: Sequence[RunConfig]) -> list[Fact]:

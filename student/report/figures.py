@@ -146,8 +146,8 @@ def _span(values: np.ndarray) -> float:
 
 
 def _frame(ax: Axes, values: np.ndarray, span: float, title: str) -> None:
-    middle = float(values.max() + values.min()) / 2
-    ax.set(title=title, ylim=(middle - span / 2, middle + span / 2))
+    low = max(0.0, float(values.max() + values.min() - span) / 2)
+    ax.set(title=title, ylim=(low, low + span))
 
 
 def _colour(number: int) -> str:
