@@ -56,7 +56,7 @@ def simulate(seed: int, annotation: Annotation, class_mask: NDArray[np.uint8]) -
     for true_box, label in zip(annotation.boxes, annotation.labels, strict=True):
         for copy in range(int(rng.integers(1, 5))):
             box = _shifted(rng, true_box, height, width) if copy else true_box
-            mask, probabilities = _mask_in_box(class_mask == label, box)
+            mask, probabilities = mask_in_box(class_mask == label, box)
             masks.append(mask)
             cells.append(probabilities)
             boxes.append(box)
@@ -91,7 +91,7 @@ def _shifted(
     return np.array(moved, np.float32)
 
 
-def _mask_in_box(
+def mask_in_box(
     mask: NDArray[np.bool_], box: NDArray[np.float32]
 ) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
     """The mask as 28 x 28 cells of its box, and what is left of it when they are pasted back."""
