@@ -37,8 +37,9 @@ def list_recipes(sources: Sequence[str], verbose: bool) -> None:
         if verbose:
             _print_recipe(recipe)
         else:
-            cells = "; ".join(f"{cell.label} {_thesis(cell)}" for cell in recipe.cells)
-            click.echo(f"{recipe.name:<10} {recipe.explanation}. {_units(recipe)}: {cells}")
+            thesis = [f"{cell.label} {_thesis(cell)}" for cell in recipe.cells if cell.thesis]
+            numbers = f"{_units(recipe)}: {'; '.join(thesis)}" if thesis else "Not in the thesis"
+            click.echo(f"{recipe.name:<20} {recipe.explanation}. {numbers}")
 
 
 @click.command()

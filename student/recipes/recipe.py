@@ -115,10 +115,11 @@ class Recipe:
 
 
 def shipped() -> tuple[str, ...]:
-    """Return the names of the recipes that ship with the project: tables first, then figures."""
+    """Return the names of the recipes that ship: the thesis' tables and figures, then our own."""
     names = (item.name for item in resources.files(__package__).iterdir())
     found = (name.removesuffix(".toml") for name in names if name.endswith(".toml"))
-    return tuple(sorted(found, key=lambda name: (not name.startswith("table"), name)))
+    kinds = ("table", "figure", "segmentation")
+    return tuple(sorted(found, key=lambda name: (kinds.index(name.partition("-")[0]), name)))
 
 
 def load_recipe(source: Path | str) -> Recipe:

@@ -33,11 +33,23 @@ def settings(recipe: Recipe, label: str) -> dict[str, Any]:
     return flatten(load_config(recipe.preset, own))
 
 
-def test_the_shipped_recipes_are_the_thesis_tables_and_figures() -> None:
-    assert shipped() == (
-        "table-12", "table-13", "table-17", "table-19", "figure-14", "figure-15", "figure-16",
-    )  # fmt: skip
-    for name in shipped():
+EXPERIMENTS = (
+    "table-12", "table-13", "table-17", "table-19", "figure-14", "figure-15", "figure-16",
+)  # fmt: skip
+OWN = ("segmentation-fill-in", "segmentation-targets")
+
+
+def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_study() -> None:
+    assert shipped() == (*EXPERIMENTS, *OWN)
+    for name in OWN:
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        taught = [cell for cell in recipe.cells if cell.label != "GT only"]
+        assert {cell.baseline for cell in taught} == {"GT only"}
+        # A cell says its form: the study's numbers may change the default.
+        assert all("segmentation.form" in " ".join(cell.settings) for cell in taught)
+        assert not any(cell.thesis for cell in recipe.cells)
+    for name in EXPERIMENTS:
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe.source == f"thesis, {name.replace('-', ' ')}"
@@ -98,7 +110,7 @@ def test_the_numbers_are_the_thesis_numbers() -> None:
 
 def test_equal_cells_of_different_recipes_are_one_run(devkit: Devkit, cache: TutorCache) -> None:
     matrix = Matrix(devkit, cache, Scale("tiny"))
-    recipes = [load_recipe(name) for name in shipped()]
+    recipes = [load_recipe(name) for name in EXPERIMENTS]
     jobs = [job for recipe in recipes for job in matrix.jobs(recipe, recipe.cells, (1, 2))]
     assert len(jobs) == 2 * 29
     assert len({job.name for job in jobs}) == len(distinct(jobs)) == 2 * 21
