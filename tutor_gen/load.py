@@ -148,7 +148,8 @@ def load_tutors(
             amp=amp,
         )
 
-    same = (detection, detection_weights) == (segmentation, segmentation_weights)
+    same = _model_named(detection) == _model_named(segmentation)
+    same = same and detection_weights == segmentation_weights
     if same and detection not in ("sample", "none"):
         both = load(
             segmentation, "segmentation", segmentation_weights, min(floor, segmentation_floor)
@@ -158,3 +159,10 @@ def load_tutors(
         load(detection, "detection", detection_weights, floor),
         load(segmentation, "segmentation", segmentation_weights, segmentation_floor),
     )
+
+
+def _model_named(spec: str) -> str:
+    """``spec``, a short name of the zoo as its full one."""
+    if spec in ("sample", "none") or Path(spec).is_file():
+        return spec
+    return zoo.resolve(spec)

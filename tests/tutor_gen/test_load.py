@@ -38,6 +38,17 @@ def test_one_model_named_twice_is_loaded_once_with_the_lower_floor() -> None:
     assert segmentation.description["score_threshold"] == 0.001
 
 
+def test_short_and_full_name_of_a_zoo_model_are_one_model() -> None:
+    detection, segmentation = load_tutors(
+        "panoptic_fpn_R_50_1x",
+        "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x",
+        detection_weights="random:1",
+        segmentation_weights="random:1",
+    )
+    assert detection is segmentation
+    assert detection is not None
+
+
 def test_weights_alone_are_no_tutor(tmp_path: Path) -> None:
     path = tmp_path / "model_final.pkl"
     path.touch()
