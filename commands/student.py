@@ -94,6 +94,30 @@ def evaluate_student(run: Path, voc: Path, list_name: str, checkpoint: str, devi
 
 @click.command()
 @click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, help="File to write.")
+@checkpoint_option
+def export_onnx(run: Path, out: Path, checkpoint: str) -> None:
+    """Write the student in RUN as an ONNX file, for programs without PyTorch.
+
+    From uint8 RGB images (batch, side, side, 3) to boxes, class probabilities, and class
+    probabilities of the cells; non-maximum suppression is left to the program. With onnxruntime
+    installed, its outputs are compared with PyTorch's before the file appears.
+
+    \b
+    Example:
+      kdcli export-onnx runs/first --out student.onnx
+    """
+    from student.export import export_onnx as export
+
+    written = export(run, out, checkpoint=checkpoint)
+    compared = "not compared, as onnxruntime is not installed"
+    if written.difference is not None:
+        compared = f"ONNX Runtime's outputs are within {written.difference:.1g} of PyTorch's"
+    click.echo(f"{out}: {written.size / 1e6:.1f} MB; {compared}")
+
+
+@click.command()
+@click.argument("run", type=PATH)
 @click.argument("images", type=PATH, nargs=-1)
 @voc_option(required=False)
 @click.option("--list", "list_name", help="With --voc: predict this list.")

@@ -15,8 +15,9 @@ from student.errors import StudentError
 from student.inference import InferenceSettings, infer
 from student.load import load_run
 from student.model.blitznet import BlitzNet
-from student.run import write_json
+from student.run import write_json, write_text
 from voc.annotation import Annotation
+from voc.classes import CLASSES
 from voc.devkit import Devkit, mask_folder
 from voc.evaluation import (
     ConfusionMatrix,
@@ -74,7 +75,7 @@ def evaluate_student(
     """Evaluate a run's checkpoint on a list, and save the result in the run.
 
     The result goes to ``evaluation-<list>.json`` in the run's directory, with a dash for the
-    list's slash.
+    list's slash, and as a table per class to the ``.md`` beside it.
 
     Args:
         run: The run's directory.
@@ -104,9 +105,40 @@ def evaluate_student(
         metric=metric or config.evaluation.metric,
         track=track,
     )
-    facts = {"list": list_name, "checkpoint": checkpoint, "step": step}
-    write_json(evaluation_path(run, list_name), {**facts, **evaluation.to_dict()})
+    write_evaluation(run, list_name, checkpoint, step, evaluation)
     return evaluation
+
+
+def write_evaluation(
+    run: Path, list_name: str, checkpoint: str, step: int, evaluation: Evaluation
+) -> None:
+    """Write a result to its run, as JSON and as a table."""
+    path = evaluation_path(run, list_name)
+    facts = {"list": list_name, "checkpoint": checkpoint, "step": step}
+    write_json(path, {**facts, **evaluation.to_dict()})
+    title = f"{list_name}, {evaluation.images} images, {checkpoint} checkpoint, step {step}"
+    write_text(path.with_suffix(".md"), _markdown(title, evaluation))
+
+
+def _markdown(title: str, evaluation: Evaluation) -> str:
+    """Return average precision and IoU per class, in per cent; a dash where there is none."""
+    detection, segmentation = evaluation.detection, evaluation.segmentation
+    rows = [
+        (
+            name,
+            detection.average_precision.get(name, math.nan),
+            segmentation.iou[name] if segmentation else math.nan,
+        )
+        for name in CLASSES
+    ]
+    rows.append(("**mean**", detection.map, segmentation.miou if segmentation else math.nan))
+    lines = [f"# {title}", "", "| class | AP % | IoU % |", "|---|---:|---:|"]
+    lines += [f"| {name} | {_percent(ap)} | {_percent(iou)} |" for name, ap, iou in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def evaluation_path(run: Path, list_name: str) -> Path:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from student.inference import read_image
+import numpy as np
+
+from student.inference import InferenceSettings, infer, read_image
+from student.model.blitznet import BlitzNet
 from student.predict import PredictionFiles
+from student.transforms import UInt8Array
 from voc.devkit import Devkit
-from voc.draw import enlarged
+from voc.draw import enlarged, overlay
 from voc.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 
 
@@ -18,6 +23,45 @@ def write_prediction_gallery(
     """Write all predictions as one HTML page."""
     facts = {"student": str(run), "images": str(len(files))}
     write_gallery(path, "What the student says", facts, prediction_rows(files, devkit))
+
+
+def beside_ground_truth(
+    model: BlitzNet,
+    devkit: Devkit,
+    image_ids: Sequence[str],
+    folder: str,
+    settings: InferenceSettings,
+    threshold: float = 0.5,
+) -> dict[str, UInt8Array]:
+    """Return a picture of each image: ground truth to the left, the student's word to the right.
+
+    Args:
+        model: The student.
+        devkit: Photographs and ground truth.
+        image_ids: Which images.
+        folder: Of the class masks.
+        settings: Of inference.
+        threshold: Confidence that a box must have to be drawn.
+    """
+    paths = [(image_id, devkit.image_path(image_id)) for image_id in image_ids]
+    pictures = {}
+    for prediction in infer(model, paths, replace(settings, workers=0)):
+        name, found = prediction.image_id, prediction.detections
+        image, annotation = devkit.read_image(name), devkit.annotation(name)
+        scale, drawn = panel_scale(image), found.confidences >= threshold
+        true = overlay(
+            image,
+            None if annotation is None else annotation.boxes,
+            None if annotation is None else annotation.labels,
+            label_map=devkit.mask(name, folder),
+            scale=scale,
+        )
+        said = overlay(
+            image, found.boxes[drawn], found.labels[drawn], found.confidences[drawn],
+            prediction.label_map, scale=scale,
+        )  # fmt: skip
+        pictures[name] = np.concatenate([true, said], axis=1)
+    return pictures
 
 
 def prediction_rows(files: Iterable[PredictionFiles], devkit: Devkit | None) -> Iterator[Row]:

@@ -16,8 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from student.distributed import all_raise, objects_of_ranks, rank, ranks, sum_over_ranks
 from student.errors import StudentError
+from student.evaluate import Evaluation
 from student.objective import LOSSES
 from student.run import METRICS, TENSORBOARD, write_json
+from student.transforms import UInt8Array
 
 BAD_BATCH = "bad-batch.json"
 
@@ -109,6 +111,20 @@ class Journal:
         self._file.flush()
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
+
+    def show(self, step: int, found: Evaluation, pictures: Mapping[str, UInt8Array]) -> None:
+        """Show an evaluation in TensorBoard: the metrics per class, and some pictures."""
+        if self._file is None:
+            return
+        tables = {"average_precision": found.detection.average_precision}
+        if found.segmentation is not None:
+            tables["iou"] = found.segmentation.iou
+        for title, table in tables.items():
+            for name, value in table.items():
+                if not math.isnan(value):
+                    self._board.add_scalar(f"{title}/{name}", value, step)
+        for name, picture in pictures.items():
+            self._board.add_image(f"prediction/{name}", picture, step, dataformats="HWC")
 
     def restart_clock(self) -> None:
         """Leave out what happened since the last line (an evaluation) from images per second."""

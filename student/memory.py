@@ -13,8 +13,8 @@ from student.errors import StudentError
 
 
 @contextlib.contextmanager
-def explained_shortage(config: RunConfig) -> Iterator[None]:
-    """Turn a failed allocation in a training step into advice.
+def explained_shortage(config: RunConfig, setting: str = "") -> Iterator[None]:
+    """Turn a failed allocation into advice: to lower ``setting``, or how a training step gets by.
 
     Raises:
         StudentError: The GPU's or the host's memory does not suffice.
@@ -24,7 +24,9 @@ def explained_shortage(config: RunConfig) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_shortage(error):
             raise
-        raise StudentError(_advice(config, error)) from error
+        where = "GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "machine"
+        advice = f": set {setting} lower" if setting else _advice_for_step(config)
+        raise StudentError(f"The {where}'s memory does not suffice{advice}") from error
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -35,9 +37,8 @@ def is_shortage(error: BaseException) -> bool:
     )
 
 
-def _advice(config: RunConfig, error: BaseException) -> str:
+def _advice_for_step(config: RunConfig) -> str:
     optim = config.optim
-    where = "GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "machine"
     at_once = optim.batch_size // (optim.accumulate * ranks())
     remedies = []
     if at_once > 1:
@@ -53,4 +54,4 @@ def _advice(config: RunConfig, error: BaseException) -> str:
         remedies.append("set optim.bf16=true")
     remedies.append("take a smaller model")
     images = f"{at_once} image{'s' * (at_once > 1)} at once"
-    return f"The {where}'s memory does not suffice for {images}: " + "; or ".join(remedies)
+    return f" for {images}: " + ", or ".join(remedies)

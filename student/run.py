@@ -7,6 +7,8 @@ checkpoints/     last.pt, and best.pt if the run evaluates
 metrics.jsonl    the loss curve and the evaluations, a line each
 tensorboard/     the same as TensorBoard scalars
 summary.json     how far it got
+curves.png       the loss curve and the evaluations as a picture
+evaluation-*     the last evaluation on a list, JSON and a table per class
 """
 
 from __future__ import annotations

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cache.errors import CacheError
 from cache.reader import TutorCache
 from cache.track import Track, no_track
-from student.batch import Batch
 from student.checkpoint import BEST, LAST, checkpoint_path, save_checkpoint
 from student.config import RunConfig
+from student.curves import draw_curves
 from student.data import StudentDataset, make_loader
 from student.device import pick_device
 from student.distributed import (
@@ -29,43 +26,21 @@ from student.distributed import (
     sum_over_ranks,
 )
 from student.errors import StudentError
-from student.evaluate import evaluate_model
+from student.evaluate import evaluate_model, write_evaluation
+from student.gallery import beside_ground_truth
 from student.inference import InferenceSettings
 from student.interrupts import Interrupts, TrainingInterrupted
 from student.journal import Journal
 from student.learner import Learner, learning_rate
 from student.memory import explained_shortage
 from student.plan import Plan, make_plan
-from student.run import SUMMARY, locked, prepare_run, read_json, write_json
+from student.run import locked, prepare_run
+from student.steps import Step, steps
+from student.summary import TrainingSummary, finished_summary
 from voc.devkit import Devkit, mask_folder
-from voc.errors import DevkitError
 
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """How far a run got; ``summary.json``.
-
-    Attributes:
-        finished: Whether all steps are done.
-        step: Steps done.
-        steps: Steps to do.
-        seconds: Time in the loop, over all starts.
-        losses: The last line of the loss curve.
-        evaluation: mAP and mIoU at the last evaluation, if the run evaluates.
-        best_score: Best mean of mAP and mIoU; None before the first evaluation.
-        images: Images that learn something.
-        parameters: Trainable parameters.
-    """
-
-    finished: bool
-    step: int
-    steps: int
-    seconds: float
-    losses: dict[str, float]
-    evaluation: dict[str, Any] | None
-    best_score: float | None
-    images: int
-    parameters: int
+SHOWN = 4
+"""Images of the evaluation's list that TensorBoard shows."""
 
 
 def train(
@@ -85,20 +60,21 @@ def train(
         CacheError, DevkitError: The cache or the devkit does not fit.
         TrainingInterrupted: After Ctrl-C.
     """
-    device, steps = pick_device(config.runtime.device), config.optim.steps
+    device = pick_device(config.runtime.device)
     with process_group(device), contextlib.ExitStack() as held:
         plan = first_rank_does(lambda: _prepare(config, devkit, cache, out, held))
-        if finished := first_rank_does(lambda: _finished_summary(out)):
+        if finished := first_rank_does(lambda: finished_summary(out)):
             return finished
         learner = Learner.start(config, out, device, every_task=plan.every_task)
         dataset = StudentDataset(devkit, cache, plan.learning, config, plan.mask_folder)
         loader = make_loader(dataset, learner.step, device)
+        todo = config.optim.steps - learner.step
         show = track if is_first_process() else no_track
         with Journal(out, learner.step) as journal, Interrupts() as interrupts:
             loop = Loop(config, devkit, out, plan, learner, journal)
-            for batches in show(loop.timed(loader), steps - learner.step, "train"):
-                loop.step([batch.to(device) for batch in batches])
-                if _anyone(interrupts.requested) and learner.step < steps:
+            for step in show(steps(loader, config.optim.accumulate), todo, "train"):
+                loop.step(step)
+                if _anyone(interrupts.requested) and learner.step < config.optim.steps:
                     loop.stop()
         return loop.summary()
 
@@ -147,29 +123,16 @@ class Loop:
         self.learner = learner
         self.journal = journal
         self.evaluation: dict[str, Any] | None = None
-        self._waited = 0.0
         self._started = time.perf_counter()
         self._seconds_before = learner.seconds
 
-    def timed(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
-        """Yield the batches of each step, and measure how long they had to be waited for."""
-        iterator = iter(loader)
-        while True:
-            started = time.perf_counter()
-            batches = [_next(iterator) for _ in range(self.config.optim.accumulate)]
-            self._waited = time.perf_counter() - started
-            found = [batch for batch in batches if batch is not None]
-            if not found:
-                return
-            yield found
-
-    def step(self, batches: list[Batch]) -> None:
+    def step(self, step: Step) -> None:
         """Train on the batches of a step, and do what is due after it."""
         learner, runtime = self.learner, self.config.runtime
         with explained_shortage(self.config):
-            total, parts = learner.update(batches)
-        ids = tuple(image_id for batch in batches for image_id in batch.image_ids)
-        self.journal.note(learner.step, ids, total, parts, self._waited)
+            total, parts = learner.update([batch.to(learner.device) for batch in step.batches])
+        ids = tuple(image_id for batch in step.batches for image_id in batch.image_ids)
+        self.journal.note(learner.step, ids, total, parts, step.waited)
         done = learner.step == self.config.optim.steps
         evaluates = self.config.evaluation.every
         due = bool(evaluates) and (done or learner.step % evaluates == 0)
@@ -190,7 +153,7 @@ class Loop:
         ))  # fmt: skip
 
     def summary(self) -> TrainingSummary:
-        """Return how far the run is, and write it to the run."""
+        """Return how far the run is; write and draw it to the run."""
         learner, steps = self.learner, self.config.optim.steps
         summary = TrainingSummary(
             finished=learner.step == steps,
@@ -204,7 +167,8 @@ class Loop:
             parameters=sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
         )
         if rank() == 0:
-            write_json(self.out / SUMMARY, asdict(summary))
+            summary.write(self.out)
+            draw_curves(self.out)
         return summary
 
     def _write_line(self) -> None:
@@ -225,39 +189,26 @@ class Loop:
     def _evaluate(self) -> None:
         learner, settings = self.learner, self.config.evaluation
         learner.share_statistics()
-        result = evaluate_model(
-            learner.model,
-            self.devkit,
-            self.devkit.image_ids(settings.list),
-            folder=mask_folder(settings.list),
-            settings=InferenceSettings(
-                settings.batch_size, self.config.runtime.workers, self.config.optim.bf16
-            ),
-            metric=settings.metric,
+        ids, folder = self.devkit.image_ids(settings.list), mask_folder(settings.list)
+        inference = InferenceSettings(
+            settings.batch_size, self.config.runtime.workers, self.config.optim.bf16
         )
+        with explained_shortage(self.config, "evaluation.batch_size"):
+            result = evaluate_model(
+                learner.model, self.devkit, ids,
+                folder=folder, settings=inference, metric=settings.metric,
+            )  # fmt: skip
         scalars = {"evaluation/map": result.detection.map}
         if result.segmentation is not None:
             scalars["evaluation/miou"] = result.segmentation.miou
         self.evaluation = {"step": learner.step, "list": settings.list, **scalars}
         self.journal.add(learner.step, scalars)
+        if rank() == 0:
+            write_evaluation(self.out, settings.list, LAST, learner.step, result)
+            shown = beside_ground_truth(learner.model, self.devkit, ids[:SHOWN], folder, inference)
+            self.journal.show(learner.step, result, shown)
+            draw_curves(self.out)
         if result.score > learner.best_score:
             learner.best_score = result.score
             self._save_as(BEST)
         self.journal.restart_clock()
-
-
-def _next(iterator: Iterator[Batch]) -> Batch | None:
-    """Return the next batch; what failed in a worker comes as the one clear message it was."""
-    try:
-        return next(iterator, None)
-    except (StudentError, DevkitError, CacheError) as error:
-        # A worker's exception carries its traceback in its message; the cause is the last line.
-        name = f"{type(error).__module__}.{type(error).__name__}: "
-        raise type(error)(str(error).rpartition(name)[2].strip()) from error
-
-
-def _finished_summary(out: Path) -> TrainingSummary | None:
-    if not (out / SUMMARY).is_file():
-        return None
-    summary = TrainingSummary(**read_json(out / SUMMARY))
-    return summary if summary.finished else None

@@ -17,7 +17,9 @@ def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
     """
     if x.shape[-2:] == (height, width):
         return x
-    padded = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    # Not F.pad: its gradient comes in a memory layout that torch.compile does not expect.
+    padded = torch.cat([x, x[..., -1:, :]], dim=-2)
+    padded = torch.cat([padded, padded[..., -1:]], dim=-1)
     size = (height + 1, width + 1)
     resized = F.interpolate(padded, size, mode="bilinear", align_corners=True)
     return resized[..., :height, :width]
