@@ -19,7 +19,7 @@ from commands.environment import env
 from commands.recipes import list_recipes, report, run_recipe
 from commands.sample import make_sample
 from commands.store import export_cache, import_cache, inspect_cache, merge_caches
-from commands.student import evaluate_student, predict, train_student
+from commands.student import evaluate_student, export_onnx, predict, train_student
 from commands.tutors import evaluate_tutors, generate_tutors
 
 COMMANDS = (
@@ -33,6 +33,7 @@ COMMANDS = (
     train_student,
     evaluate_student,
     predict,
+    export_onnx,
     list_recipes,
     run_recipe,
     report,

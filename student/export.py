@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ def export_onnx(run: Path, out: Path, *, checkpoint: str = "last") -> Export:
     except OSError as error:
         raise StudentError(f"Cannot write {out}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return Export(out, out.stat().st_size, difference)
 
 

@@ -138,6 +138,10 @@ def test_too_little_memory_names_the_setting(devkit: Devkit, small: Small, tmp_p
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+@pytest.mark.skipif(
+    not os.environ.get("KDCLI_TEST_COMPILE"),
+    reason="compiling takes more than a minute: set KDCLI_TEST_COMPILE=1",
+)
 def test_a_compiled_network_learns_the_same(devkit: Devkit, small: Small, tmp_path: Path) -> None:
     curves = []
     for compiled in (False, True):

@@ -1,0 +1,84 @@
+"""The ONNX file: what ONNX Runtime computes from it is what PyTorch computes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from student.config import RunConfig
+from student.errors import StudentError
+from student.export import export_onnx
+from student.load import load_run
+from student.model.blitznet import normalise
+from student.model.decode import DetectionLimits, detect
+from student.train import train
+from student.transforms import Transform
+from voc.classes import CLASSES
+from voc.devkit import Devkit
+
+needs_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs the extra onnx",
+)
+
+
+@pytest.fixture
+def run(devkit: Devkit, small: Callable[..., RunConfig], tmp_path: Path) -> Path:
+    train(small(optim__steps=2), devkit, None, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@needs_onnx
+def test_the_file_says_what_the_student_says(devkit: Devkit, run: Path, tmp_path: Path) -> None:
+    """Of photographs, in a batch of another size than the exporter saw."""
+    import onnxruntime
+
+    written = export_onnx(run, tmp_path / "deep" / "student.onnx")
+    assert written.difference is not None
+    assert written.difference < 1e-4
+    assert [item.name for item in written.path.parent.iterdir()] == ["student.onnx"]
+    session = onnxruntime.InferenceSession(written.path)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["classes"].split(",") == list(CLASSES)
+    assert facts["step"] == "2"
+    ids = devkit.image_ids("Main/trainval")[:5]
+    images = [devkit.read_image(name) for name in ids]
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    squares = np.stack(
+        [Transform.whole(*size, 64).image(im) for im, size in zip(images, sizes, strict=True)]
+    )
+    outputs = session.run(None, {"images": squares})
+    boxes, probabilities, segmentation = (torch.from_numpy(output) for output in outputs)
+    model = load_run(run).model
+    with torch.no_grad():
+        said = model(normalise(torch.from_numpy(squares).permute(0, 3, 1, 2)))
+    assert torch.equal(segmentation.argmax(dim=1), said.segmentation.argmax(dim=1))
+    for index, found in enumerate(detect(said, model.anchors, sizes, DetectionLimits(score=0.0))):
+        height, width = sizes[index]
+        pixels = boxes[index] * torch.tensor([width, height, width, height])
+        assert len(found.boxes) > 10
+        for box, label, confidence in zip(
+            found.boxes, found.labels, found.confidences, strict=True
+        ):
+            near = (pixels - box).abs().amax(dim=1) < 0.01
+            assert (probabilities[index, near, label] - confidence).abs().min() < 1e-5
+
+
+def test_a_missing_package_is_named_with_the_extra(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StudentError, match=r"onnx.*pip install 'kdcli\[onnx\]'"):
+        export_onnx(run, tmp_path / "student.onnx")
+
+
+@needs_onnx
+def test_a_file_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StudentError, match=r"Cannot write .*file/student\.onnx"):
+        export_onnx(run, tmp_path / "file" / "student.onnx")
