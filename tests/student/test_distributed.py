@@ -82,7 +82,7 @@ def assert_same_gradients(first: Checkpoint, second: Checkpoint) -> None:
     """Their averages, that is; unlike the weights they show a wrong factor."""
     for index, state in first.optimizer["state"].items():
         here, there = state["exp_avg"], second.optimizer["state"][index]["exp_avg"]
-        assert torch.allclose(here, there, rtol=1e-2, atol=1e-3 * float(here.abs().max())), index
+        assert (here - there).norm() <= 1e-2 * here.norm(), index
 
 
 def test_two_processes_train_as_one(
@@ -137,7 +137,7 @@ def test_parts_of_a_step_average_their_gradients(
         config = small(
             data__list="Main/two",
             augmentation=augmentation,
-            optim={"batch_size": batch_size, "accumulate": accumulate, "steps": 2},
+            optim={"batch_size": batch_size, "accumulate": accumulate, "steps": 1},
         )
         train(config, devkit, None, tmp_path / name)
     once, twice = (load_checkpoint(checkpoint_path(tmp_path / n)) for n in ("once", "twice"))
