@@ -15,8 +15,11 @@ from tutor_gen.calibration import BINS, LEAST_PROBABILITY, CalibrationScore, Thr
 from tutor_gen.evaluate import TutorEvaluation
 
 
-def print_thresholds(scores: Sequence[ThresholdScore], images: int) -> None:
-    """Print what is left of the boxes above each confidence, and how good that is."""
+def print_thresholds(scores: Sequence[ThresholdScore], images: int, floor: object) -> None:
+    """Print what is left of the boxes above each confidence, and how good that is.
+
+    ``floor`` is the least confidence that the store kept.
+    """
     rows = [
         (
             "none" if s.threshold is None else f"{s.threshold:g}",
@@ -28,7 +31,7 @@ def print_thresholds(scores: Sequence[ThresholdScore], images: int) -> None:
         for s in scores
     ]
     header = ["threshold", "mAP %", "boxes", "an image", "precision %", "recall %", "F1 %"]
-    click.echo("\nBoxes of at least a confidence (none: all in the store)")
+    click.echo(f"\nBoxes of at least a confidence (none: all in the store, from {floor})")
     click.echo(tabulate(rows, header, stralign="right", disable_numparse=True))
 
 

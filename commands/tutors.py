@@ -275,8 +275,9 @@ def evaluate_tutors(
         raise click.UsageError("--plot draws --sweep-thresholds or --sweep-temperatures: add one.")
     devkit = Devkit.open(voc)
     ids = devkit.image_ids(list_name)
+    store = TutorCache.open(cache)
     result = evaluate(
-        TutorCache.open(cache),
+        store,
         devkit,
         ids,
         track=track,
@@ -284,7 +285,8 @@ def evaluate_tutors(
         temperatures=TEMPERATURES if sweep_temperatures else (),
     )
     print_scores(result.detection, result.segmentation)
-    _show_sweeps(result, plot, f"{cache.name}, {list_name}, {len(ids)} images")
+    title = f"{cache.name}, {list_name}, {len(ids)} images"
+    _show_sweeps(result, plot, title, store.settings.get("detection_floor"))
     print_thesis(result, list_name, ids)
     if out is not None:
         scores = {
@@ -296,12 +298,12 @@ def evaluate_tutors(
         write_text(out, json.dumps(scores, indent=2) + "\n")
 
 
-def _show_sweeps(result: TutorEvaluation, plot: Path | None, title: str) -> None:
+def _show_sweeps(result: TutorEvaluation, plot: Path | None, title: str, floor: object) -> None:
     """Print the sweeps, and draw them if asked to."""
     from commands.sweeps import print_calibration, print_thresholds
 
     if result.thresholds and result.detection is not None:
-        print_thresholds(result.thresholds, result.detection.images)
+        print_thresholds(result.thresholds, result.detection.images, floor)
     if result.calibration:
         print_calibration(result.calibration)
     if plot is None:

@@ -35,7 +35,7 @@ class Difference:
             with what it is above the floor.
         pixels: pixels compared.
         equal_pixels: those of equal label vectors, bit for bit.
-        vector_entry: largest difference of a label vector's entry.
+        vector_entry: largest difference of a label vector's entry, of rounded ones beyond one step.
         mask: largest difference of a kept mask probability beyond one step (1/255) of its
             quantisation, 1 where the instances are others; 0 without kept masks.
     """
@@ -95,12 +95,14 @@ def compare_with_tutors(
     total = Difference()
     for image_id in track(ids, len(ids), "tutors"):
         again, _ = pair.label(devkit.read_image(image_id), image_id)
-        total = total.plus(difference(cache[image_id], again, pair.floor))
+        total = total.plus(difference(cache[image_id], again, pair.floor, pair.rounding_step))
     return total
 
 
-def difference(stored: TutorOutput, again: TutorOutput, floor: float) -> Difference:
-    """Compare two outputs about one image."""
+def difference(
+    stored: TutorOutput, again: TutorOutput, floor: float, rounding_step: float = 0.0
+) -> Difference:
+    """Compare two outputs about one image, made with one floor and one rounding of entries."""
     boxes, others = (Boxes(o.boxes, o.labels, o.confidences) for o in (stored, again))
     pairs = list(_counterparts(boxes, others))
     coordinate, confidence, identical = 0.0, 0.0, 0
@@ -120,7 +122,7 @@ def difference(stored: TutorOutput, again: TutorOutput, floor: float) -> Differe
         confidence=max([confidence, *(c - floor for c in alone)]),
         pixels=entry.size,
         equal_pixels=int((entry == 0).sum()),
-        vector_entry=float(entry.max(initial=0)),
+        vector_entry=max(0.0, float(entry.max(initial=0)) - rounding_step),
         mask=_mask_difference(stored.instances, again.instances),
     )
 

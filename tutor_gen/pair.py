@@ -79,6 +79,12 @@ class TutorPair:
         return self.segmentation is not None and "panoptic" in self.segmentation.description
 
     @property
+    def rounding_step(self) -> float:
+        """Distance of two neighbouring values of a label vector's entry; 0 where it is exact."""
+        exact = self.form.masks == "hard" and not self._panoptic
+        return 0.0 if exact else 1 / self.form.levels
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides what a cache holds, for its provenance."""
         described = {"detection": self.detection, "segmentation": self.segmentation}

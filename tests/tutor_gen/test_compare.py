@@ -43,6 +43,16 @@ def test_equal_outputs_do_not_differ() -> None:
     assert found.within_tolerance
 
 
+def test_one_step_of_rounding_is_no_difference() -> None:
+    again = output()
+    again.palette[1, 7] += 1 / 32
+    found = difference(output(), again, FLOOR, rounding_step=1 / 32)
+    assert (found.vector_entry, found.equal_pixels) == (0, 18)
+    assert found.within_tolerance
+    again.palette[1, 7] += 1 / 32
+    assert difference(output(), again, FLOOR, rounding_step=1 / 32).vector_entry == 1 / 32
+
+
 def test_what_was_changed_is_found() -> None:
     again = output()
     again.boxes[1, 2] += 0.25

@@ -174,6 +174,20 @@ def test_a_worked_example() -> None:
     assert not vectors[:, 9:].any()
 
 
+def test_a_batch_says_what_its_images_say_alone(
+    model_files: tuple[Path, Path], scenes: list[Scene]
+) -> None:
+    tutor = from_config(*model_files, settings())
+    images = [scene.image[:120, :100] for scene in scenes[:3]]
+    together = tutor.predict_prepared([tutor.preparation(image) for image in images])
+    for batched, alone in zip(together, tutor.predict(images), strict=True):
+        assert batched.panoptic is not None
+        assert alone.panoptic is not None
+        np.testing.assert_allclose(batched.panoptic.things, alone.panoptic.things, atol=1e-4)
+        np.testing.assert_allclose(batched.boxes, alone.boxes, atol=1e-2)
+        assert len(batched.panoptic.others) == len(alone.panoptic.others)
+
+
 def test_the_same_model_is_a_detector_too(
     model_files: tuple[Path, Path], scenes: list[Scene]
 ) -> None:

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cache.record import TutorOutput
 from tutor_gen.coding import code_instances
 from tutor_gen.errors import TutorError
+from tutor_gen.gallery import _tinted
 from tutor_gen.label_form import THESIS, Background, LabelForm
 from tutor_gen.label_vectors import add_background, at_class, code_hard
 from tutor_gen.soft_label_vectors import code_planes, code_soft
@@ -209,3 +211,14 @@ def test_forms_describe_themselves_and_are_read_again() -> None:
         LabelForm("blurred")  # type: ignore[arg-type]
     with pytest.raises(TutorError, match="expected 2 to 255 levels, got 256"):
         LabelForm(levels=256)
+
+
+def test_background_mass_leaves_the_gallery_s_photograph_clear() -> None:
+    image = np.full((2, 3, 3), 100, dtype=np.uint8)
+    label_map = np.array([[0, 1, 1], [1, 1, 2]], dtype=np.uint8)
+    palette = np.zeros((3, 21), dtype=np.float32)
+    palette[1, 0], palette[2, 8] = 1, 0.5
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.float32)
+    tinted = _tinted(image, TutorOutput("one", *nothing, label_map, palette))
+    assert (tinted.reshape(-1, 3)[:5] == 100).all()
+    assert (tinted[1, 2] != 100).any()

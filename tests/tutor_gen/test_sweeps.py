@@ -45,7 +45,14 @@ def test_sweeps_are_printed_written_and_drawn(tmp_path: Path, made: tuple[Path, 
         *("evaluate-tutors", cache, "--voc", voc, "--sweep-thresholds", "--sweep-temperatures"),
         *("--out", out, "--plot", plot),
     )
-    for words in ("precision %", "T = 0.4", "background form", "same at every T", str(plot)):
+    for words in (
+        "precision %",
+        "T = 0.4",
+        "background form",
+        "same at every T",
+        str(plot),
+        "from 0.001)",
+    ):
         assert words in output
     assert "this is Segmentation/val with 5." in output
     scores = json.loads(out.read_text())

@@ -12,6 +12,7 @@ from torch import nn
 
 from tutor_gen.detectron2_tutor import paste_masks
 from tutor_gen.errors import TutorError
+from tutor_gen.label_form import LabelForm
 from tutor_gen.load import load_tutor
 from tutor_gen.sidecar import sidecar_path
 from tutor_gen.torchscript_tutor import TorchScriptTutor
@@ -63,6 +64,16 @@ class Masks(nn.Module):
             masks = (image[:1] > 100).float()[None]
         box = torch.tensor([[2.0, 3.0, 20.0, 15.0]])
         return box, torch.tensor([0]), masks, torch.tensor([0.75])
+
+
+class Marks(nn.Module):
+    """One box with a mask of the whole image that is no probability."""
+
+    def forward(
+        self, image: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        box = torch.tensor([[2.0, 3.0, 20.0, 15.0]])
+        return box, torch.tensor([0]), image[:1][None] > 0.5, torch.tensor([0.75])
 
 
 class Fails(nn.Module):
@@ -180,6 +191,35 @@ def test_masks_per_box_are_pasted_as_detectron2_does(tmp_path: Path) -> None:
     assert found.masks is not None
     assert 0 < expected.sum() < expected.size
     np.testing.assert_array_equal(found.masks, expected)
+
+
+def test_soft_masks_are_pasted_or_taken_as_they_are(tmp_path: Path) -> None:
+    soft = LabelForm("soft")
+    path = export(tmp_path, Masks(whole=False), **TUPLE)
+    (found,) = TorchScriptTutor(path, masks=True, device="cpu", form=soft).predict([colour()])
+    box = np.array([[2, 3, 20, 15]], dtype=np.float32)
+    expected = paste_masks(torch.arange(16.0).reshape(1, 4, 4) / 16, box, 24, 32, soft=True)
+    assert found.masks is not None
+    assert found.masks.dtype == np.uint8
+    assert len(np.unique(expected)) > 50
+    np.testing.assert_array_equal(found.masks, expected)
+    whole = export(tmp_path, Masks(whole=True), channels="RGB", scale="1", **TUPLE)
+    image = np.zeros((24, 32, 3), dtype=np.uint8)
+    image[5:9, 10:20] = 200
+    (found,) = TorchScriptTutor(whole, masks=True, device="cpu", form=soft).predict([image])
+    np.testing.assert_array_equal(found.masks, np.where(image[None, ..., 0] > 100, 255, 0))
+
+
+def test_forms_that_an_export_cannot_give_are_refused(tmp_path: Path) -> None:
+    path = str(export(tmp_path, Marks(), **TUPLE))
+    marks = load_tutor(path, "segmentation", form=LabelForm("soft"))
+    assert marks is not None
+    with pytest.raises(TutorError, match="masks that are no probabilities; generate without --lab"):
+        marks.predict([colour()])
+    full = LabelForm(classes="full")
+    with pytest.raises(TutorError, match="no distribution over classes; generate without --label"):
+        load_tutor(path, "segmentation", form=full)
+    assert load_tutor(path, "detection", form=full) is not None
 
 
 def test_its_own_masks_are_kept_where_it_gives_28_x_28(tmp_path: Path) -> None:
