@@ -7,6 +7,8 @@ paper, section 4, and its public code).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,9 +63,10 @@ def draw_crop(
     canvas is.
     """
     coverage = config.crop_coverages[rng.integers(len(config.crop_coverages))]
+    few = boxes.tolist()  # few enough for plain numbers to be faster than arrays
     for _ in range(config.crop_tries):
         crop = _draw_rectangle(rng, canvas, config)
-        if crop is not None and (len(boxes) == 0 or covered(boxes, crop).max() >= coverage):
+        if crop is not None and (not few or any(covered(box, crop) >= coverage for box in few)):
             return crop
     return canvas
 
@@ -78,24 +81,22 @@ def _draw_rectangle(
     """
     aspect = rng.uniform(*config.crop_aspect)
     area = canvas.width * canvas.height
-    smallest = np.sqrt(config.crop_area[0] * area / aspect)
-    largest = np.sqrt(config.crop_area[1] * area / aspect)
+    smallest = math.sqrt(config.crop_area[0] * area / aspect)
+    largest = math.sqrt(config.crop_area[1] * area / aspect)
     largest = min(largest, canvas.height, canvas.width / aspect)
-    height, x, y = rng.random(3)
+    height, x, y = rng.random(3).tolist()
     if smallest > largest:
         return None
     height = smallest + height * (largest - smallest)
     width = height * aspect
     left = canvas.x1 + x * (canvas.width - width)
     top = canvas.y1 + y * (canvas.height - height)
-    return Window(float(left), float(top), float(left + width), float(top + height))
+    return Window(left, top, left + width, top + height)
 
 
-def covered(boxes: FloatArray, window: Window) -> FloatArray:
-    """Return the fraction of each of the (n, 4) boxes' area that lies in the window: (n,)."""
-    low = np.maximum(boxes[:, :2], [window.x1, window.y1])
-    high = np.minimum(boxes[:, 2:], [window.x2, window.y2])
-    inside = (high - low).clip(0).prod(axis=1)
-    area = (boxes[:, 2:] - boxes[:, :2]).clip(1e-6).prod(axis=1)
-    fraction: FloatArray = inside / area
-    return fraction
+def covered(box: Sequence[float], window: Window) -> float:
+    """Return the fraction of a box' area that lies in the window."""
+    x1, y1, x2, y2 = box
+    width = max(min(x2, window.x2) - max(x1, window.x1), 0.0)
+    height = max(min(y2, window.y2) - max(y1, window.y1), 0.0)
+    return width * height / max((x2 - x1) * (y2 - y1), 1e-6)

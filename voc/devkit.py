@@ -159,8 +159,8 @@ class Devkit:
             fallback = _MASK_FALLBACK.get(folder)
             return None if fallback is None else self.mask(image_id, fallback, size)
         mask = pictures.read_mask(path)
-        if mask.shape != size:
-            self._check_size(path, image_id, *mask.shape)
+        height, width = mask.shape
+        self._check_size(path, image_id, height, width, size)
         if folder != _OBJECT_FOLDER:
             pictures.check_class_ids(mask, path)
         return mask
@@ -219,8 +219,15 @@ class Devkit:
             f"Expected the list {path}, but it does not exist.{hint} Lists: {_shown(lists)}."
         )
 
-    def _check_size(self, path: Path, image_id: str, height: int, width: int) -> None:
-        expected = self.image_size(image_id)
+    def _check_size(
+        self,
+        path: Path,
+        image_id: str,
+        height: int,
+        width: int,
+        known: tuple[int, int] | None = None,
+    ) -> None:
+        expected = known or self.image_size(image_id)
         if (height, width) != expected:
             raise DevkitError(
                 f"{path} is for {width} x {height} pixels, but {self.image_path(image_id)} has "

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cache.reader import TutorCache
+from student.batch import collate
 from student.config import AugmentationConfig, RunConfig
 from student.data import Draw, Schedule, StudentDataset, make_loader
 from student.plan import make_plan
@@ -80,6 +81,27 @@ def test_a_draw_repeats_itself_and_differs_by_epoch_image_and_seed(
         dataset(devkit, cache, replace(config, seed=2))[Draw(2, 1)],
     ]
     assert not any(np.array_equal(first.photometric, other.photometric) for other in others)
+
+
+def test_a_batch_is_its_samples_whether_asked_for_at_once_or_one_by_one(
+    devkit: Devkit, cache: TutorCache, small: Small
+) -> None:
+    data = dataset(devkit, cache, both(small))
+    draws = [Draw(1, 3), Draw(0, 3), Draw(2, 0)]
+    for together, alone in zip(data.__getitems__(draws), map(data.__getitem__, draws), strict=True):
+        assert together.image_id == alone.image_id
+        for name in ("image", "mask", "index_map", "palette", "weights", "photometric"):
+            assert np.array_equal(getattr(together, name), getattr(alone, name))
+        assert np.array_equal(together.gt.boxes, alone.gt.boxes)
+        assert np.array_equal(together.tutor.confidences, alone.tutor.confidences)
+
+
+def test_images_are_laid_out_channels_last(devkit: Devkit, cache: TutorCache, small: Small) -> None:
+    """Else stacking them takes six times as long, and so does every use in that format."""
+    data = dataset(devkit, cache, both(small))
+    samples = data.__getitems__([Draw(epoch, 0) for epoch in range(8)])
+    assert all(sample.image.flags.c_contiguous for sample in samples)
+    assert collate(samples).images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_is_not_learned_is_not_read(devkit: Devkit, cache: TutorCache, small: Small) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from student.transforms import MEAN_COLOUR, Transform, Window
+from voc.photograph import Photograph
 
 SIDE = 120
 
@@ -93,6 +95,36 @@ def test_image_and_map_show_the_same(scene: tuple[Transform, np.ndarray], reduce
         solid = eroded(as_map == value, reach)
         assert np.all(as_image[solid] == colour)
     assert np.all(as_image[eroded(as_map == 2, reach)] == MEAN_COLOUR[0])
+
+
+@pytest.mark.parametrize(("zoom", "reduction"), [(0.7, 1), (1.0, 2), (3.5, 4)])
+def test_a_box_in_a_real_jpeg_lands_where_the_box_lands(
+    tmp_path: Path, zoom: float, reduction: int
+) -> None:
+    """Decoded at a fraction, too: the painted box' centre and area are those of the box."""
+    height, width, side = 371, 499, 96  # no multiples of anything
+    box = np.array([[190, 150, 290, 230]], np.float32)
+    painted = np.zeros((height, width, 3), np.uint8)
+    painted[150:230, 190:290] = 255
+    path = tmp_path / "a.jpg"
+    Image.fromarray(painted).save(path, quality=95)
+    photograph, rng = Photograph.open(path), np.random.default_rng(3)
+    for flip in (False, True) * 10:
+        left, top = rng.uniform(-0.05, 0.05, 2) * (width, height)
+        x, y = 240 + left - zoom * width / 2, 190 + top - zoom * height / 2
+        window = Window(x, y, x + zoom * width, y + zoom * height)
+        transform = Transform.fit(height, width, window, side, flip)
+        assert transform.reduction == reduction
+        shown = transform.image(photograph.decode(reduction))[..., 1] / 255.0
+        frame = transform.map(np.ones((height, width), np.uint8), side, fill=0)
+        shown = shown * frame
+        ((x1, y1, x2, y2),), _ = transform.boxes(box)
+        places = (np.arange(side) + 0.5) / side
+        centre = shown.sum(0) @ places / shown.sum(), shown.sum(1) @ places / shown.sum()
+        assert np.array(centre) * side == pytest.approx(
+            np.array([x1 + x2, y1 + y2]) / 2 * side, abs=0.1
+        )
+        assert shown.sum() == pytest.approx((x2 - x1) * (y2 - y1) * side**2, rel=0.04)
 
 
 def eroded(mask: np.ndarray, reach: int) -> np.ndarray:

@@ -1,0 +1,71 @@
+"""What others use to prepare a detector's training samples, as their documentation shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from student.data import StudentDataset
+from student.transforms import MEAN_COLOUR
+
+SIDE = 300
+
+
+def torchvision_sample(dataset: StudentDataset) -> Callable[[int], object]:
+    """SSD's pipeline of torchvision's reference scripts with the v2 transforms; no masks."""
+    transform = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill=list(MEAN_COLOUR)),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+            v2.Resize((SIDE, SIDE), antialias=True),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )
+    torch.manual_seed(0)
+
+    def sample(index: int) -> object:
+        image_id = dataset.rows[index].image_id
+        image = Image.open(dataset.devkit.image_path(image_id)).convert("RGB")
+        boxes, labels = dataset.truth.of(image_id)
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.from_numpy(boxes), format="XYXY", canvas_size=(image.height, image.width)
+            ),
+            "labels": torch.from_numpy(labels),
+        }
+        return transform(image, target)
+
+    return sample
+
+
+def albumentations_sample(dataset: StudentDataset) -> Callable[[int], object]:
+    """Jitter, a crop that keeps the boxes, flip; no zoom-out, no masks."""
+    cv2.setNumThreads(1)
+    transform = A.Compose(
+        [
+            A.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.07, p=1),
+            A.RandomSizedBBoxSafeCrop(SIDE, SIDE),
+            A.HorizontalFlip(),
+        ],
+        bbox_params=A.BboxParams("pascal_voc", label_fields=["labels"]),
+        seed=0,
+    )
+
+    def sample(index: int) -> object:
+        image_id = dataset.rows[index].image_id
+        path = str(dataset.devkit.image_path(image_id))
+        image = cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB)
+        boxes, labels = dataset.truth.of(image_id)
+        return transform(image=image, bboxes=boxes, labels=labels)
+
+    return sample

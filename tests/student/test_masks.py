@@ -1,0 +1,57 @@
+"""Masks kept in memory are the devkit's; what does not fit is read again; errors stay clear."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from student.masks import Masks
+from voc.devkit import Devkit
+from voc.errors import DevkitError
+
+FOLDER = "SegmentationClass"
+
+
+@pytest.fixture
+def own(devkit: Devkit, tmp_path: Path) -> Devkit:
+    """A copy whose masks a test may take away."""
+    return Devkit(Path(shutil.copytree(devkit.root, tmp_path / "voc")))
+
+
+def test_every_visit_gives_the_devkits_mask(devkit: Devkit) -> None:
+    masks = Masks(devkit, FOLDER)
+    for _ in range(2):
+        for image_id in devkit.image_ids("Segmentation/trainval"):
+            read = masks.read(image_id, devkit.image_size(image_id))
+            assert np.array_equal(read, devkit.mask(image_id))
+
+
+def test_later_visits_do_not_read_the_file(own: Devkit) -> None:
+    one, two = own.image_ids("Segmentation/trainval")[:2]
+    masks, none_kept = Masks(own, FOLDER), Masks(own, FOLDER, limit=0)
+    first = masks.read(one, own.image_size(one))
+    assert none_kept.read(one, own.image_size(one)) is not None
+    shutil.rmtree(own.root / FOLDER)
+    assert np.array_equal(masks.read(one, own.image_size(one)), first)
+    assert masks.read(two, own.image_size(two)) is None
+    assert none_kept.read(one, own.image_size(one)) is None
+
+
+def test_a_full_store_keeps_what_it_has(devkit: Devkit) -> None:
+    masks = Masks(devkit, FOLDER, limit=1)
+    for image_id in devkit.image_ids("Segmentation/trainval")[:3]:
+        masks.read(image_id, devkit.image_size(image_id))
+    assert len(masks._kept) == 1
+
+
+def test_a_mask_of_another_picture_is_refused(devkit: Devkit) -> None:
+    image_id = devkit.image_ids("Segmentation/trainval")[0]
+    height, width = devkit.image_size(image_id)
+    shown = Masks(devkit, FOLDER).read(image_id, (height, width))
+    assert shown is not None
+    assert shown.shape == (height, width)
+    with pytest.raises(DevkitError, match="belongs to another picture"):
+        Masks(devkit, FOLDER).read(image_id, (height + 1, width))
