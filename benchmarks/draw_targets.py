@@ -1,0 +1,94 @@
+"""Draw what a segmentation tutor's output becomes as a target, in several forms, as one PNG.
+
+python -m benchmarks.draw_targets --voc VOC --cache CACHE --out targets.png [--images 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.reader import TutorCache
+from student.batch import Batch, collate
+from student.config import AugmentationConfig, SegmentationTargets
+from student.data import Draw, StudentDataset
+from student.plan import make_plan
+from student.segmentation_targets import tutor_targets
+from student.settings import load_config
+from voc.classes import CLASSES, PALETTE
+from voc.devkit import Devkit
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+STILL = AugmentationConfig(
+    zoom_out_probability=0.0, crop_area=(1.0, 1.0), crop_tries=0, flip_probability=0.0
+)
+CONFIRMED = SegmentationTargets(confirm="gt-boxes", ignore_missed=True)
+COLUMNS = (
+    "scene",
+    "ground truth",
+    "tutor, arg max",
+    "softmax, T = 0.4:\nmass of background",
+    "background:\nmass of background",
+    "GT boxes, missed ignored:\nmass of background",
+)
+
+
+def panels(batch: Batch) -> list[NDArray[np.generic]]:
+    """One image's row of pictures; masses in 0..1, nan where a pixel teaches nothing."""
+    thesis = tutor_targets(batch, SegmentationTargets(form="softmax"), len(CLASSES))
+    plain = tutor_targets(batch, SegmentationTargets(), len(CLASSES))
+    confirmed = tutor_targets(batch, CONFIRMED, len(CLASSES))
+    masses = [
+        np.where(target.weights[0] > 0, target.distributions[0, 0], np.nan)
+        for target in (thesis, plain, confirmed)
+    ]
+    tutor = plain.distributions[0].argmax(dim=0).numpy()
+    image = batch.images[0].permute(1, 2, 0).numpy()
+    return [image, PALETTE[batch.masks[0].numpy()], PALETTE[tutor], *masses]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for name in ("--voc", "--cache", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--images", type=int, default=3)
+    parser.add_argument("--list", default="Segmentation/train")
+    parser.add_argument("--first", type=int, default=0)
+    arguments = parser.parse_args()
+    devkit, cache = Devkit.open(arguments.voc), TutorCache.open(arguments.cache)
+    config = load_config(
+        "blitznet300",
+        [f'data.list="{arguments.list}"', "targets.segmentation.source=combination",
+         "targets.segmentation.confirm=gt-boxes"],
+    )  # fmt: skip
+    config = replace(config, augmentation=STILL)
+    plan = make_plan(config, devkit, cache)
+    samples = StudentDataset(devkit, cache, plan.rows, config, plan.mask_folder)
+    figure, axes = plt.subplots(
+        arguments.images, len(COLUMNS), figsize=(2 * len(COLUMNS), 2.15 * arguments.images),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    colours = mpl.colormaps["gray"].with_extremes(bad="tab:red")
+    for row, line in enumerate(axes):
+        batch = collate([samples[Draw(0, arguments.first + row)]])
+        for axis, picture in zip(line, panels(batch), strict=True):
+            drawn = axis.imshow(picture, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+    for axis, title in zip(axes[0], COLUMNS, strict=True):
+        axis.set_title(title, fontsize=9)
+    bar = figure.colorbar(drawn, ax=axes[:, 3:], shrink=0.6)
+    bar.set_label("0 to 1; red: teaches nothing", fontsize=8)
+    figure.savefig(arguments.out, dpi=90)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
