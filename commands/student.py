@@ -30,12 +30,20 @@ from commands.progress import track
     metavar="NAME=VALUE",
     help="Change one setting, as in optim.lr=2e-4; may be repeated.",
 )
+@click.option(
+    "--segmentation-targets",
+    "targets",
+    type=click.Choice(["thesis", "background", "confirmed"]),
+    help="What the segmentation tutor's output becomes: the thesis' softmax, explicit background "
+    "(default), or that, where the image's GT boxes confirm it.",
+)
 @click.option("--out", type=PATH, required=True, help="Folder of the run, new or to go on with.")
 def train_student(
     voc: Path,
     cache: Path | None,
     list_name: str | None,
     source: str,
+    targets: str | None,
     overrides: Sequence[str],
     out: Path,
 ) -> None:
@@ -51,13 +59,14 @@ def train_student(
     """
     from cache.reader import TutorCache
     from student.distributed import is_first_process
-    from student.settings import load_config
+    from student.settings import SEGMENTATION_TARGETS, load_config
     from student.train import train
     from voc.devkit import Devkit
 
     if list_name is not None:
         overrides = (*overrides, f"data.list={json.dumps(list_name)}")
-    config = load_config(source, overrides)
+    named = () if targets is None else SEGMENTATION_TARGETS[targets]
+    config = load_config(source, (*named, *overrides))
     store = None if cache is None else TutorCache.open(cache)
     summary = train(config, Devkit.open(voc), store, out, track=track)
     if not is_first_process():

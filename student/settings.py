@@ -23,6 +23,16 @@ from student.model.config import PRESETS as MODELS
 from student.model.config import ModelConfig
 
 T = TypeVar("T")
+
+SEGMENTATION_TARGETS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(f"targets.segmentation.{setting}" for setting in settings)
+    for name, settings in {
+        "thesis": ("form=softmax", "temperature=0.4", "confirm=none"),
+        "background": ("form=background", "confirm=none"),
+        "confirmed": ("form=background", "confirm=gt-boxes", "ignore_missed=true"),
+    }.items()
+}
+"""Overrides by name: the targets that docs/segmentation_study.md compares."""
 Table = dict[str, Any]
 
 

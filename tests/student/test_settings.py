@@ -9,7 +9,7 @@ import pytest
 from student.config import RunConfig
 from student.errors import StudentError
 from student.model.config import PRESETS
-from student.settings import flatten, load_config, presets, to_toml
+from student.settings import SEGMENTATION_TARGETS, flatten, load_config, presets, to_toml
 
 
 @pytest.mark.parametrize("name", presets())
@@ -107,3 +107,26 @@ def test_flat_keys_name_every_setting_once() -> None:
     assert flat["targets.segmentation.form"] == "background"
     assert flat["seed"] == 1
     assert len(flat) > 50
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "confirm", "ignore_missed"),
+    [
+        ("thesis", "softmax", "none", False),
+        ("background", "background", "none", False),
+        ("confirmed", "background", "gt-boxes", True),
+    ],
+)
+def test_named_segmentation_targets_are_settings_like_others(
+    name: str, form: str, confirm: str, ignore_missed: bool
+) -> None:
+    own = [*SEGMENTATION_TARGETS[name], "targets.segmentation.source=tutor"]
+    targets = load_config("tiny", own).targets.segmentation
+    assert (targets.form, targets.confirm, targets.ignore_missed) == (form, confirm, ignore_missed)
+    assert targets.source == "tutor"
+    last_word = load_config("tiny", [*own, "targets.segmentation.form=hard"])
+    assert last_word.targets.segmentation.form == "hard"
+
+
+def test_there_are_no_other_named_targets() -> None:
+    assert set(SEGMENTATION_TARGETS) == {"thesis", "background", "confirmed"}
