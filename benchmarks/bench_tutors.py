@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cache.files import sha256_file
 from cache.writer import CacheWriter
 from tutor_gen import detectron2_tutor
 from tutor_gen._detectron2 import GeneralizedRCNN
@@ -115,6 +116,7 @@ def run_stages(
             for entry in shard.images:
                 with clock.stage("decode"):
                     image = devkit.read_image(entry.image_id)
+                    sha256_file(devkit.image_path(entry.image_id))  # is it still the one listed?
                 with clock.stage("resize"):
                     views = prepare(pair.preparations, image)
                 with clock.stage("network"):

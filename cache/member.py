@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Self
 
 from cache.files import Lock
-from cache.layout import LOCK
+from cache.images import plain_settings
+from cache.layout import JSON, LOCK
 from cache.outputs import encode_outputs
 from cache.record import FailedImage, TutorOutput
+from cache.resume import check_settings
 from cache.root import Root
 from cache.shard import Shard, commit_shard
 
@@ -23,11 +25,19 @@ class MemberWriter:
     are done, and calls ``finish()``. A member holds a lock of its own (``.lock.1`` and so on):
     while it is at work nobody else may open the cache, even if the process that opened it is dead.
 
-    Raises ``CacheError`` if another process holds this member's lock.
+    Args:
+        path: of the cache.
+        root: ``CacheWriter.root`` of the process that opened it.
+        settings: what decides this process' output, see ``CacheWriter.open``.
+        number: of this member, 1 or more, no two alike.
+
+    Raises ``CacheError`` if its settings differ from the cache's (other weights on this machine),
+    or another process holds this member's lock.
     """
 
-    def __init__(self, path: str | Path, root: Root, number: int) -> None:
+    def __init__(self, path: str | Path, root: Root, settings: JSON, number: int) -> None:
         self._path = Path(path)
+        check_settings(self._path, root, plain_settings(settings))
         self._root = root
         self._lock = Lock(self._path / f"{LOCK}.{number}")
 

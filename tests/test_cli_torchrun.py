@@ -121,8 +121,10 @@ def test_the_shards_of_a_killed_process_are_taken_up_by_a_rerun(
 def test_a_member_keeps_its_cache_closed_to_others(voc: Devkit, whole: Path) -> None:
     """Even when the process that opened it is dead."""
     root = read_root(whole)
+    with pytest.raises(CacheError, match=r"detection_floor: 0\.001 in the cache, now 0\.5"):
+        MemberWriter(whole, root, {**root.settings, "detection_floor": 0.5}, 1)
     with (
-        MemberWriter(whole, root, 1),
+        MemberWriter(whole, root, root.settings, 1),
         pytest.raises(CacheError, match="is generating into this cache"),
     ):
         run_alone(voc, whole)

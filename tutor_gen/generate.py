@@ -138,7 +138,7 @@ def _lead(
 def _follow(team: Team, devkit: Devkit, pair: TutorPair, out: Path, machinery: Machinery) -> Tally:
     """Label the shards that the leading process gives to this one."""
     task: _Task = team.ask("task", 0)
-    with MemberWriter(out, task.root, team.rank) as writer:
+    with MemberWriter(out, task.root, pair.settings, team.rank) as writer:
         shards = task.shards[team.rank]
         tally = label_shards(devkit, shards, pair, writer.write, machinery, team.advance)
     team.tell("tally", tally)

@@ -9,12 +9,14 @@ from typing import cast
 
 from torch.utils.data import DataLoader, Dataset
 
+from cache.files import sha256_file
 from cache.record import ImageEntry
 from cache.shard import Shard
 from tutor_gen.errors import TutorError
 from tutor_gen.prepare import Preparation, Views, prepare
 from voc.devkit import Devkit
 from voc.errors import DevkitError
+from voc.pictures import read_photograph
 
 Place = tuple[int, int]
 """An image's shard, by its position in the run, and the image's position in the shard."""
@@ -28,14 +30,14 @@ class Read:
         place: of the image in the run.
         entry: of the image in the cache.
         views: the image, prepared in every way; empty if that failed.
-        size: the (height, width) that it was found to have.
+        changed: whether it is another photograph than the one in the cache's list.
         failure: why it could not be read, or None.
     """
 
     place: Place
     entry: ImageEntry
     views: Views
-    size: tuple[int, int]
+    changed: bool = False
     failure: str | None = None
 
     def pin_memory(self) -> Read:
@@ -79,12 +81,15 @@ class Photographs(Dataset[Read]):
 
     def __getitem__(self, place: Place) -> Read:
         entry = self.shards[place[0]].images[place[1]]
+        path = self.devkit.image_path(entry.image_id)
         try:
-            image = self.devkit.read_image(entry.image_id)
+            image = read_photograph(path)
             views = prepare(self.ways, image)
         except (DevkitError, TutorError) as error:
-            return Read(place, entry, {}, (entry.height, entry.width), str(error))
-        return Read(place, entry, views, (image.shape[0], image.shape[1]))
+            return Read(place, entry, {}, failure=str(error))
+        size, listed = image.shape[:2], (entry.height, entry.width)
+        changed = size != listed or sha256_file(path) != entry.sha256
+        return Read(place, entry, views, changed)
 
 
 def read_ahead(
@@ -115,9 +120,10 @@ def read_ahead(
 def _checked(batches: Iterator[list[Read]], devkit: Devkit) -> Iterator[list[Read]]:
     for batch in batches:
         for read in batch:
-            if read.size != (read.entry.height, read.entry.width):
+            if read.changed:
                 raise DevkitError(
-                    f"{devkit.image_path(read.entry.image_id)} changed while the tutors ran; "
+                    f"{devkit.image_path(read.entry.image_id)} is not the photograph that was "
+                    "listed when the run began (it changed, or this machine has another copy); "
                     "start again"
                 )
         yield batch
