@@ -88,7 +88,7 @@ def process_of_rank(launcher: int, rank: int) -> int:
 def test_two_processes_make_what_one_makes(voc: Devkit, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.zarr"
     with start(voc, out, 2) as process:
-        printed, messages = process.communicate(timeout=90)
+        printed, messages = process.communicate(timeout=300)
     assert process.returncode == 0, messages
     assert printed.count("is complete") == 1
     assert messages.count(f"tutors: {IMAGES} of {IMAGES}") == 1  # one bar for both
@@ -107,7 +107,7 @@ def test_the_shards_of_a_killed_process_are_taken_up_by_a_rerun(
         with pytest.raises(CacheError, match="is generating into this cache"):
             Lock(out / LOCK)
         os.kill(process_of_rank(process.pid, 1), signal.SIGKILL)
-        _, messages = process.communicate(timeout=60)
+        _, messages = process.communicate(timeout=300)
     assert process.returncode == 1, messages
     done = {part: part.stat().st_mtime_ns for part in out.glob("label_map/c/*/0")}
     assert 0 < len(done) < IMAGES

@@ -13,6 +13,8 @@ import torch
 from torch.distributed import HashStore, Store  # type: ignore[attr-defined]  # documented so
 from torch.distributed.rendezvous import rendezvous
 
+from tutor_gen.errors import TutorError
+
 _FOREVER = datetime.timedelta(days=365)
 """Processes wait for the slowest of them; when one dies, torchrun ends the others."""
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -75,9 +77,18 @@ def local_device(name: str) -> str:
     """What ``--device`` means to a process of a team: its own GPU where "cuda" names no other.
 
     That GPU becomes PyTorch's current one: pinned memory, too, belongs to it.
+
+    Raises:
+        TutorError: there are more processes than GPUs.
     """
     if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank >= gpus:
+            raise TutorError(
+                f"process {rank} of this machine has no GPU of its own, there are {gpus}: start at "
+                "most one process for each with --nproc-per-node, or use --device cpu"
+            )
+        name = f"cuda:{rank}"
     if name.startswith("cuda"):
         torch.cuda.set_device(name)
     return name

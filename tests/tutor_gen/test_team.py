@@ -1,0 +1,46 @@
+"""The processes of one run; the real ones are in tests/test_cli_torchrun.py."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch.distributed import HashStore
+
+from tutor_gen.errors import TutorError
+from tutor_gen.team import Team, alone, current_team, local_device
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    for team in (alone(), current_team()):
+        assert (team.rank, team.size, team.leads) == (0, 1, True)
+        assert [team.advance(3), team.advance(0), team.advance(4)] == [3, 3, 7]
+        assert list(team.wait_for(7)) == [7]
+        assert list(team.wait_for(0)) == [7]
+
+
+def test_members_hear_what_is_told_when_it_is_told() -> None:
+    store = HashStore()
+    first, second = (Team(store, rank, 2) for rank in range(2))
+    heard: list[object] = []
+    asking = threading.Thread(target=lambda: heard.append(second.ask("task", 0)))
+    asking.start()
+    asking.join(0.05)
+    assert heard == []
+    first.tell("task", {"shards": [1, 2]})
+    asking.join(10)
+    assert heard == [{"shards": [1, 2]}]
+    second.tell("task", "something else")
+    assert first.ask("task", 1) == "something else"
+    assert (first.advance(2), second.advance(3)) == (2, 5)
+    assert not second.leads
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without a GPU")
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert local_device("cpu") == "cpu"
+    with pytest.raises(TutorError, match="process 0 of this machine has no GPU of its own"):
+        local_device("cuda")
