@@ -33,9 +33,9 @@ from commands.progress import track
 @click.option(
     "--segmentation-targets",
     "targets",
-    type=click.Choice(["thesis", "background", "confirmed"]),
-    help="What the segmentation tutor's output becomes: the thesis' softmax, explicit background "
-    "(default), or that, where the image's GT boxes confirm it.",
+    type=click.Choice(["thesis", "background", "weighted"]),
+    help="What the segmentation tutor's output becomes: the thesis' softmax, a distribution with "
+    "explicit background, or the arg max weighted by confidence (default).",
 )
 @click.option("--out", type=PATH, required=True, help="Folder of the run, new or to go on with.")
 def train_student(

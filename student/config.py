@@ -96,6 +96,8 @@ class DetectionTargets(TaskTargets):
 class SegmentationTargets(TaskTargets):
     """Targets of segmentation; ``student.segmentation_targets`` has the formulas.
 
+    The defaults are what docs/segmentation_study.md recommends: the arg max, weighted.
+
     Attributes:
         form: How a label vector v becomes a distribution: ``softmax`` is the thesis'
             softmax(v / temperature), which makes an uncovered pixel uniform; ``background`` gives
@@ -118,10 +120,10 @@ class SegmentationTargets(TaskTargets):
             labelled nothing teach nothing, instead of background.
     """
 
-    form: TargetForm = "background"
+    form: TargetForm = "hard"
     temperature: float = 0.4
     masks: Literal["hard", "soft"] = "hard"
-    confidence_weighting: bool = False
+    confidence_weighting: bool = True
     ignore: tuple[float, float] = (0.0, 0.0)
     ignore_border: int = 0
     confirm: Literal["none", "gt-classes", "gt-boxes", "tutor-boxes"] = "none"

@@ -27,12 +27,12 @@ T = TypeVar("T")
 SEGMENTATION_TARGETS: Mapping[str, tuple[str, ...]] = {
     name: tuple(f"targets.segmentation.{setting}" for setting in settings)
     for name, settings in {
-        "thesis": ("form=softmax", "temperature=0.4", "confirm=none"),
-        "background": ("form=background", "confirm=none"),
-        "confirmed": ("form=background", "confirm=gt-boxes", "ignore_missed=true"),
+        "thesis": ("form=softmax", "temperature=0.4", "confidence_weighting=false"),
+        "background": ("form=background", "confidence_weighting=false"),
+        "weighted": ("form=hard", "confidence_weighting=true"),
     }.items()
 }
-"""Overrides by name: the targets that docs/segmentation_study.md compares."""
+"""Overrides by name; docs/segmentation_study.md compares them."""
 Table = dict[str, Any]
 
 

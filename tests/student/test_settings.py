@@ -104,29 +104,26 @@ def test_strings_with_quotes_and_letters_survive(tmp_path: Path) -> None:
 
 def test_flat_keys_name_every_setting_once() -> None:
     flat = flatten(load_config())
-    assert flat["targets.segmentation.form"] == "background"
+    assert flat["targets.segmentation.form"] == "hard"
     assert flat["seed"] == 1
     assert len(flat) > 50
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "confirm", "ignore_missed"),
-    [
-        ("thesis", "softmax", "none", False),
-        ("background", "background", "none", False),
-        ("confirmed", "background", "gt-boxes", True),
-    ],
+    ("name", "form", "weighting"),
+    [("thesis", "softmax", False), ("background", "background", False), ("weighted", "hard", True)],
 )
 def test_named_segmentation_targets_are_settings_like_others(
-    name: str, form: str, confirm: str, ignore_missed: bool
+    name: str, form: str, weighting: bool
 ) -> None:
     own = [*SEGMENTATION_TARGETS[name], "targets.segmentation.source=tutor"]
     targets = load_config("tiny", own).targets.segmentation
-    assert (targets.form, targets.confirm, targets.ignore_missed) == (form, confirm, ignore_missed)
+    assert (targets.form, targets.confidence_weighting) == (form, weighting)
     assert targets.source == "tutor"
-    last_word = load_config("tiny", [*own, "targets.segmentation.form=hard"])
-    assert last_word.targets.segmentation.form == "hard"
+    last_word = load_config("tiny", [*own, "targets.segmentation.form=remainder"])
+    assert last_word.targets.segmentation.form == "remainder"
 
 
-def test_there_are_no_other_named_targets() -> None:
-    assert set(SEGMENTATION_TARGETS) == {"thesis", "background", "confirmed"}
+def test_the_default_is_one_of_the_named_targets() -> None:
+    assert load_config("tiny", SEGMENTATION_TARGETS["weighted"]) == load_config("tiny")
+    assert set(SEGMENTATION_TARGETS) == {"thesis", "background", "weighted"}
