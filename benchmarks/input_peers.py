@@ -28,6 +28,7 @@ def torchvision_sample(dataset: StudentDataset) -> Callable[[int], object]:
             v2.RandomIoUCrop(),
             v2.RandomHorizontalFlip(),
             v2.Resize((SIDE, SIDE), antialias=True),
+            v2.ToDtype(torch.float, scale=True),
             v2.SanitizeBoundingBoxes(),
         ]
     )
@@ -48,8 +49,11 @@ def torchvision_sample(dataset: StudentDataset) -> Callable[[int], object]:
     return sample
 
 
-def albumentations_sample(dataset: StudentDataset) -> Callable[[int], object]:
-    """Jitter, a crop that keeps the boxes, flip; no zoom-out, no masks."""
+def albumentations_sample(dataset: StudentDataset, whole: bool) -> Callable[[int], object]:
+    """Jitter, a crop that keeps the boxes, flip; no zoom-out.
+
+    With ``whole`` all that a sample of ours has: the mask, the tutor's label map and its boxes.
+    """
     cv2.setNumThreads(1)
     transform = A.Compose(
         [
@@ -66,6 +70,16 @@ def albumentations_sample(dataset: StudentDataset) -> Callable[[int], object]:
         path = str(dataset.devkit.image_path(image_id))
         image = cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB)
         boxes, labels = dataset.truth.of(image_id)
-        return transform(image=image, bboxes=boxes, labels=labels)
+        if not whole:
+            return transform(image=image, bboxes=boxes, labels=labels)
+        assert dataset.cache is not None
+        mask = np.asarray(Image.open(dataset.devkit.root / f"SegmentationClass/{image_id}.png"))
+        said = dataset.cache.boxes(image_id)
+        return transform(
+            image=image,
+            bboxes=np.concatenate([boxes, said.boxes]),
+            labels=np.concatenate([labels, said.labels]),
+            masks=[mask, dataset.cache.label_map(image_id)],
+        )
 
     return sample

@@ -67,6 +67,7 @@ class StudentDataset(Dataset[Sample]):
         self.rows = tuple(rows)
         self.config = config
         self.masks = Masks(devkit, mask_folder)
+        self.map_side = config.model.segmentation_side
         taught = [row.image_id for row in self.rows if row.detection_gt]
         self.truth = GroundTruth.read(devkit, taught, config.data.difficult)
 
@@ -161,7 +162,7 @@ class StudentDataset(Dataset[Sample]):
         return Instances(masks[:, :, ::-1] if transform.flip else masks, found)
 
     def _mask(self, row: ImageTargets, transform: Transform) -> UInt8Array:
-        side = self.config.model.segmentation_side
+        side = self.map_side
         mask = None
         if row.segmentation_gt:
             mask = self.masks.read(row.image_id, (transform.height, transform.width))
@@ -172,7 +173,7 @@ class StudentDataset(Dataset[Sample]):
     def _label_vectors(
         self, row: ImageTargets, transform: Transform
     ) -> tuple[npt.NDArray[np.generic], FloatArray]:
-        side = self.config.model.segmentation_side
+        side = self.map_side
         if not row.segmentation_tutor or self.cache is None:
             empty = np.zeros((1, self.config.model.num_classes), np.float32)
             return np.zeros((side, side), np.uint8), empty

@@ -35,9 +35,10 @@ def draw_photometric(rng: np.random.Generator, config: AugmentationConfig) -> Fl
         added (fraction of the circle), and the index of the order in ``ORDERS``.
     """
     reach = np.array([config.brightness, config.contrast, config.saturation, config.hue])
-    neutral = np.array([0.0, 1.0, 1.0, 0.0])
-    drawn = neutral + rng.uniform(-1, 1, 4) * reach
-    return np.append(drawn, rng.integers(len(ORDERS))).astype(np.float32)
+    drawn = np.array([0.0, 1.0, 1.0, 0.0, 0.0], np.float32)  # neutral
+    drawn[:4] += rng.uniform(-1, 1, 4) * reach
+    drawn[4] = rng.integers(len(ORDERS))
+    return drawn
 
 
 def distort(images: Tensor, parameters: Tensor) -> Tensor:

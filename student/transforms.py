@@ -194,10 +194,11 @@ class Transform:
             The kept (m, 4) float32 boxes, and the (n,) bool of which were kept.
         """
         relative = self.relative(boxes)
-        centre = (relative[:, :2] + relative[:, 2:]) / 2
-        keep = np.all((centre >= 0) & (centre <= 1), axis=1) & self.visible
-        relative = relative.clip(0, 1)
-        keep &= np.all((relative[:, 2:] - relative[:, :2]) * self.side >= min_size, axis=1)
+        sums = relative[:, :2] + relative[:, 2:]  # twice the centre
+        relative = np.minimum(np.maximum(relative, 0), 1)
+        sides = relative[:, 2:] - relative[:, :2]
+        fits = (sums >= 0) & (sums <= 2) & (sides >= min_size / self.side)
+        keep = fits[:, 0] & fits[:, 1] & self.visible
         return relative[keep].astype(np.float32), keep
 
     def relative(self, boxes: FloatArray) -> npt.NDArray[np.float64]:
