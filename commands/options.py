@@ -115,6 +115,20 @@ def label_form_options(command: Command) -> Command:
     return masks(classes(background(levels(with_form))))
 
 
+def inference_options(command: Command) -> Command:
+    """``--batch-size`` and ``--bf16``: how a student is applied."""
+    command = click.option(
+        "--bf16/--float32",
+        default=None,
+        help="Whether the network computes in bfloat16 where it can [default: as it was trained].",
+    )(command)
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        help="Images at once [default: the run's evaluation.batch_size].",
+    )(command)
+
+
 def checkpoint_option(command: Command) -> Command:
     """``--checkpoint``: which weights of a run."""
     return click.option(

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from commands.options import PATH, checkpoint_option, device_option, list_option, voc_option
+from commands.options import (
+    PATH,
+    checkpoint_option,
+    device_option,
+    inference_options,
+    list_option,
+    voc_option,
+)
 from commands.progress import track
 
 
@@ -82,7 +89,16 @@ def train_student(
 @list_option("Segmentation/val")
 @checkpoint_option
 @device_option
-def evaluate_student(run: Path, voc: Path, list_name: str, checkpoint: str, device: str) -> None:
+@inference_options
+def evaluate_student(
+    run: Path,
+    voc: Path,
+    list_name: str,
+    checkpoint: str,
+    device: str,
+    batch_size: int | None,
+    bf16: bool | None,
+) -> None:
     """Score the student in RUN: VOC mAP and mIoU, per class.
 
     \b
@@ -95,8 +111,9 @@ def evaluate_student(run: Path, voc: Path, list_name: str, checkpoint: str, devi
     from voc.devkit import Devkit
 
     result = evaluate(
-        run, Devkit.open(voc), list_name, checkpoint=checkpoint, device=device, track=track
-    )
+        run, Devkit.open(voc), list_name, checkpoint=checkpoint, device=device,
+        batch_size=batch_size, bf16=bf16, track=track,
+    )  # fmt: skip
     print_scores(result.detection, result.segmentation)
     click.echo(f"\nSaved as {evaluation_path(run, list_name)}")
 
@@ -141,6 +158,7 @@ def export_onnx(run: Path, out: Path, checkpoint: str) -> None:
 @click.option("--gallery", type=PATH, help="Write all overlays as one HTML page, too.")
 @checkpoint_option
 @device_option
+@inference_options
 def predict(
     run: Path,
     images: Sequence[Path],
@@ -151,6 +169,8 @@ def predict(
     gallery: Path | None,
     checkpoint: str,
     device: str,
+    batch_size: int | None,
+    bf16: bool | None,
 ) -> None:
     """Predict IMAGES (files or folders), or a list of a devkit, with the student in RUN.
 
@@ -174,7 +194,8 @@ def predict(
         pictures = find_images(images)
     files = write_predictions(
         run, pictures, out,
-        threshold=threshold, checkpoint=checkpoint, device=device, track=track,
+        threshold=threshold, checkpoint=checkpoint, device=device,
+        batch_size=batch_size, bf16=bf16, track=track,
     )  # fmt: skip
     click.echo(f"{len(files)} predictions in {out}")
     if gallery is not None:

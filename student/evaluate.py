@@ -68,7 +68,8 @@ def evaluate_student(
     *,
     checkpoint: str = "last",
     device: str = "auto",
-    settings: InferenceSettings | None = None,
+    batch_size: int | None = None,
+    bf16: bool | None = None,
     metric: Metric | None = None,
     track: Track = no_track,
 ) -> Evaluation:
@@ -83,7 +84,8 @@ def evaluate_student(
         list_name: Below ``ImageSets``.
         checkpoint: ``last`` or ``best``.
         device: Where to compute.
-        settings: Of inference; by default those of the run.
+        batch_size: Images at once; by default the run's.
+        bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
         metric: Average precision; by default the run's.
         track: Shows progress.
 
@@ -91,11 +93,7 @@ def evaluate_student(
         StudentError: No such run or checkpoint, or images without boxes.
     """
     config, model, step = load_run(run, checkpoint=checkpoint, device=pick_device(device))
-    settings = settings or InferenceSettings(
-        batch_size=config.evaluation.batch_size,
-        workers=config.runtime.workers,
-        bf16=config.optim.bf16,
-    )
+    settings = InferenceSettings.of_run(config, batch_size, bf16)
     evaluation = evaluate_model(
         model,
         devkit,

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from student.config import RunConfig
 from student.data import ignore_interrupts
 from student.errors import StudentError
 from student.model.blitznet import BlitzNet, normalise
@@ -55,6 +56,17 @@ class InferenceSettings:
     workers: int = 0
     bf16: bool = False
     limits: DetectionLimits = field(default_factory=DetectionLimits)
+
+    @classmethod
+    def of_run(
+        cls, config: RunConfig, batch_size: int | None = None, bf16: bool | None = None
+    ) -> InferenceSettings:
+        """Return what a run's configuration says, but for what is given."""
+        return cls(
+            batch_size=config.evaluation.batch_size if batch_size is None else batch_size,
+            workers=config.runtime.workers,
+            bf16=config.optim.bf16 if bf16 is None else bf16,
+        )
 
 
 @dataclass(frozen=True)

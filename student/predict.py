@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -66,7 +66,8 @@ def predict(
     threshold: float = 0.5,
     checkpoint: str = "last",
     device: str = "auto",
-    settings: InferenceSettings | None = None,
+    batch_size: int | None = None,
+    bf16: bool | None = None,
     track: Track = no_track,
 ) -> list[PredictionFiles]:
     """Predict images with a trained run and write the results to ``out``.
@@ -82,11 +83,12 @@ def predict(
         threshold: Confidence that a box must have to be drawn.
         checkpoint: ``last`` or ``best``.
         device: Where to compute.
-        settings: Of inference; by default those of the run.
+        batch_size: Images at once; by default the run's.
+        bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
         track: Shows progress.
     """
     config, model, _ = load_run(run, checkpoint=checkpoint, device=pick_device(device))
-    settings = settings or InferenceSettings(bf16=config.optim.bf16)
+    settings = replace(InferenceSettings.of_run(config, batch_size, bf16), workers=0)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

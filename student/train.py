@@ -190,9 +190,7 @@ class Loop:
         learner, settings = self.learner, self.config.evaluation
         learner.share_statistics()
         ids, folder = self.devkit.image_ids(settings.list), mask_folder(settings.list)
-        inference = InferenceSettings(
-            settings.batch_size, self.config.runtime.workers, self.config.optim.bf16
-        )
+        inference = InferenceSettings.of_run(self.config)
         with explained_shortage(self.config, "evaluation.batch_size"):
             result = evaluate_model(
                 learner.model, self.devkit, ids,

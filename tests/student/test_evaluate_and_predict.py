@@ -69,6 +69,16 @@ def test_batches_and_workers_change_nothing(devkit: Devkit, run: Path) -> None:
         assert here.label_map.shape == devkit.image_size(here.image_id)
 
 
+def test_half_the_bits_say_much_the_same(devkit: Devkit, run: Path) -> None:
+    whole = evaluate_student(run, devkit, LIST)
+    half = evaluate_student(run, devkit, LIST, bf16=True, batch_size=1)
+    assert half.detection.map == pytest.approx(whole.detection.map, abs=0.1)
+    assert half.segmentation is not None
+    assert whole.segmentation is not None
+    assert half.segmentation.miou == pytest.approx(whole.segmentation.miou, abs=0.05)
+    assert half.segmentation != whole.segmentation  # it did compute otherwise
+
+
 def test_evaluation_leaves_the_training_mode_as_it_was(devkit: Devkit, run: Path) -> None:
     model = load_run(run).model.train()
     evaluate_model(
