@@ -58,7 +58,7 @@ class Sample:
         instances: The segmentation tutor's own masks, for soft targets.
         mask: (s, s) uint8 class ids, 255 where nothing is to be learned.
         index_map: (s, s) uint8 or uint16 row of ``palette`` for each pixel.
-        palette: (k, 21) float32 label vectors; row 0 is zero.
+        palette: (k, 21) float32 label vectors.
         weights: (4,) float32, of the losses in the order of ``PARTS``.
         photometric: (5,) float32, see ``draw_photometric``.
     """

@@ -30,6 +30,7 @@ from voc.photograph import Photograph
 
 # A tutor's box less sure than this is no reason to crop an image around it.
 SURE = 0.5
+MANY_VECTORS = 256
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,21 @@ class StudentDataset(Dataset[Sample]):
             empty = np.zeros((1, self.config.model.num_classes), np.float32)
             return np.zeros((side, side), np.uint8), empty
         label_map = self.cache.label_map(row.image_id)
-        return transform.map(label_map, side, fill=0), self.cache.palette(row.image_id)
+        index_map = transform.map(label_map, side, fill=0)
+        return compact(index_map, self.cache.palette(row.image_id))
+
+
+def compact(
+    index_map: npt.NDArray[np.generic], palette: FloatArray
+) -> tuple[npt.NDArray[np.generic], FloatArray]:
+    """Drop the vectors that a crop does not show, where soft label vectors made many.
+
+    A batch pads its palettes to the longest; the few vectors of hard masks are not worth a look.
+    """
+    if len(palette) <= MANY_VECTORS:
+        return index_map, palette
+    used, compacted = np.unique(index_map, return_inverse=True)
+    return compacted.reshape(index_map.shape).astype(np.uint16), palette[used]
 
 
 def _chosen(found: TutorBoxes, keep: npt.NDArray[np.bool_]) -> Boxes:

@@ -13,7 +13,7 @@ import torch
 from cache.reader import TutorCache
 from student.batch import collate
 from student.config import AugmentationConfig, RunConfig
-from student.data import Draw, Schedule, StudentDataset, make_loader
+from student.data import Draw, Schedule, StudentDataset, compact, make_loader
 from student.plan import make_plan
 from student.targets import ImageTargets
 from voc.devkit import Devkit
@@ -192,3 +192,16 @@ def test_a_data_set_can_be_sent_to_a_spawned_worker(
     data = dataset(devkit, cache, both(small))
     copy = pickle.loads(pickle.dumps(data))
     assert np.array_equal(copy[Draw(1, 1)].image, data[Draw(1, 1)].image)
+
+
+def test_palettes_of_soft_vectors_hold_only_what_the_crop_shows() -> None:
+    rng = np.random.default_rng(2)
+    palette = rng.random((3000, 21)).astype(np.float32)
+    index_map = rng.integers(0, 3000, (38, 38)).astype(np.uint16)
+    compacted, shown = compact(index_map, palette)
+    assert np.array_equal(shown[compacted], palette[index_map])
+    assert len(shown) == len(np.unique(index_map)) < 1444
+    small = palette[:8]
+    same, kept = compact(index_map % 8, small)
+    assert kept is small
+    assert np.array_equal(same, index_map % 8)
