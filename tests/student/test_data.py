@@ -97,7 +97,7 @@ def test_a_batch_is_its_samples_whether_asked_for_at_once_or_one_by_one(
 
 
 def test_images_are_laid_out_channels_last(devkit: Devkit, cache: TutorCache, small: Small) -> None:
-    """Else stacking them takes six times as long, and so does every use in that format."""
+    """Else stacking them takes a multiple of the time."""
     data = dataset(devkit, cache, both(small))
     samples = data.__getitems__([Draw(epoch, 0) for epoch in range(8)])
     assert all(sample.image.flags.c_contiguous for sample in samples)
