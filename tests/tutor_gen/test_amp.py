@@ -20,8 +20,7 @@ from voc.sample import Scene
 SOFT = LabelForm(masks="soft", classes="full")
 
 
-@pytest.mark.parametrize("keep_masks", [False, True])
-@pytest.mark.parametrize("form", [LabelForm(), SOFT])
+@pytest.mark.parametrize(("form", "keep_masks"), [(LabelForm(), False), (SOFT, True)])
 def test_half_precision_stays_close(scenes: list[Scene], form: LabelForm, keep_masks: bool) -> None:
     image = scenes[0].image
     single, half = (
