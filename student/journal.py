@@ -18,7 +18,7 @@ from student.distributed import all_raise, objects_of_ranks, rank, ranks, sum_ov
 from student.errors import StudentError
 from student.evaluate import Evaluation
 from student.objective import LOSSES
-from student.run import METRICS, TENSORBOARD, write_json
+from student.run import METRICS, TENSORBOARD, write_json, write_text
 from student.transforms import UInt8Array
 
 BAD_BATCH = "bad-batch.json"
@@ -160,4 +160,4 @@ def _drop_lines_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue  # the line that a kill cut off
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))
