@@ -70,10 +70,11 @@ def label_vector_target(
       there if the classes were independent.
     - ``remainder``: v as it is, what its sum lacks of 1 being background, divided by the sum; for
       vectors that hold their own background mass.
-    - ``hard``: all mass on the arg max of ``background``.
+    - ``hard``: all mass on the arg max of ``background``, in which a background mass of the
+      tutor's own, v[0] > 0, takes the place of 1 - max(v).
 
-    A background mass in v[0] is taken as one more confidence by ``softmax`` and ``remainder``, and
-    replaced by the others.
+    ``softmax`` and ``remainder`` take such a v[0] as one more confidence, ``background`` and
+    ``complement`` replace it.
 
     Args:
         vectors: (..., C) label vectors: confidences in 0..1, index 0 is background.
@@ -98,6 +99,8 @@ def label_vector_target(
         background = given + (1 - vectors.sum(dim=-1, keepdim=True)).clamp(min=0)
     else:
         raise ValueError(f"Expected one of {', '.join(get_args(TargetForm))}, got {form!r}")
+    if form == "hard":
+        background = torch.where(vectors[..., :1] > 0, vectors[..., :1], background)
     completed = torch.cat([background.clamp(min=0), classes], dim=-1)
     if form == "hard":
         return F.one_hot(completed.argmax(dim=-1), completed.shape[-1]).float()
@@ -108,13 +111,14 @@ def pixel_weights(vectors: Tensor, settings: SegmentationTargets) -> Tensor:
     """How much each pixel counts: (B, s, s) float32 for label vectors (B, C, s, s).
 
     Pixels whose largest confidence lies in ``settings.ignore`` and those close to a border between
-    classes get 0. With ``confidence_weighting`` a covered pixel gets its largest confidence and an
-    uncovered one 1, as anchors do in the thesis' detection loss.
+    classes get 0. With ``confidence_weighting`` a covered pixel gets its largest confidence (a
+    background mass of the tutor's own included) and an uncovered one 1, as anchors do in the
+    thesis' detection loss.
     """
     confidence = vectors[:, 1:].amax(dim=1)
     weights = torch.ones_like(confidence)
     if settings.confidence_weighting:
-        weights = torch.where(confidence > 0, confidence, weights)
+        weights = torch.where(confidence > 0, vectors.amax(dim=1), weights)
     low, high = settings.ignore
     weights = torch.where((confidence >= low) & (confidence < high), 0.0, weights)
     if settings.ignore_border:

@@ -80,6 +80,15 @@ def test_hard_is_one_class_and_background_below_a_half() -> None:
     assert label_vector_target(vectors, "hard").tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 0]]
 
 
+def test_a_background_of_the_tutors_own_decides_and_weighs() -> None:
+    """A panoptic tutor's vectors: nearly every pixel has a trace of some class."""
+    vectors = torch.tensor([[0.45, 0.55, 0.0], [0.4, 0.3, 0.3], [0.97, 0.03, 0.0]])
+    assert label_vector_target(vectors, "hard").argmax(dim=-1).tolist() == [1, 0, 0]
+    maps = vectors.T.reshape(1, 3, 1, 3)
+    weights = pixel_weights(maps, SegmentationTargets(confidence_weighting=True))[0, 0]
+    torch.testing.assert_close(weights, torch.tensor([0.55, 0.4, 0.97]))
+
+
 def slow_paste(
     mask: np.ndarray, box: np.ndarray, confidence: float, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
