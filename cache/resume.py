@@ -193,10 +193,12 @@ def _with_environment(root: Root, environment: JSON) -> Root:
 
 def _write_frame(path: Path, root: Root, images: Sequence[ImageEntry]) -> None:
     """Write what is known from the start, where it is not there yet: the list, empty label maps."""
+    arrays = encode_images(images)
     if load_entries(path, root.images) != list(images):
-        for spec, values in encode_images(images).items():
+        for spec, values in arrays.items():
             write_whole(path, spec, values)
-    for spec in label_specs(root):
+    # A kill may come between an array and its metadata: each of them is looked for by itself.
+    for spec in (*arrays, *label_specs(root)):
         metadata = path / spec.metadata_path
         if not metadata.is_file() or metadata.read_bytes() != encode_metadata(spec.metadata()):
             write_metadata(path, spec)

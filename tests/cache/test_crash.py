@@ -159,6 +159,21 @@ def test_killed_before_any_change_of_a_retry(drawn: ModuleType, quick_folder: Pa
         assert files_of(path) == whole
 
 
+@pytest.mark.parametrize("lost", ["image_ids", "image_size", "image_sha256", "label_map"])
+def test_killed_between_an_array_and_its_metadata(
+    drawn: ModuleType, quick_folder: Path, lost: str
+) -> None:
+    entries = drawn.draw_entries(10)
+    outputs = {e.image_id: drawn.draw_output(e) for e in entries}
+    generate(drawn, quick_folder / "whole_frame", entries, outputs)
+    path = quick_folder / "begun_frame"
+    with CacheWriter.open(path, entries, drawn.SETTINGS, drawn.ENVIRONMENT, images_per_shard=4):
+        pass
+    (path / lost / "zarr.json").unlink()
+    generate(drawn, path, entries, outputs)
+    assert files_of(path) == files_of(quick_folder / "whole_frame")
+
+
 def _start(folder: Path, images: int) -> subprocess.Popen[str]:
     here = Path(__file__).parent
     process = subprocess.Popen(
