@@ -13,9 +13,10 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.probe_photographs import STILL
 from cache.reader import TutorCache
 from student.batch import Batch, collate
-from student.config import AugmentationConfig, SegmentationTargets
+from student.config import SegmentationTargets
 from student.data import Draw, StudentDataset
 from student.plan import make_plan
 from student.segmentation_targets import tutor_targets
@@ -26,9 +27,6 @@ from voc.devkit import Devkit
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-STILL = AugmentationConfig(
-    zoom_out_probability=0.0, crop_area=(1.0, 1.0), crop_tries=0, flip_probability=0.0
-)
 CONFIRMED = SegmentationTargets(confirm="gt-boxes", ignore_missed=True)
 COLUMNS = (
     "scene",

@@ -102,7 +102,8 @@ class SegmentationTargets(TaskTargets):
         form: How a label vector v becomes a distribution: ``softmax`` is the thesis'
             softmax(v / temperature), which makes an uncovered pixel uniform; ``background`` gives
             the background 1 - max(v), ``complement`` prod(1 - v), ``remainder`` what the sum lacks
-            of 1, and each normalises; ``hard`` is the arg max of ``background``.
+            of 1, and each normalises; ``hard`` is the arg max of ``background``, or of v where the
+            tutor gave a background mass of its own.
         temperature: Of the softmax.
         masks: ``hard``: the cache's label vectors; ``soft``: mask probability times confidence,
             from the tutor's own masks (a cache made with ``--keep-masks``).

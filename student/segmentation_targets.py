@@ -186,8 +186,8 @@ def paste(instances: InstanceTable, num_classes: int, side: int) -> Tensor:
         align_corners=False,
     ).reshape(images, count, side, side)
     values = probabilities * instances.found.confidences[:, :, None, None]
-    inside = ((y >= 0) & (y <= 1))[:, :, :, None] & ((x >= 0) & (x <= 1))[:, :, None, :]
-    return _largest_per_class(torch.where(inside, values, 0.0), instances.found.labels, num_classes)
+    values = torch.where(_inside(x, y), values, 0.0)
+    return _largest_per_class(values, instances.found.labels, num_classes)
 
 
 def cover(table: BoxTable, num_classes: int, side: int, *, anywhere: bool = False) -> Tensor:
@@ -199,9 +199,8 @@ def cover(table: BoxTable, num_classes: int, side: int, *, anywhere: bool = Fals
         side: s of the map.
         anywhere: take a box for the whole image, so only the classes of the boxes matter.
     """
-    x, y = _places(table.boxes, side)
-    inside = ((y >= 0) & (y <= 1))[:, :, :, None] & ((x >= 0) & (x <= 1))[:, :, None, :]
-    inside = (inside | anywhere) & (table.labels > 0)[:, :, None, None]
+    inside = _inside(*_places(table.boxes, side)) | anywhere
+    inside = inside & (table.labels > 0)[:, :, None, None]
     return _largest_per_class(inside.float(), table.labels, num_classes) > 0
 
 
@@ -215,8 +214,7 @@ def missed_boxes(vectors: Tensor, table: BoxTable) -> Tensor:
         vectors: (B, C, s, s).
         table: boxes relative to the map; label 0 is padding.
     """
-    x, y = _places(table.boxes, vectors.shape[-1])
-    inside = ((y >= 0) & (y <= 1))[:, :, :, None] & ((x >= 0) & (x <= 1))[:, :, None, :]
+    inside = _inside(*_places(table.boxes, vectors.shape[-1]))
     images = torch.arange(len(vectors), device=vectors.device)[:, None]
     own = vectors[images, table.labels]  # (B, M, s, s): each box's own class
     found = (inside & (own > 0)).flatten(2).any(dim=2)
@@ -238,6 +236,11 @@ def _places(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
     x = (centres - start[..., :1]) / size[..., :1]
     y = (centres - start[..., 1:]) / size[..., 1:]
     return x, y
+
+
+def _inside(x: Tensor, y: Tensor) -> Tensor:
+    """Of `_places`: whether a pixel's centre lies in a box, (B, M, s, s) bool."""
+    return ((y >= 0) & (y <= 1))[:, :, :, None] & ((x >= 0) & (x <= 1))[:, :, None, :]
 
 
 def _largest_per_class(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:

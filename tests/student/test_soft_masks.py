@@ -43,7 +43,6 @@ def test_tutor_masks_stay_aligned_with_the_label_map(
         model__input_size=160,
     )
     samples = dataset(devkit, soft_cache, config)
-    both, either = 0, 0
     batch = collate([samples[Draw(epoch, row)] for epoch in range(4) for row in range(8)])
     side = batch.index_maps.shape[-1]
     hard = look_up(batch.index_maps, batch.palettes) > 0.45
