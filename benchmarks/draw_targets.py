@@ -27,7 +27,9 @@ from voc.devkit import Devkit
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-CONFIRMED = SegmentationTargets(confirm="gt-boxes", ignore_missed=True)
+PLAIN = SegmentationTargets(form="background", confidence_weighting=False)
+THESIS = replace(PLAIN, form="softmax")
+CONFIRMED = replace(PLAIN, confirm="gt-boxes", ignore_missed=True)
 COLUMNS = (
     "scene",
     "ground truth",
@@ -40,9 +42,9 @@ COLUMNS = (
 
 def panels(batch: Batch) -> list[NDArray[np.generic]]:
     """One image's row of pictures; masses in 0..1, nan where a pixel teaches nothing."""
-    thesis = tutor_targets(batch, SegmentationTargets(form="softmax"), len(CLASSES))
-    plain = tutor_targets(batch, SegmentationTargets(), len(CLASSES))
-    confirmed = tutor_targets(batch, CONFIRMED, len(CLASSES))
+    thesis, plain, confirmed = (
+        tutor_targets(batch, settings, len(CLASSES)) for settings in (THESIS, PLAIN, CONFIRMED)
+    )
     masses = [
         np.where(target.weights[0] > 0, target.distributions[0, 0], np.nan)
         for target in (thesis, plain, confirmed)

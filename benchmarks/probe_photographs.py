@@ -213,7 +213,8 @@ def main() -> None:
     for name, settings in VARIANTS.items():
         if len(results.get(name, ())) >= arguments.seeds:
             continue
-        overrides = [f"targets.segmentation.{setting}" for setting in settings]
+        own = ("confidence_weighting=false", *settings)  # only the variants that say so weigh
+        overrides = [f"targets.segmentation.{setting}" for setting in own]
         config = load_config("blitznet300", overrides)
         targets = targets_of(config, devkit, cache)
         results[name] = [
