@@ -154,8 +154,9 @@ def _print_recipe(recipe: Recipe) -> None:
 
 
 def _units(recipe: Recipe) -> str:
-    names = {"map": "mAP", "miou": "mIoU"}
-    return "/".join(names[metric] for metric in recipe.metrics) + " %"
+    from student.recipes.recipe import METRICS
+
+    return "/".join(METRICS[metric] for metric in recipe.metrics) + " %"
 
 
 def _thesis(cell: Cell) -> str:

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from tutor_gen import thesis
 from tutor_gen.calibration import BINS, LEAST_PROBABILITY, CalibrationScore, ThresholdScore
 from tutor_gen.evaluate import TutorEvaluation
+from voc.detection_metric import percent
 
 
 def print_thresholds(scores: Sequence[ThresholdScore], images: int, floor: object) -> None:
@@ -71,14 +72,10 @@ def print_thesis(result: TutorEvaluation, list_name: str, image_ids: Sequence[st
         None if result.segmentation is None else result.segmentation.miou,
     )
     rows = [
-        ("mAP %", _percent(ours[0]), _percent(thesis.DETECTION_MAP), "theirs on VOC 2012 test"),
-        ("mIoU %", _percent(ours[1]), _percent(thesis.SEGMENTATION_MIOU), "same images"),
+        ("mAP %", percent(ours[0]), percent(thesis.DETECTION_MAP), "theirs on VOC 2012 test"),
+        ("mIoU %", percent(ours[1]), percent(thesis.SEGMENTATION_MIOU), "same images"),
     ]
     click.echo("\n" + tabulate(rows, ["", "here", "thesis", ""], disable_numparse=True))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def sweeps_as_json(result: TutorEvaluation) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from cache.reader import TutorCache
 from cache.summary import THRESHOLDS, Summary
 from tutor_gen.compare import Difference
 from voc.classes import CLASSES
+from voc.detection_metric import percent
 from voc.devkit import Devkit, mask_folder
 from voc.evaluation import DetectionResult, SegmentationResult
 
@@ -24,14 +24,14 @@ def print_scores(
     found = {} if detection is None else detection.average_precision
     overlap = {} if segmentation is None else segmentation.iou
     rows = [
-        (name, _percent(found.get(name)), _percent(overlap.get(name)))
+        (name, percent(found.get(name)), percent(overlap.get(name)))
         for name in CLASSES
         if _occurs(name, detection, segmentation)
     ]
     means = (
         "mean",
-        _percent(None if detection is None else detection.map),
-        _percent(None if segmentation is None else segmentation.miou),
+        percent(None if detection is None else detection.map),
+        percent(None if segmentation is None else segmentation.miou),
     )
     click.echo(tabulate([*rows, means], ["class", "AP %", "IoU %"], stralign="right"))
 
@@ -42,10 +42,6 @@ def _occurs(
     return bool(detection is not None and detection.objects.get(name)) or bool(
         segmentation is not None and segmentation.pixels.get(name)
     )
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:

@@ -18,6 +18,7 @@ from student.model.blitznet import BlitzNet
 from student.run import write_json, write_text
 from voc.annotation import Annotation
 from voc.classes import CLASSES
+from voc.detection_metric import percent
 from voc.devkit import Devkit, mask_folder
 from voc.evaluation import (
     ConfusionMatrix,
@@ -131,12 +132,8 @@ def _markdown(title: str, evaluation: Evaluation) -> str:
     ]
     rows.append(("**mean**", detection.map, segmentation.miou if segmentation else math.nan))
     lines = [f"# {title}", "", "| class | AP % | IoU % |", "|---|---:|---:|"]
-    lines += [f"| {name} | {_percent(ap)} | {_percent(iou)} |" for name, ap, iou in rows]
+    lines += [f"| {name} | {percent(ap)} | {percent(iou)} |" for name, ap, iou in rows]
     return "\n".join(lines) + "\n"
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def evaluation_path(run: Path, list_name: str) -> Path:

@@ -6,6 +6,7 @@ Definitions: Everingham et al., "The PASCAL Visual Object Classes Challenge: A R
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -92,6 +93,11 @@ class DetectionResult:
 def number(value: float) -> float | None:
     """Return ``value``, or None for nan, which JSON lacks."""
     return None if np.isnan(value) else value
+
+
+def percent(value: float | None) -> str:
+    """Return a score as text in per cent, a dash where it is not defined."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def average_precision(

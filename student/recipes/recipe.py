@@ -41,7 +41,8 @@ from typing import Any
 
 from student.errors import StudentError
 
-METRICS = ("map", "miou")
+METRICS = {"map": "mAP", "miou": "mIoU"}
+"""The metrics a recipe may be about, and what they are called."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MISSING = object()
 

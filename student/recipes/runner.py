@@ -23,6 +23,7 @@ from student.predict import predict
 from student.recipes.matrix import RUN, Job, cell_folder, changed_settings
 from student.run import CONFIG, locked, read_json, run_config
 from student.train import train
+from voc.detection_metric import percent
 from voc.devkit import Devkit
 from voc.draw import overlay
 from voc.errors import DevkitError
@@ -197,8 +198,4 @@ def finished_scores(folder: Path, job: Job, list_name: str) -> str | None:
     if changed_settings(run_config(run)) != changed_settings(job.config):
         return None  # train() will say what differs
     segmentation = result["segmentation"] or {"miou": None}
-    return f"mAP {_percent(result['detection']['map'])}, mIoU {_percent(segmentation['miou'])}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return f"mAP {percent(result['detection']['map'])}, mIoU {percent(segmentation['miou'])}"

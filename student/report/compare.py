@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from student.report.results import CellResult, RecipeResult, Stat
 
-NAMES = {"map": "mAP", "miou": "mIoU"}
 SMALLEST = 0.01
 """An effect of less, in the thesis or here, is called none: one point of mAP or mIoU."""
 

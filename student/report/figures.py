@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from student.report.compare import NAMES
+from student.recipes.recipe import METRICS
 from student.report.results import CellResult, RecipeResult
 from voc.classes import CLASSES
 
@@ -60,7 +60,7 @@ def line_figure(result: RecipeResult, metric: str) -> str | None:
             own = [100 * value for value in cell.scores(metric).values()]
             axes[-1].plot([_x(cell)] * len(own), own, ".", color=COLOURS[0], alpha=0.35)
         _frame(axes[-1], reached, span, "here: each seed, mean and spread")
-        axes[0].set_ylabel(f"{NAMES[metric]} %")
+        axes[0].set_ylabel(f"{METRICS[metric]} %")
         figure.supxlabel(result.recipe.axis, fontsize=10)
         return _svg(figure)
 
@@ -72,7 +72,7 @@ def _x(cell: CellResult) -> float:
 
 def class_bars(result: RecipeResult) -> str | None:
     """Draw average precision and IoU of each class, a bar a cell; None if nothing is finished."""
-    rows = [metric for metric in NAMES if any(cell.class_stat(metric) for cell in result.cells)]
+    rows = [metric for metric in METRICS if any(cell.class_stat(metric) for cell in result.cells)]
     if not rows:
         return None
     with mpl.rc_context(_STYLE):

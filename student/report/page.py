@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-from student.report.compare import NAMES, Entry, entry
+from student.recipes.recipe import METRICS
+from student.report.compare import Entry, entry
 from student.report.facts import Fact, machine_facts, setting_facts
 from student.report.figures import class_bars, line_figure, loss_curves
 from student.report.pictures import Picture, sample_rows, svg_source
@@ -116,7 +117,7 @@ def _section(result: RecipeResult, drawings: bool) -> Section:
         )
         for cell in result.cells
     )
-    names = tuple(NAMES[metric] for metric in result.recipe.metrics)
+    names = tuple(METRICS[metric] for metric in result.recipe.metrics)
     return Section(result, names, rows, tuple(_figures(result)) if drawings else ())
 
 
@@ -132,7 +133,7 @@ def _figures(result: RecipeResult) -> Sequence[tuple[str, str]]:
     drawn: list[tuple[str, str | None]] = []
     if result.recipe.axis:
         for metric in result.recipe.metrics:
-            drawn.append((f"{NAMES[metric]} over {result.recipe.axis}",
+            drawn.append((f"{METRICS[metric]} over {result.recipe.axis}",
                           line_figure(result, metric)))  # fmt: skip
     drawn.append(("Each class: mean and spread over seeds", class_bars(result)))
     drawn.append(("Total loss, mean over seeds; against different targets losses differ in height "
