@@ -100,11 +100,11 @@ class TutorOutput:
 
     ``boxes``, ``labels``, ``confidences``: see :class:`Boxes`. ``label_map`` (H, W) uint8, or
     uint16 where the image has more than 256 distinct label vectors: the row of ``palette`` that is
-    each pixel's label vector. ``palette`` (k, 21) float32, k >= 1, row 0 all zero (nothing is said
-    of the pixel). Without a detection tutor the boxes are empty; without a segmentation tutor
-    the map is all 0. ``instances`` is None unless the cache keeps the tutor's own masks.
-    ``dropped`` (10,) uint32 counts what did not reach the cache, a column for each of ``DROPPED``
-    (see :func:`encode_dropped`); None where that is not known.
+    each pixel's label vector. ``palette`` (k, 21) float32, k >= 1, row 0 all zero (background:
+    no instance covers the pixel). Without a detection tutor the boxes are empty; without a
+    segmentation tutor the map is all 0. ``instances`` is None unless the cache keeps the tutor's
+    own masks. ``dropped`` (10,) uint32 counts what did not reach the cache, a column for each of
+    ``DROPPED`` (see :func:`encode_dropped`); None where that is not known.
     """
 
     image_id: str

@@ -11,7 +11,13 @@ import click
 from tabulate import tabulate
 
 from tutor_gen import thesis
-from tutor_gen.calibration import BINS, LEAST_PROBABILITY, CalibrationScore, ThresholdScore
+from tutor_gen.calibration import (
+    BINS,
+    LEAST_PROBABILITY,
+    CalibrationScore,
+    ThresholdScore,
+    VectorThresholdScore,
+)
 from tutor_gen.evaluate import TutorEvaluation
 from voc.detection_metric import percent
 
@@ -23,7 +29,7 @@ def print_thresholds(scores: Sequence[ThresholdScore], images: int, floor: objec
     """
     rows = [
         (
-            "none" if s.threshold is None else f"{s.threshold:g}",
+            _threshold(s.threshold),
             f"{100 * s.map:.1f}",
             s.boxes,
             f"{s.boxes / images:.1f}",
@@ -34,6 +40,27 @@ def print_thresholds(scores: Sequence[ThresholdScore], images: int, floor: objec
     header = ["threshold", "mAP %", "boxes", "an image", "precision %", "recall %", "F1 %"]
     click.echo(f"\nBoxes of at least a confidence (none: all in the store, from {floor})")
     click.echo(tabulate(rows, header, stralign="right", disable_numparse=True))
+
+
+def print_vector_thresholds(scores: Sequence[VectorThresholdScore], floor: object) -> None:
+    """Print how good the label vectors' classes are from each confidence.
+
+    ``floor`` is the least confidence of the instances that made them.
+    """
+    rows = [
+        (
+            _threshold(s.threshold),
+            *(f"{100 * value:.1f}" for value in (s.miou, s.pixel_accuracy, s.covered)),
+        )
+        for s in scores
+    ]
+    header = ["threshold", "mIoU %", "right pixels %", "not background %"]
+    click.echo(f"\nLabel vectors' entries of at least a confidence (none: all, from {floor})")
+    click.echo(tabulate(rows, header, stralign="right", disable_numparse=True))
+
+
+def _threshold(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 def print_calibration(scores: Sequence[CalibrationScore]) -> None:
@@ -54,7 +81,7 @@ def print_calibration(scores: Sequence[CalibrationScore]) -> None:
     click.echo(
         f"Nats; probabilities below {LEAST_PROBABILITY:g} count as that; calibration error over "
         f"{BINS} bins.\nThe arg max, and so the IoU, is the same at every T. Background form: "
-        "1 - max(v) where v[0] is 0, over the sum."
+        "1 - max(v) where the tutor gave none, over the sum."
     )
 
 
@@ -83,6 +110,8 @@ def sweeps_as_json(result: TutorEvaluation) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if result.thresholds:
         content["thresholds"] = [_plain(asdict(s) | {"f1": s.f1}) for s in result.thresholds]
+    if result.vector_thresholds:
+        content["vector_thresholds"] = [_plain(asdict(s)) for s in result.vector_thresholds]
     if result.calibration:
         content["calibration"] = [_plain(asdict(s)) for s in result.calibration]
     return content

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache.vectors import THRESHOLD
 from commands.files import write_text
 from commands.options import (
     PATH,
@@ -237,9 +238,17 @@ def _duration(seconds: float) -> str:
 @list_option("Segmentation/val")
 @click.option("--out", type=PATH, help="Write the result as JSON, too.")
 @click.option(
+    "--segmentation-threshold",
+    default=THRESHOLD,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Least confidence of the label vectors' entries, as targets.segmentation.threshold.",
+)
+@click.option(
     "--sweep-thresholds",
     is_flag=True,
-    help="Score the boxes above each of several confidences: mAP, precision, recall, how many.",
+    help="Score what lies above each of several confidences: of the boxes mAP, precision, recall, "
+    "how many; of the label vectors mIoU.",
 )
 @click.option(
     "--sweep-temperatures",
@@ -253,6 +262,7 @@ def evaluate_tutors(
     voc: Path,
     list_name: str,
     out: Path | None,
+    segmentation_threshold: float,
     sweep_thresholds: bool,
     sweep_temperatures: bool,
     plot: Path | None,
@@ -267,7 +277,7 @@ def evaluate_tutors(
     from cache.reader import TutorCache
     from commands.sweeps import print_thesis, sweeps_as_json
     from commands.tables import print_scores
-    from tutor_gen.calibration import TEMPERATURES, THRESHOLDS
+    from tutor_gen.calibration import TEMPERATURES, THRESHOLDS, VECTOR_THRESHOLDS
     from tutor_gen.evaluate import evaluate_tutors as evaluate
     from voc.devkit import Devkit
 
@@ -281,34 +291,44 @@ def evaluate_tutors(
         devkit,
         ids,
         track=track,
+        segmentation_threshold=segmentation_threshold,
         thresholds=THRESHOLDS if sweep_thresholds else (),
+        vector_thresholds=VECTOR_THRESHOLDS if sweep_thresholds else (),
         temperatures=TEMPERATURES if sweep_temperatures else (),
     )
     print_scores(result.detection, result.segmentation)
-    title = f"{cache.name}, {list_name}, {len(ids)} images"
-    _show_sweeps(result, plot, title, store.settings.get("detection_floor"))
+    if result.segmentation is not None:
+        click.echo(f"IoU of label vectors from confidence {segmentation_threshold:g}, "
+                   "as a student reads them")  # fmt: skip
+    _show_sweeps(result, plot, f"{cache.name}, {list_name}, {len(ids)} images", store.settings)
     print_thesis(result, list_name, ids)
     if out is not None:
         scores = {
             "list": list_name,
             "detection": result.detection and result.detection.to_dict(),
             "segmentation": result.segmentation and result.segmentation.to_dict(),
+            "segmentation_threshold": segmentation_threshold,
             **sweeps_as_json(result),
         }
         write_text(out, json.dumps(scores, indent=2) + "\n")
 
 
-def _show_sweeps(result: TutorEvaluation, plot: Path | None, title: str, floor: object) -> None:
-    """Print the sweeps, and draw them if asked to."""
-    from commands.sweeps import print_calibration, print_thresholds
+def _show_sweeps(
+    result: TutorEvaluation, plot: Path | None, title: str, settings: Mapping[str, Any]
+) -> None:
+    """Print the sweeps of a store of these settings, and draw them if asked to."""
+    from commands.sweeps import print_calibration, print_thresholds, print_vector_thresholds
 
     if result.thresholds and result.detection is not None:
+        floor = settings.get("detection_floor")
         print_thresholds(result.thresholds, result.detection.images, floor)
+    if result.vector_thresholds:
+        print_vector_thresholds(result.vector_thresholds, settings.get("segmentation_floor"))
     if result.calibration:
         print_calibration(result.calibration)
     if plot is None:
         return
-    if not (result.thresholds or result.calibration):
+    if not (result.thresholds or result.vector_thresholds or result.calibration):
         raise click.ClickException(
             f"nothing to draw in {plot}: the store has no such tutor, or the list no ground truth"
         )
@@ -316,7 +336,7 @@ def _show_sweeps(result: TutorEvaluation, plot: Path | None, title: str, floor: 
 
     try:
         plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_sweeps(plot, result.thresholds, result.calibration, title)
+        plot_sweeps(plot, result, title)
     except OSError as error:
         raise click.ClickException(f"{plot} cannot be written: {error.strerror}.") from error
     click.echo(f"\nLook at {plot}")

@@ -13,6 +13,9 @@ from torch import Tensor
 from student.targets import PARTS
 from student.transforms import FloatArray, UInt8Array
 
+PADDING = -1
+"""In an index map: the pixel lies beyond the image, and teaches nothing."""
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -57,7 +60,7 @@ class Sample:
             sample where the crop cut them; None if there is nobody to ask.
         instances: The segmentation tutor's own masks, for soft targets.
         mask: (s, s) uint8 class ids, 255 where nothing is to be learned.
-        index_map: (s, s) uint8 or uint16 row of ``palette`` for each pixel.
+        index_map: (s, s) whole numbers, the row of ``palette`` for each pixel, or `PADDING`.
         palette: (k, 21) float32 label vectors.
         weights: (4,) float32, of the losses in the order of ``PARTS``.
         photometric: (5,) float32, see ``draw_photometric``.
@@ -114,7 +117,7 @@ class Batch:
         confirmable: (B,) bool, whether there are such boxes to ask, be it none.
         instances: The segmentation tutor's own masks.
         masks: (B, s, s) uint8.
-        index_maps: (B, s, s) int32.
+        index_maps: (B, s, s) int32, rows of the palettes or `PADDING`.
         palettes: (B, K, 21) float32, padded with zeros.
         weights: (B, 4) float32 in the order of ``PARTS``.
         photometric: (B, 5) float32; stays on the host (see ``photometric.distort``).

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cache.vectors import THRESHOLD
 from student.errors import StudentError
 from student.model.config import ModelConfig
 
@@ -96,20 +97,21 @@ class DetectionTargets(TaskTargets):
 class SegmentationTargets(TaskTargets):
     """Targets of segmentation; ``student.segmentation_targets`` has the formulas.
 
-    The defaults are what docs/segmentation_study.md recommends: the arg max, weighted.
+    The defaults are what docs/segmentation_study.md recommends: one class a pixel, weighted.
 
     Attributes:
+        threshold: Entries of label vectors below it do not exist; a vector without any is
+            background.
         form: How a label vector v becomes a distribution: ``softmax`` is the thesis'
-            softmax(v / temperature), which makes an uncovered pixel uniform; ``background`` gives
-            the background 1 - max(v), ``complement`` prod(1 - v), ``remainder`` what the sum lacks
-            of 1, and each normalises; ``hard`` is the arg max of ``background``, or of v where the
-            tutor gave a background mass of its own.
+            softmax(v / temperature); ``background`` gives the background 1 - max(v),
+            ``complement`` prod(1 - v), ``remainder`` what the sum lacks of 1, and each normalises;
+            ``hard`` is the class of the largest entry alone.
         temperature: Of the softmax.
         masks: ``hard``: the cache's label vectors; ``soft``: mask probability times confidence,
             from the tutor's own masks (a cache made with ``--keep-masks``).
         confidence_weighting: Whether the loss of a covered pixel is multiplied by its confidence.
-        ignore: Pixels whose largest confidence is at least the first and below the second number
-            teach nothing.
+        ignore: Pixels whose largest confidence, whatever the threshold, is at least the first and
+            below the second number teach nothing.
         ignore_border: Pixels within this distance of another class teach nothing; in pixels of the
             network's segmentation map.
         confirm: Which of the tutor's pixels are believed: ``none``: all; ``gt-classes``: of classes
@@ -121,6 +123,7 @@ class SegmentationTargets(TaskTargets):
             labelled nothing teach nothing, instead of background.
     """
 
+    threshold: float = THRESHOLD
     form: TargetForm = "hard"
     temperature: float = 0.4
     masks: Literal["hard", "soft"] = "hard"
@@ -133,6 +136,8 @@ class SegmentationTargets(TaskTargets):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _expect(0 <= self.threshold <= 1, "segmentation.threshold", "between 0 and 1",
+                self.threshold)  # fmt: skip
         _expect(self.temperature > 0, "temperature", "above 0", self.temperature)
         low, high = self.ignore
         _expect(0 <= low <= high, "segmentation.ignore", "two rising numbers from 0", self.ignore)

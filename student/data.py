@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache.reader import TutorCache
 from cache.record import Boxes as TutorBoxes
-from student.batch import Batch, Boxes, Instances, Sample, collate
+from student.batch import PADDING, Batch, Boxes, Instances, Sample, collate
 from student.config import RunConfig
 from student.distributed import rank, ranks
 from student.masks import Masks
@@ -179,7 +179,7 @@ class StudentDataset(Dataset[Sample]):
             empty = np.zeros((1, self.config.model.num_classes), np.float32)
             return np.zeros((side, side), np.uint8), empty
         label_map = self.cache.label_map(row.image_id)
-        index_map = transform.map(label_map, side, fill=0)
+        index_map = transform.map(label_map, side, fill=PADDING)
         return compact(index_map, self.cache.palette(row.image_id))
 
 
@@ -192,8 +192,10 @@ def compact(
     """
     if len(palette) <= MANY_VECTORS:
         return index_map, palette
-    used, compacted = np.unique(index_map, return_inverse=True)
-    return compacted.reshape(index_map.shape).astype(np.uint16), palette[used]
+    # Row 0 is kept, shown or not: it is what padding is looked up as.
+    used, compacted = np.unique(np.append(index_map, [PADDING, 0]), return_inverse=True)
+    rows = compacted[:-2].reshape(index_map.shape) + PADDING
+    return rows.astype(np.int32), palette[used[1:]]
 
 
 def _chosen(found: TutorBoxes, keep: npt.NDArray[np.bool_]) -> Boxes:

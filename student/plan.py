@@ -10,6 +10,7 @@ from cache.checks import check_fits
 from cache.files import sha256_file
 from cache.reader import TutorCache
 from cache.record import ImageEntry
+from cache.vectors import READING
 from student.config import RunConfig
 from student.errors import StudentError
 from student.targets import ImageTargets, assign_targets, counts, required_roles, to_csv
@@ -82,6 +83,7 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
         "counts": counts(rows),
         # Without a tutor's target the cache plays no part, and may be another on resuming.
         "cache": cache.fingerprint if roles and cache is not None else None,
+        "label_vectors": READING if "segmentation" in roles else None,
     }
     return Plan(rows, folder, facts)
 

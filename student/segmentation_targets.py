@@ -1,9 +1,9 @@
 """What the segmentation tutor's label vectors become for the student to learn, on the device.
 
 A label vector v holds, per pixel, the confidence of each class; where no instance lies it is all
-zero. The thesis takes softmax(v / T). Everything else here is what can be done about the uniform
-distribution that makes of uncovered pixels, and about wrong or missing instances: explicit
-background, soft masks, confirmation by boxes, pixels left out or weighted.
+zero, which says background (`cache.vectors`). The thesis takes softmax(v / T). Everything else here
+is what can be done about wrong, doubtful or missing instances: a threshold, one class instead of a
+distribution, soft masks, confirmation by boxes, pixels left out or weighted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from student.batch import Batch, BoxTable, InstanceTable
+from cache.vectors import background_mass, from_threshold, winners
+from student.batch import PADDING, Batch, BoxTable, InstanceTable
 from student.config import SegmentationTargets, TargetForm
 
 
@@ -39,21 +40,21 @@ def tutor_targets(batch: Batch, settings: SegmentationTargets, num_classes: int)
     """
     side = batch.index_maps.shape[-1]
     if settings.masks == "soft":
-        vectors = paste(batch.instances, num_classes, side)
+        said = paste(batch.instances, num_classes, side)
     else:
-        vectors = look_up(batch.index_maps, batch.palettes)
-    missed = None
+        said = look_up(batch.index_maps, batch.palettes)
+    vectors = from_threshold(said, settings.threshold)
+    left_out = (batch.index_maps == PADDING) | doubtful(said, settings.ignore)
     if settings.confirm != "none":
         anywhere = settings.confirm == "gt-classes"
         inside = cover(batch.confirming, num_classes, side, anywhere=anywhere)
         vectors = _confirmed(vectors, inside, batch.confirmable)
         if settings.ignore_missed:
-            missed = missed_boxes(vectors, batch.confirming) & batch.confirmable[:, None, None]
+            missed = missed_boxes(vectors, batch.confirming)
+            left_out |= missed & batch.confirmable[:, None, None]
     channels_last = vectors.permute(0, 2, 3, 1)
     distributions = label_vector_target(channels_last, settings.form, settings.temperature)
-    weights = pixel_weights(vectors, settings)
-    if missed is not None:
-        weights = torch.where(missed, 0.0, weights)
+    weights = torch.where(left_out, 0.0, pixel_weights(vectors, settings))
     return PixelTargets(distributions.permute(0, 3, 1, 2), weights)
 
 
@@ -62,19 +63,16 @@ def label_vector_target(
 ) -> Tensor:
     """Distributions over classes for the student to learn from a tutor's label vectors v.
 
-    - ``softmax``: softmax(v / T), the thesis' form. A pixel without instances (v = 0) becomes the
-      uniform distribution; at T = 0.4 a pixel of confidence 1 gets 0.38 for its class.
-    - ``background``: v with a background of 1 - max(v), divided by the sum. A pixel without
-      instances becomes background.
+    - ``softmax``: softmax(v / T), the thesis' form; a pixel without instances (v = 0) is background
+      of confidence 1. At T = 0.4 a confidence of 1 becomes 0.38, at T = 0.1 more than 0.99.
+    - ``background``: v with a background of 1 - max(v), divided by the sum.
     - ``complement``: the same with a background of prod(1 - v_c), the probability that no class is
       there if the classes were independent.
-    - ``remainder``: v as it is, what its sum lacks of 1 being background, divided by the sum; for
-      vectors that hold their own background mass.
-    - ``hard``: all mass on the arg max of ``background``, in which a background mass of the
-      tutor's own, v[0] > 0, takes the place of 1 - max(v).
+    - ``remainder``: v as it is, what its sum lacks of 1 being background, divided by the sum.
+    - ``hard``: all mass on the largest entry, background where there is none.
 
-    ``softmax`` and ``remainder`` take such a v[0] as one more confidence, ``background`` and
-    ``complement`` replace it.
+    A background mass of the tutor's own, v[0] > 0, is one more entry in every form:
+    ``background`` and ``complement`` then compute none.
 
     Args:
         vectors: (..., C) label vectors: confidences in 0..1, index 0 is background.
@@ -85,42 +83,53 @@ def label_vector_target(
         (..., C) float32, every vector sums to 1.
     """
     vectors = vectors.float()
+    if form == "hard":
+        return F.one_hot(winners(vectors), vectors.shape[-1]).float()
+    given, classes = vectors[..., :1], vectors[..., 1:]
     if form == "softmax":
-        if temperature <= 0:
-            raise ValueError(f"Expected a temperature above 0, got {temperature}")
-        return torch.softmax(vectors / temperature, dim=-1)
-    classes = vectors[..., 1:]
-    if form in ("background", "hard"):
-        background = 1 - classes.amax(dim=-1, keepdim=True)
+        uncovered = (vectors == 0).all(dim=-1, keepdim=True).float()
+        background = given + uncovered
+    elif form == "background":
+        background = background_mass(given, 1 - classes.amax(dim=-1, keepdim=True))
     elif form == "complement":
-        background = (1 - classes).prod(dim=-1, keepdim=True)
+        background = background_mass(given, (1 - classes).prod(dim=-1, keepdim=True))
     elif form == "remainder":
-        given = vectors[..., :1]
         background = given + (1 - vectors.sum(dim=-1, keepdim=True)).clamp(min=0)
     else:
         raise ValueError(f"Expected one of {', '.join(get_args(TargetForm))}, got {form!r}")
-    if form == "hard":
-        background = torch.where(vectors[..., :1] > 0, vectors[..., :1], background)
-    completed = torch.cat([background.clamp(min=0), classes], dim=-1)
-    if form == "hard":
-        return F.one_hot(completed.argmax(dim=-1), completed.shape[-1]).float()
+    completed = torch.cat([background, classes], dim=-1)
+    if form == "softmax":
+        if temperature <= 0:
+            raise ValueError(f"Expected a temperature above 0, got {temperature}")
+        return torch.softmax(completed / temperature, dim=-1)
     return completed / completed.sum(dim=-1, keepdim=True)
+
+
+def doubtful(vectors: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Pixels whose largest class confidence is at least the first and below the second limit.
+
+    Args:
+        vectors: (B, C, s, s), as the tutor said them, whatever the threshold.
+        limits: of confidence.
+
+    Returns:
+        (B, s, s) bool.
+    """
+    low, high = limits
+    confidence = vectors[:, 1:].amax(dim=1)
+    return (confidence >= low) & (confidence < high)
 
 
 def pixel_weights(vectors: Tensor, settings: SegmentationTargets) -> Tensor:
     """How much each pixel counts: (B, s, s) float32 for label vectors (B, C, s, s).
 
-    Pixels whose largest confidence lies in ``settings.ignore`` and those close to a border between
-    classes get 0. With ``confidence_weighting`` a covered pixel gets its largest confidence (a
-    background mass of the tutor's own included) and an uncovered one 1, as anchors do in the
-    thesis' detection loss.
+    With ``confidence_weighting`` a covered pixel gets its largest confidence (a background mass of
+    the tutor's own included) and an uncovered one 1, as anchors do in the thesis' detection loss.
+    Pixels close to a border between classes get 0 if ``ignore_border`` says so.
     """
-    confidence = vectors[:, 1:].amax(dim=1)
-    weights = torch.ones_like(confidence)
+    weights = torch.ones_like(vectors[:, 0])
     if settings.confidence_weighting:
-        weights = torch.where(confidence > 0, vectors.amax(dim=1), weights)
-    low, high = settings.ignore
-    weights = torch.where((confidence >= low) & (confidence < high), 0.0, weights)
+        weights = torch.where((vectors > 0).any(dim=1), vectors.amax(dim=1), weights)
     if settings.ignore_border:
         weights = torch.where(near_border(vectors, settings.ignore_border), 0.0, weights)
     return weights
@@ -136,8 +145,7 @@ def near_border(vectors: Tensor, distance: int) -> Tensor:
     Returns:
         (B, s, s) bool.
     """
-    classes = label_vector_target(vectors.permute(0, 2, 3, 1), "background").argmax(dim=-1)
-    labels = classes.float()[:, None]
+    labels = winners(vectors.permute(0, 2, 3, 1)).float()[:, None]
     size = 2 * distance + 1
     largest = F.max_pool2d(labels, size, stride=1, padding=distance)
     smallest = -F.max_pool2d(-labels, size, stride=1, padding=distance)
@@ -145,9 +153,12 @@ def near_border(vectors: Tensor, distance: int) -> Tensor:
 
 
 def look_up(index_maps: Tensor, palettes: Tensor) -> Tensor:
-    """Label vectors (B, C, s, s) of the maps (B, s, s) of rows of the palettes (B, K, C)."""
+    """Label vectors (B, C, s, s) of the maps (B, s, s) of rows of the palettes (B, K, C).
+
+    `PADDING` gets the first row, which is all zero.
+    """
     batch, height, width = index_maps.shape
-    rows = index_maps.reshape(batch, -1, 1).long().expand(-1, -1, palettes.shape[-1])
+    rows = index_maps.clamp(min=0).reshape(batch, -1, 1).long().expand(-1, -1, palettes.shape[-1])
     vectors = palettes.gather(1, rows)
     return vectors.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 

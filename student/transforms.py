@@ -170,16 +170,18 @@ class Transform:
     def map(self, values: npt.NDArray[np.generic], side: int, fill: int) -> npt.NDArray[np.generic]:
         """Transform an (H, W) map of class or palette indices to (side, side), nearest neighbour.
 
-        Output pixels whose centre lies outside of what the image shows get ``fill``.
+        Output pixels whose centre lies outside of what the image shows get ``fill``; the type of
+        ``values`` is widened where it cannot hold that.
         """
         self._check_size(values)
         columns, outside_x = _nearest(self.x, side)
         rows, outside_y = _nearest(self.y, side)
+        dtype = np.promote_types(values.dtype, np.min_scalar_type(fill))
         if not self.visible:
-            return np.full((side, side), fill, values.dtype)
+            return np.full((side, side), fill, dtype)
         if self.flip:
             columns, outside_x = columns[::-1], outside_x[::-1]
-        out = values.take(rows, axis=0).take(columns, axis=1)
+        out = values.take(rows, axis=0).take(columns, axis=1).astype(dtype, copy=False)
         out[:, outside_x] = fill
         out[outside_y] = fill
         return out

@@ -1,7 +1,7 @@
 """How sure may one be of a tutor? Its confidence thresholds and softmax temperatures, swept.
 
 The thesis (section 4.2) chooses the threshold on tutor boxes and the temperature of the label
-vectors' softmax by sweeping them. Pure functions; the cache is read elsewhere.
+vectors' softmax by sweeping them. Label vectors have a threshold, too. The cache is read elsewhere.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.vectors import background_mass, from_threshold, winners
 from voc.annotation import Annotation
 from voc.classes import NUM_CLASSES, VOID
 from voc.detection_metric import Detections, evaluate_detections, judge
+from voc.segmentation_metric import intersection_over_union
 
 THRESHOLDS: tuple[float | None, ...] = (None, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.3, 0.5, 0.7)
-"""None keeps all that the cache holds."""
+"""Of boxes. None keeps all that the cache holds."""
+VECTOR_THRESHOLDS: tuple[float | None, ...] = (
+    None, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+)  # fmt: skip
+"""Of label vectors' entries."""
 TEMPERATURES = (0.05, 0.1, 0.15, 0.25, 0.35, 0.4, 0.45, 0.5, 0.75, 1.0, 2.0)
 """Those of the thesis (figure 14) and beyond."""
 BINS = 15
@@ -93,6 +99,63 @@ def _at_least(found: Detections, threshold: float) -> Detections:
     return Detections(found.boxes[kept], found.labels[kept], found.confidences[kept])
 
 
+def count_vectors(
+    label_map: NDArray[np.integer], palette: NDArray[np.float32], truth: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Count an image's pixels by their label vector and their true class.
+
+    Args:
+        label_map: (H, W) rows of the palette.
+        palette: (k, 21) label vectors.
+        truth: (H, W) class ids; void is left out.
+
+    Returns:
+        (k, 21) int64.
+    """
+    known = truth != VOID
+    cells = label_map[known].astype(np.int64) * NUM_CLASSES + truth[known]
+    return np.bincount(cells, minlength=palette.size).reshape(palette.shape)
+
+
+@dataclass(frozen=True)
+class VectorThresholdScore:
+    """The classes of label vectors without the entries below a confidence.
+
+    Attributes:
+        threshold: the least confidence; None for all entries.
+        miou: mean intersection over union.
+        pixel_accuracy: share of pixels with the right class; nan without any.
+        covered: share of the pixels that get another class than background; nan without any.
+    """
+
+    threshold: float | None
+    miou: float
+    pixel_accuracy: float
+    covered: float
+
+
+class VectorSums:
+    """Adds up, image by image, what label vectors from one threshold on say of pixels.
+
+    Attributes:
+        counts: (21, 21) int64, rows are the true classes, columns the vectors'.
+    """
+
+    def __init__(self, threshold: float | None) -> None:
+        self.threshold = threshold
+        self.counts: NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+
+    def add(self, palette: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
+        """Count one image, see `count_vectors`; a pixel is of the class that the student learns."""
+        np.add.at(self.counts.T, winners(from_threshold(palette, self.threshold or 0.0)), counts)
+
+    def score(self) -> VectorThresholdScore:
+        """Return the score of everything counted so far."""
+        found, total = intersection_over_union(self.counts), int(self.counts.sum())
+        covered = int(self.counts[:, 1:].sum()) / total if total else float("nan")
+        return VectorThresholdScore(self.threshold, found.miou, found.pixel_accuracy, covered)
+
+
 @dataclass(frozen=True)
 class CalibrationScore:
     """Distributions made of label vectors, against the classes of the pixels.
@@ -113,23 +176,24 @@ class CalibrationScore:
 
 
 def softmax_form(vectors: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Return softmax(v / T) of (k, 21) label vectors, the thesis' target."""
+    """Return softmax(v / T) of (k, 21) label vectors, the thesis' target; all zero is background.
+
+    In the student: `student.segmentation_targets.label_vector_target`.
+    """
     scaled = vectors.astype(np.float64) / temperature
+    scaled[(vectors == 0).all(axis=1), 0] = 1 / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def background_form(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return (k, 21) label vectors as distributions with an explicit background.
+    """Return (k, 21) label vectors as distributions: what they lack of 1 is background.
 
-    Vectors that hold background mass are divided by their sum. The others get 1 - max(v) at entry 0
-    before that, so a pixel that nothing covers is background.
+    The background form of the student's targets, `student.segmentation_targets`.
     """
     completed = vectors.astype(np.float64)
-    lacking = completed[:, 0] == 0
-    completed[lacking, 0] = 1 - completed[lacking, 1:].max(axis=1)
-    total = completed.sum(axis=1, keepdims=True)
-    return np.asarray(completed / np.where(total > 0, total, 1))
+    completed[:, 0] = background_mass(completed[:, 0], 1 - completed[:, 1:].max(axis=1))
+    return np.asarray(completed / completed.sum(axis=1, keepdims=True))
 
 
 @dataclass
@@ -166,27 +230,3 @@ class CalibrationSums:
         apart = float(np.abs(self.bins[:, 0] - self.bins[:, 1]).sum())
         sums = (self.cross_entropy, apart, self.brier, self.entropy)
         return CalibrationScore(self.temperature, *(value / n for value in sums))
-
-
-class TemperatureSweep:
-    """Scores softmax(v / T) for several T, and the background form, over the images added."""
-
-    def __init__(self, temperatures: Sequence[float] = TEMPERATURES) -> None:
-        self._sums = [CalibrationSums(t) for t in (*temperatures, None)]
-
-    def add(
-        self,
-        label_map: NDArray[np.integer],
-        palette: NDArray[np.float32],
-        truth: NDArray[np.uint8],
-    ) -> None:
-        """Count one image: (H, W) map into the (k, 21) palette, (H, W) classes, void left out."""
-        known = truth != VOID
-        cells = label_map[known].astype(np.int64) * NUM_CLASSES + truth[known]
-        counts = np.bincount(cells, minlength=palette.size).reshape(palette.shape)
-        for sums in self._sums:
-            sums.add(palette, counts)
-
-    def scores(self) -> tuple[CalibrationScore, ...]:
-        """Return a score per temperature, the background form last."""
-        return tuple(sums.score() for sums in self._sums)

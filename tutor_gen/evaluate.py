@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 
 from cache.reader import TutorCache
 from cache.track import Track, no_track
+from cache.vectors import THRESHOLD
 from tutor_gen.calibration import (
     CalibrationScore,
-    TemperatureSweep,
+    CalibrationSums,
     ThresholdScore,
+    VectorSums,
+    VectorThresholdScore,
+    count_vectors,
     sweep_thresholds,
 )
 from tutor_gen.errors import TutorError
@@ -21,11 +25,11 @@ from voc.annotation import Annotation
 from voc.classes import NUM_CLASSES
 from voc.devkit import Devkit
 from voc.evaluation import (
-    ConfusionMatrix,
     DetectionResult,
     Detections,
     SegmentationResult,
     evaluate_detections,
+    intersection_over_union,
 )
 
 
@@ -35,9 +39,10 @@ class TutorEvaluation:
 
     Attributes:
         detection: average precision of the boxes, over the images with annotations.
-        segmentation: intersection over union of the arg max of the label vectors (background
-            where all are zero), over the images with masks.
+        segmentation: intersection over union of the label vectors' classes as the student reads
+            them (`cache.vectors`), over the images with masks.
         thresholds: the boxes from each confidence threshold that was asked for.
+        vector_thresholds: the label vectors from each of theirs.
         calibration: the label vectors' softmax at each temperature that was asked for, and last
             their background form.
     """
@@ -45,6 +50,7 @@ class TutorEvaluation:
     detection: DetectionResult | None
     segmentation: SegmentationResult | None
     thresholds: tuple[ThresholdScore, ...] = ()
+    vector_thresholds: tuple[VectorThresholdScore, ...] = ()
     calibration: tuple[CalibrationScore, ...] = ()
 
 
@@ -55,8 +61,9 @@ def evaluate_tutors(
     track: Track = no_track,
     *,
     mask_folder: str = "SegmentationClass",
-    segmentation_floor: float = 0.0,
+    segmentation_threshold: float = THRESHOLD,
     thresholds: Sequence[float | None] = (),
+    vector_thresholds: Sequence[float | None] = (),
     temperatures: Sequence[float] = (),
 ) -> TutorEvaluation:
     """Score a cache against ground truth, as the thesis does in its section on the tutors.
@@ -68,9 +75,11 @@ def evaluate_tutors(
         image_ids: which images.
         track: wraps the loop for a progress bar.
         mask_folder: which masks are the truth.
-        segmentation_floor: entries of label vectors below it count as zero.
+        segmentation_threshold: entries of label vectors below it do not exist, as for a student
+            with that ``targets.segmentation.threshold``.
         thresholds: of the boxes' confidence, None for all boxes; see `tutor_gen.calibration`.
-        temperatures: of the label vectors' softmax.
+        vector_thresholds: of the label vectors' entries, None for all.
+        temperatures: of the label vectors' softmax; no threshold applies there.
 
     Raises:
         TutorError: an image is not in the cache.
@@ -78,8 +87,9 @@ def evaluate_tutors(
     _check_all_there(cache, image_ids)
     predictions: dict[str, Detections] = {}
     annotations: dict[str, Annotation] = {}
-    matrix = ConfusionMatrix()
-    sweep = TemperatureSweep(temperatures)
+    own, *swept = (VectorSums(t) for t in (segmentation_threshold, *vector_thresholds))
+    softened = [CalibrationSums(t) for t in (*temperatures, None)] if temperatures else []
+    everything: list[VectorSums | CalibrationSums] = [own, *swept, *softened]
     masks = 0
     for image_id in track(image_ids, len(image_ids), "evaluate"):
         if "detection" in cache.roles:
@@ -91,15 +101,16 @@ def evaluate_tutors(
             truth = devkit.mask(image_id, mask_folder)
             if truth is not None:
                 label_map, palette = _label_vectors(cache, image_id, truth.shape)
-                matrix.update(_classes(palette, segmentation_floor)[label_map], truth)
+                counts = count_vectors(label_map, palette, truth)
+                for sums in everything:
+                    sums.add(palette, counts)
                 masks += 1
-                if temperatures:
-                    sweep.add(label_map, palette, truth)
     return TutorEvaluation(
         evaluate_detections(predictions, annotations) if annotations else None,
-        matrix.result() if masks else None,
+        intersection_over_union(own.counts) if masks else None,
         sweep_thresholds(predictions, annotations, thresholds) if annotations else (),
-        sweep.scores() if masks and temperatures else (),
+        tuple(sums.score() for sums in swept) if masks else (),
+        tuple(sums.score() for sums in softened) if masks else (),
     )
 
 
@@ -126,9 +137,3 @@ def _label_vectors(
     if image_id in cache.failed:
         return np.zeros(shape, dtype=np.uint8), np.zeros((1, NUM_CLASSES), dtype=np.float32)
     return cache.label_map(image_id), cache.palette(image_id)
-
-
-def _classes(palette: NDArray[np.float32], floor: float) -> NDArray[np.uint8]:
-    """Arg max of each vector; 0 where no entry reaches the floor."""
-    classes = np.where(palette.max(axis=1) >= floor, palette.argmax(axis=1), 0)
-    return classes.astype(np.uint8)

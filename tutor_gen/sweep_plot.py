@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tutor_gen.calibration import CalibrationScore, ThresholdScore
+from tutor_gen.calibration import CalibrationScore, ThresholdScore, VectorThresholdScore
+from tutor_gen.evaluate import TutorEvaluation
 
 _SIZE = (6.4, 4.4)
 """Inches, of one panel."""
 
 
-def plot_sweeps(
-    path: Path,
-    thresholds: Sequence[ThresholdScore],
-    calibration: Sequence[CalibrationScore],
-    title: str,
-) -> None:
-    """Write a PNG with a panel for each sweep that is there; one of them at least."""
-    panels = [bool(thresholds), bool(calibration)]
-    figure = Figure(figsize=(_SIZE[0] * sum(panels), _SIZE[1]), layout="constrained")
-    axes = iter(figure.subplots(1, sum(panels), squeeze=False)[0])
-    if thresholds:
-        _plot_thresholds(next(axes), thresholds)
-    if calibration:
-        _plot_calibration(next(axes), calibration)
+def plot_sweeps(path: Path, found: TutorEvaluation, title: str) -> None:
+    """Write a PNG with a panel for each sweep that ``found`` has; one of them at least."""
+    sweeps: list[tuple[Callable[..., None], Sequence[Any]]] = [
+        (_plot_thresholds, found.thresholds),
+        (_plot_vector_thresholds, found.vector_thresholds),
+        (_plot_calibration, found.calibration),
+    ]
+    panels = [(draw, scores) for draw, scores in sweeps if scores]
+    figure = Figure(figsize=(_SIZE[0] * len(panels), _SIZE[1]), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for each, (draw, scores) in zip(axes, panels, strict=True):
+        draw(each, scores)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=130, format="png")
 
 
 def _plot_thresholds(axes: Axes, scores: Sequence[ThresholdScore]) -> None:
     """Even steps along x: thresholds span four decades and begin with none at all."""
-    places = list(range(len(scores)))
+    places = _places(axes, [s.threshold for s in scores])
     lines = {
         "mAP": ([s.map for s in scores], "C0", "o"),
         "precision": ([s.precision for s in scores], "C1", "s"),
@@ -44,8 +44,6 @@ def _plot_thresholds(axes: Axes, scores: Sequence[ThresholdScore]) -> None:
     for name, (values, colour, marker) in lines.items():
         axes.plot(places, values, color=colour, marker=marker, markersize=4, label=name)
     axes.set_ylim(0, 1.02)
-    names = ["none" if s.threshold is None else f"{s.threshold:g}" for s in scores]
-    axes.set_xticks(places, names)
     axes.set_xlabel("least confidence of the boxes")
     axes.set_ylabel("mAP, precision, recall, F1")
     axes.grid(alpha=0.3)
@@ -55,6 +53,29 @@ def _plot_thresholds(axes: Axes, scores: Sequence[ThresholdScore]) -> None:
     counts.set_ylabel("boxes (dashed)", color="0.4")
     _legend_below(axes)
     axes.set_title("Detection tutor: confidence threshold", fontsize=10)
+
+
+def _plot_vector_thresholds(axes: Axes, scores: Sequence[VectorThresholdScore]) -> None:
+    places = _places(axes, [s.threshold for s in scores])
+    lines = {
+        "mIoU": ([s.miou for s in scores], "C0", "o"),
+        "pixels that are right": ([s.pixel_accuracy for s in scores], "C2", "^"),
+        "pixels that are not background": ([s.covered for s in scores], "0.5", "s"),
+    }
+    for name, (values, colour, marker) in lines.items():
+        axes.plot(places, values, color=colour, marker=marker, markersize=4, label=name)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("least confidence of the label vectors' entries")
+    axes.grid(alpha=0.3)
+    _legend_below(axes)
+    axes.set_title("Segmentation tutor: confidence threshold", fontsize=10)
+
+
+def _places(axes: Axes, thresholds: Sequence[float | None]) -> list[int]:
+    """Where the thresholds lie on the axis, in even steps, with their names."""
+    places = list(range(len(thresholds)))
+    axes.set_xticks(places, ["none" if t is None else f"{t:g}" for t in thresholds])
+    return places
 
 
 def _plot_calibration(axes: Axes, scores: Sequence[CalibrationScore]) -> None:

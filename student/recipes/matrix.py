@@ -20,6 +20,7 @@ from typing import Any
 
 from cache.fingerprint import canonical_json
 from cache.reader import TutorCache
+from cache.vectors import READING
 from student.config import RunConfig
 from student.recipes.recipe import Cell, Recipe
 from student.settings import flatten, load_config
@@ -93,6 +94,8 @@ class Matrix:
             "images": self._list_digest(config),
             "cache": self.cache.fingerprint if self.cache and learns_from_tutors(config) else None,
         }
+        if config.targets.segmentation.source != "gt":
+            identity["label_vectors"] = READING
         digest = hashlib.sha256(canonical_json(identity)).hexdigest()[:_HEX]
         return Job(digest, config, f"{recipe.name}: {cell.label}, seed {seed}")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cache.reader import TutorCache
-from student.batch import collate
+from student.batch import PADDING, collate
 from student.config import AugmentationConfig, RunConfig
 from student.data import Draw, Schedule, StudentDataset, compact, make_loader
 from student.plan import make_plan
@@ -65,6 +65,18 @@ def test_ground_truth_and_tutor_stay_aligned(
     said = sample.palette[sample.index_map].argmax(axis=-1)
     known = sample.mask != 255
     assert np.array_equal(said[known], sample.mask[known])
+    assert not known[sample.index_map == PADDING].any()
+
+
+def test_zooming_out_pads_label_vectors_where_it_pads_masks(
+    devkit: Devkit, cache: TutorCache, small: Small
+) -> None:
+    data = dataset(devkit, cache, both(small))
+    samples = [data[Draw(epoch, row)] for epoch in range(6) for row in range(4)]
+    padded = [sample for sample in samples if (sample.index_map == PADDING).any()]
+    assert 4 < len(padded) < 20
+    for sample in padded:
+        assert (sample.mask[sample.index_map == PADDING] == 255).all()
 
 
 def test_a_draw_repeats_itself_and_differs_by_epoch_image_and_seed(
@@ -197,9 +209,13 @@ def test_a_data_set_can_be_sent_to_a_spawned_worker(
 def test_palettes_of_soft_vectors_hold_only_what_the_crop_shows() -> None:
     rng = np.random.default_rng(2)
     palette = rng.random((3000, 21)).astype(np.float32)
-    index_map = rng.integers(0, 3000, (38, 38)).astype(np.uint16)
+    palette[0] = 0
+    index_map = rng.integers(1, 3000, (38, 38)).astype(np.int32)
+    index_map[:, 30:] = PADDING
     compacted, shown = compact(index_map, palette)
-    assert np.array_equal(shown[compacted], palette[index_map])
+    assert np.array_equal(compacted == PADDING, index_map == PADDING)
+    assert np.array_equal(shown[compacted[:, :30]], palette[index_map[:, :30]])
+    assert not shown[0].any()  # what padding is looked up as
     assert len(shown) == len(np.unique(index_map)) < 1444
     small = palette[:8]
     same, kept = compact(index_map % 8, small)

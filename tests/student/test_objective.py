@@ -83,7 +83,12 @@ def test_a_mixed_batch_is_its_parts_weighted_by_their_shares(
     weights = [(0, 1, 0, 1), (1, 0, 1, 0), (0, 1, 0, 1), (0, 1, 0, 1)]
     batch = collate([sample(index, row) for index, row in enumerate(weights)])
     output = network_output(4)
-    settings = SegmentationTargets(form=form, temperature=0.4, confidence_weighting=False)  # type: ignore[arg-type]
+    settings = SegmentationTargets(
+        threshold=0,
+        form=form,
+        temperature=0.4,
+        confidence_weighting=False,  # type: ignore[arg-type]
+    )
     total, parts = objective(output, batch, anchors, TargetsConfig(segmentation=settings))
     gt, tutor = [1], [0, 2, 3]
     table = label_vector_target(batch.palettes[tutor], settings.form, 0.4)
@@ -105,7 +110,7 @@ def test_a_mixed_batch_is_its_parts_weighted_by_their_shares(
 def test_a_combination_is_half_of_each_on_every_image(anchors: torch.Tensor) -> None:
     batch = collate([sample(index, (0.5, 0.5, 0.5, 0.5)) for index in range(3)])
     output, everything = network_output(3), [0, 1, 2]
-    plain = SegmentationTargets(form="background", confidence_weighting=False)
+    plain = SegmentationTargets(threshold=0, form="background", confidence_weighting=False)
     total, _ = objective(output, batch, anchors, TargetsConfig(segmentation=plain))
     table = label_vector_target(batch.palettes, "background")
     expected = 0.5 * (

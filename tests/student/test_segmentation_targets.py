@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.batch import BoxTable, InstanceTable
-from student.config import SegmentationTargets
+from student.batch import PADDING, Batch, BoxTable, InstanceTable
+from student.config import SegmentationTargets, TargetForm
 from student.segmentation_targets import (
     cover,
+    doubtful,
     label_vector_target,
     missed_boxes,
     near_border,
     paste,
     pixel_weights,
+    tutor_targets,
 )
 
 SIDE = 16
+NONE = BoxTable(torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0))
+EMPTY = Batch(
+    image_ids=("one",), images=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), gt=NONE, tutor=NONE,
+    confirming=NONE, confirmable=torch.zeros(1, dtype=torch.bool),
+    instances=InstanceTable(torch.zeros(1, 0, 28, 28, dtype=torch.uint8), NONE),
+    masks=torch.zeros(1, 4, 4, dtype=torch.uint8),
+    index_maps=torch.zeros(1, 4, 4, dtype=torch.int32), palettes=torch.zeros(1, 1, 3),
+    weights=torch.ones(1, 4), photometric=torch.zeros(1, 5), shares={},
+)  # fmt: skip
 
 
 def table(boxes: list[list[float]], labels: list[int], confidences: list[float]) -> BoxTable:
@@ -32,11 +46,37 @@ def table(boxes: list[list[float]], labels: list[int], confidences: list[float])
 
 
 def test_softmax_target_has_the_thesis_numbers() -> None:
-    vectors = torch.zeros(2, 21)
+    """0.38 for the class of a confident pixel, and for the background where no instance lies."""
+    vectors = torch.zeros(3, 21)
     vectors[1, 7] = 1.0
+    vectors[2, 7] = 0.5
     target = label_vector_target(vectors, "softmax", 0.4)
-    torch.testing.assert_close(target[0], torch.full((21,), 1 / 21))
+    assert target[0, 0].item() == pytest.approx(0.38, abs=0.005)
     assert target[1, 7].item() == pytest.approx(0.38, abs=0.005)
+    # Background is a confidence of its own only where there is no other.
+    assert target[2, 0].item() == pytest.approx(1 / (20 + np.exp(1.25)), abs=1e-6)
+    torch.testing.assert_close(target.sum(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize("form", get_args(TargetForm))
+def test_an_uncovered_pixel_is_background_in_every_form(form: TargetForm) -> None:
+    target = label_vector_target(torch.zeros(21), form, 0.4)
+    assert target.argmax() == 0
+    if form != "softmax":
+        assert target[0] == 1
+
+
+def test_a_background_of_the_tutors_own_is_kept_in_every_form() -> None:
+    vector = torch.tensor([0.25, 0.5, 0.0])
+    expected = {
+        "softmax": torch.softmax(vector, dim=0),
+        "background": vector / 0.75,
+        "complement": vector / 0.75,
+        "remainder": torch.tensor([0.5, 0.5, 0.0]),
+        "hard": torch.tensor([0.0, 1.0, 0.0]),
+    }
+    for form in get_args(TargetForm):
+        torch.testing.assert_close(label_vector_target(vector, form), expected[form])
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=20, max_size=20))
@@ -49,10 +89,6 @@ def test_background_target_is_a_distribution_with_the_rest_in_background(
     total = 1 - max(confidences) + sum(confidences)
     assert target[0].item() == pytest.approx((1 - max(confidences)) / total, abs=1e-5)
     torch.testing.assert_close(target[1:], vector[1:] / total, atol=1e-5, rtol=0)
-
-
-def test_background_target_of_an_uncovered_pixel_is_background() -> None:
-    assert label_vector_target(torch.zeros(3, 3), "background")[:, 0].tolist() == [1, 1, 1]
 
 
 def test_unknown_forms_and_temperatures_are_refused() -> None:
@@ -75,9 +111,42 @@ def test_remainder_keeps_a_background_mass_of_the_tutors_own() -> None:
     )
 
 
-def test_hard_is_one_class_and_background_below_a_half() -> None:
+def test_hard_is_the_class_of_the_largest_entry() -> None:
     vectors = torch.tensor([[0.0, 0.4, 0.3], [0.0, 0.6, 0.7], [0.0, 0.0, 0.0]])
-    assert label_vector_target(vectors, "hard").tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 0]]
+    assert label_vector_target(vectors, "hard").tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def one_row(vectors: list[list[float]], index_map: list[int]) -> Batch:
+    """A batch of one map of one row."""
+    return replace(
+        EMPTY,
+        index_maps=torch.tensor([[index_map]], dtype=torch.int32),
+        palettes=torch.tensor([vectors], dtype=torch.float32),
+    )
+
+
+def test_entries_below_the_threshold_do_not_exist() -> None:
+    batch = one_row([[0, 0, 0], [0, 0.2, 0], [0, 0.3, 0.29], [0, 0.9, 0.95]], [0, 1, 2, 3])
+    target = tutor_targets(batch, SegmentationTargets(threshold=0.3), 3)
+    assert target.distributions.argmax(dim=1).tolist() == [[[0, 0, 1, 2]]]
+    torch.testing.assert_close(target.weights, torch.tensor([[[1, 1, 0.3, 0.95]]]))
+    soft = SegmentationTargets(threshold=0.5, form="softmax", temperature=0.4)
+    third = tutor_targets(batch, soft, 3).distributions[0, :, 0, 2]
+    torch.testing.assert_close(third, torch.softmax(torch.tensor([2.5, 0, 0]), dim=0))
+
+
+def test_the_range_to_ignore_is_of_what_the_tutor_said_whatever_the_threshold() -> None:
+    batch = one_row([[0, 0, 0], [0, 0.2, 0], [0, 0.4, 0], [0, 0.9, 0]], [0, 1, 2, 3])
+    settings = SegmentationTargets(threshold=0.3, ignore=(0.1, 0.5), confidence_weighting=False)
+    assert tutor_targets(batch, settings, 3).weights.tolist() == [[[1, 0, 0, 1]]]
+
+
+def test_pixels_beyond_the_image_teach_nothing() -> None:
+    """As void pixels of a mask: with a class there or without, in every form."""
+    batch = one_row([[0, 0, 0], [0, 0.9, 0]], [PADDING, 0, 1, PADDING])
+    for form in get_args(TargetForm):
+        weights = tutor_targets(batch, SegmentationTargets(form=form), 3).weights
+        assert (weights > 0).tolist() == [[[False, True, True, False]]]
 
 
 def test_a_background_of_the_tutors_own_decides_and_weighs() -> None:
@@ -170,11 +239,11 @@ def test_pixels_of_middling_confidence_and_near_borders_teach_nothing() -> None:
     vectors[0, 3, :, 8:] = 0.9
     vectors[0, 4, :, 12:] = 0.4
     vectors[0, 3, :, 12:] = 0.0
-    ignoring = pixel_weights(vectors, SegmentationTargets(ignore=(0.3, 0.7)))[0]
-    assert ignoring[:, :12].all()
-    assert not ignoring[:, 12:].any()
+    ignored = doubtful(vectors, (0.3, 0.7))[0]
+    assert ignored[:, 12:].all()
+    assert not ignored[:, :12].any()
     weighted = pixel_weights(vectors, SegmentationTargets(confidence_weighting=True))[0, 0]
     torch.testing.assert_close(weighted[[0, 8, 12]], torch.tensor([1.0, 0.9, 0.4]))
-    # 0.4 is background by arg max, so the borders are at columns 8 and 12.
+    # The borders are at columns 8 and 12.
     border = near_border(vectors, 1)[0, 5]
     assert border.nonzero()[:, 0].tolist() == [7, 8, 11, 12]

@@ -8,17 +8,24 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.classification import MulticlassCalibrationError
 
+from cache.vectors import from_threshold
+from student.config import TargetForm
+from student.segmentation_targets import label_vector_target
 from tutor_gen.calibration import (
     BINS,
     LEAST_PROBABILITY,
     TEMPERATURES,
-    TemperatureSweep,
+    CalibrationScore,
+    CalibrationSums,
+    VectorSums,
     background_form,
+    count_vectors,
     softmax_form,
     sweep_thresholds,
 )
 from voc.annotation import Annotation
 from voc.detection_metric import Detections, evaluate_detections
+from voc.segmentation_metric import ConfusionMatrix
 
 CAT, DOG = 8, 12
 
@@ -96,6 +103,17 @@ def test_map_of_each_threshold_is_the_metrics_own() -> None:
         assert 0 < score.precision < 1
 
 
+Image = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
+"""Label map, palette and true classes."""
+
+
+def calibration(temperature: float | None, *images: Image) -> CalibrationScore:
+    sums = CalibrationSums(temperature)
+    for label_map, palette, truth in images:
+        sums.add(palette, count_vectors(label_map, palette, truth))
+    return sums.score()
+
+
 def two_pixels() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
     """Background that nothing covers, a cat covered with confidence 1, and a void pixel."""
     palette = np.zeros((2, 21), dtype=np.float32)
@@ -105,18 +123,16 @@ def two_pixels() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uin
 
 
 def test_temperatures_by_hand() -> None:
-    sweep = TemperatureSweep((0.4,))
-    sweep.add(*two_pixels())
-    warm, background = sweep.scores()
-    cat = math.exp(2.5) / (math.exp(2.5) + 20)
+    """The uncovered pixel is background of confidence 1, as sure as the cat."""
+    warm, background = calibration(0.4, two_pixels()), calibration(None, two_pixels())
+    right = math.exp(2.5) / (math.exp(2.5) + 20)
     other = 1 / (math.exp(2.5) + 20)
-    assert cat == pytest.approx(0.3785, abs=1e-4)
+    assert right == pytest.approx(0.3785, abs=1e-4)
     assert warm.temperature == 0.4
-    assert warm.cross_entropy == pytest.approx((math.log(21) - math.log(cat)) / 2)
-    assert warm.calibration_error == pytest.approx((20 / 21 + 1 - cat) / 2)
-    assert warm.brier == pytest.approx((20 / 21 + (1 - cat) ** 2 + 20 * other**2) / 2)
-    entropy = -cat * math.log(cat) - 20 * other * math.log(other)
-    assert warm.entropy == pytest.approx((math.log(21) + entropy) / 2)
+    assert warm.cross_entropy == pytest.approx(-math.log(right))
+    assert warm.calibration_error == pytest.approx(1 - right)
+    assert warm.brier == pytest.approx((1 - right) ** 2 + 20 * other**2)
+    assert warm.entropy == pytest.approx(-right * math.log(right) - 20 * other * math.log(other))
     assert background.temperature is None
     sums = (background.cross_entropy, background.calibration_error, background.brier)
     assert sums == pytest.approx((0, 0, 0))
@@ -125,9 +141,8 @@ def test_temperatures_by_hand() -> None:
 
 def test_a_pixel_given_no_probability_counts_with_the_least_one() -> None:
     label_map, palette, truth = two_pixels()
-    sweep = TemperatureSweep(())
-    sweep.add(label_map, palette, np.where(truth == CAT, DOG, truth).astype(np.uint8))
-    (background,) = sweep.scores()
+    wrong = np.where(truth == CAT, DOG, truth).astype(np.uint8)
+    background = calibration(None, (label_map, palette, wrong))
     assert background.cross_entropy == pytest.approx(-math.log(LEAST_PROBABILITY) / 2)
     assert background.calibration_error == pytest.approx(0.5)
     assert background.brier == pytest.approx(1)
@@ -136,20 +151,20 @@ def test_a_pixel_given_no_probability_counts_with_the_least_one() -> None:
 def test_scores_equal_other_libraries() -> None:
     """Cross-entropy by PyTorch, calibration error by torchmetrics, over two images."""
     rng = np.random.default_rng(3)
-    sweep = TemperatureSweep((0.15, 1.0))
-    vectors, classes = [], []
+    images, vectors, classes = [], [], []
     for _ in range(2):
         palette = np.where(rng.random((40, 21)) < 0.2, rng.random((40, 21)), 0).astype(np.float32)
-        label_map = rng.integers(0, 40, (30, 20))
+        label_map = rng.integers(0, 40, (30, 20)).astype(np.uint8)
         truth = rng.choice([0, 1, 2, 3, 255], (30, 20)).astype(np.uint8)
-        sweep.add(label_map, palette, truth)
+        images.append((label_map, palette, truth))
         vectors.append(palette[label_map][truth != 255])
         classes.append(truth[truth != 255])
     logits = torch.from_numpy(np.concatenate(vectors)).double()
+    logits[(logits == 0).all(dim=1), 0] = 1
     target = torch.from_numpy(np.concatenate(classes)).long()
-    for score in sweep.scores()[:2]:
-        assert score.temperature is not None
-        p = (logits / score.temperature).softmax(dim=1)
+    for temperature in (0.15, 1.0):
+        score = calibration(temperature, *images)
+        p = (logits / temperature).softmax(dim=1)
         expected = torch.nn.functional.nll_loss(p.clamp(min=LEAST_PROBABILITY).log(), target)
         assert score.cross_entropy == pytest.approx(expected.item())
         error = MulticlassCalibrationError(num_classes=21, n_bins=BINS)(p.float(), target)
@@ -177,7 +192,41 @@ def test_vectors_with_a_background_of_their_own_keep_it() -> None:
 
 
 def test_without_pixels_nothing_is_defined() -> None:
-    sweep = TemperatureSweep((1.0,))
     label_map, palette, truth = two_pixels()
-    sweep.add(label_map, palette, np.full_like(truth, 255))
-    assert all(math.isnan(score.cross_entropy) for score in sweep.scores())
+    void = (label_map, palette, np.full_like(truth, 255))
+    assert math.isnan(calibration(1.0, void).cross_entropy)
+    sums = VectorSums(0.3)
+    sums.add(palette, count_vectors(*void))
+    assert math.isnan(sums.score().miou)
+    assert math.isnan(sums.score().covered)
+
+
+@pytest.mark.parametrize("form", ["softmax", "background"])
+def test_the_forms_are_those_of_the_students_targets(form: TargetForm) -> None:
+    """One definition, in NumPy for the scores and in PyTorch for training."""
+    rng = np.random.default_rng(5)
+    vectors = np.where(rng.random((60, 21)) < 0.08, rng.random((60, 21)), 0).astype(np.float32)
+    assert {bool(v.any()) for v in vectors} == {bool(v[0]) for v in vectors} == {True, False}
+    here = softmax_form(vectors, 0.4) if form == "softmax" else background_form(vectors)
+    there = label_vector_target(torch.from_numpy(vectors), form, 0.4).numpy()
+    np.testing.assert_allclose(here, there, atol=1e-6)
+
+
+def test_label_vectors_from_a_threshold_equal_counting_pixel_by_pixel() -> None:
+    """And the classes are those that the student learns from the same threshold."""
+    rng = np.random.default_rng(8)
+    palette = np.where(rng.random((40, 21)) < 0.2, rng.random((40, 21)), 0).astype(np.float32)
+    label_map = rng.integers(0, 40, (30, 20)).astype(np.uint8)
+    truth = rng.choice([0, 1, 2, 3, 255], (30, 20)).astype(np.uint8)
+    for threshold in (None, 0.3, 0.9):
+        sums = VectorSums(threshold)
+        sums.add(palette, count_vectors(label_map, palette, truth))
+        classes = label_vector_target(
+            from_threshold(torch.from_numpy(palette[label_map]), threshold or 0.0), "hard"
+        ).argmax(dim=-1)
+        matrix = ConfusionMatrix()
+        matrix.update(classes.numpy(), truth)
+        np.testing.assert_array_equal(sums.counts, matrix.counts)
+        assert sums.score().miou == matrix.result().miou
+        known = truth != 255
+        assert sums.score().covered == pytest.approx((classes.numpy()[known] > 0).mean())

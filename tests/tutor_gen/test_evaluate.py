@@ -112,16 +112,19 @@ def test_a_role_that_did_not_speak_has_no_score(
     assert evaluate_tutors(cache, devkit, ids).detection is None
 
 
-def test_the_floor_makes_pixels_background(
+def test_the_threshold_makes_pixels_background(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
 ) -> None:
     generate(devkit, ids, None, Oracle(known, 0.4), tmp_path / "c.zarr")
     cache = TutorCache.open(tmp_path / "c.zarr")
-    below = evaluate_tutors(cache, devkit, ids, segmentation_floor=0.3).segmentation
-    above = evaluate_tutors(cache, devkit, ids, segmentation_floor=0.5).segmentation
-    assert below is not None
+    below = evaluate_tutors(cache, devkit, ids, vector_thresholds=(None, 0.4, 0.41))
+    above = evaluate_tutors(cache, devkit, ids, segmentation_threshold=0.5).segmentation
+    assert below.segmentation is not None
     assert above is not None
-    assert below.miou == 1
+    assert below.segmentation.miou == 1
+    assert [s.threshold for s in below.vector_thresholds] == [None, 0.4, 0.41]
+    assert [s.miou == 1 for s in below.vector_thresholds] == [True, True, False]
+    assert [s.covered > 0 for s in below.vector_thresholds] == [True, True, False]
     present = [name for name, count in above.pixels.items() if count and name != "background"]
     assert all(above.iou[name] == 0 for name in present)
 
