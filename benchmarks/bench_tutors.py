@@ -195,7 +195,7 @@ def gpu_rows(arguments: argparse.Namespace, folder: Path) -> Iterable[str]:
             device=arguments.device,
             amp=amp,
         )
-        machinery = Machinery(workers=arguments.workers, batch_size=batch, pin_memory=True)
+        machinery = Machinery(workers=arguments.workers, batch_size=batch, device="cuda:0")
         clock = Clock(arguments.device)
 
         def run(out: str, tutors: Any = tutors, machinery: Machinery = machinery) -> float:

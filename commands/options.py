@@ -42,10 +42,18 @@ def device_option(command: Command) -> Command:
 
 
 def torch_device(name: str) -> str:
-    """What ``--device`` means on this machine; ``StudentError`` if there is no such device."""
+    """What ``--device`` means to this process; ``StudentError`` if there is no such device.
+
+    A GPU becomes PyTorch's current one: pinned memory, too, belongs to it.
+    """
+    import torch
+
     from student.device import pick_device
 
-    return str(pick_device(name))
+    device = pick_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return str(device)
 
 
 def tutor_options(role: str, default: str | None) -> Callable[[Command], Command]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ from commands.progress import track
 
 if TYPE_CHECKING:
     from cache.reader import TutorCache
-    from tutor_gen.compare import Difference
+    from tutor_gen.compare import Difference, Tolerance
     from voc.devkit import Devkit
 
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     "sampled",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Run the tutors again on N images and say how far the store is from them; beyond 1e-3 "
-    "the command ends with 1. Needs --voc.",
+    help="Run the tutors again on N images and say how far the store is from them; beyond what "
+    "device, precision and versions explain, the command ends with 1. Needs --voc.",
 )
 @tutor_options("detection", None)
 @tutor_options("segmentation", None)
@@ -86,18 +86,18 @@ def inspect_cache(
     )
     summary = summarise(store, track=track)
     if as_json:
-        extra = {} if compared is None else {"against_tutors": asdict(compared)}
+        extra = {} if compared is None else {"against_tutors": compared.to_dict()}
         click.echo(json.dumps(summary.to_dict() | extra, indent=2))
     else:
         print_summary(cache, summary, verified=verify)
         if devkit is not None:
             print_coverage(store, devkit)
         if compared is not None:
-            print_comparison(compared)
+            print_comparison(compared.found, compared.tolerance, compared.differences)
     if gallery is not None and devkit is not None:
         write_cache_gallery(gallery, store, devkit, gallery_images)
         click.echo(f"\nLook at {gallery}", err=as_json)
-    if compared is not None and not compared.within_tolerance:
+    if compared is not None and not compared.found.within(compared.tolerance):
         raise click.ClickException(f"{cache} is not what its tutors say now (differences above).")
 
 
@@ -109,19 +109,42 @@ def _check_photographs(store: TutorCache, devkit: Devkit) -> None:
     check_fits(store, scan_images(devkit, store.image_ids))
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """A store beside its tutors: how far apart they are, how far they may be, and why."""
+
+    found: Difference
+    tolerance: Tolerance
+    differences: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self.found),
+            "allowed": asdict(self.tolerance),
+            "environment": list(self.differences),
+        }
+
+
 def _compare(
     store: TutorCache, devkit: Devkit, images: int, named: Mapping[str, str | None]
-) -> Difference:
+) -> _Compared:
     """Run the store's tutors again, by the options of `tutor_options` and `device_option`."""
-    from tutor_gen.compare import compare_with_tutors
+    from cache.environment import environment
+    from tutor_gen.compare import compare_with_tutors, environment_differences, tolerance_for
+    from tutor_gen.device import device_environment
     from tutor_gen.reload import Named, load_again
 
     detection, segmentation = (
         Named(named[f"{role}_tutor"], named[f"{role}_weights"])
         for role in ("detection", "segmentation")
     )
-    pair = load_again(store, detection, segmentation, torch_device(named["device"] or "auto"))
-    return compare_with_tutors(store, pair, devkit, images, track=track)
+    device = torch_device(named["device"] or "auto")
+    pair = load_again(store, detection, segmentation, device)
+    now = environment() | device_environment(device)
+    differences = environment_differences(store.provenance["environments"], now)
+    tolerance = tolerance_for(pair, differences)
+    found = compare_with_tutors(store, pair, devkit, images, track, tolerance=tolerance)
+    return _Compared(found, tolerance, differences)
 
 
 @click.command()

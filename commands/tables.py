@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tabulate import tabulate
 
 from cache.reader import TutorCache
 from cache.summary import THRESHOLDS, Summary
-from tutor_gen.compare import Difference
+from tutor_gen.compare import Difference, Tolerance
 from voc.classes import CLASSES
 from voc.detection_metric import percent
 from voc.devkit import Devkit, mask_folder
@@ -117,8 +118,10 @@ def print_coverage(store: TutorCache, devkit: Devkit) -> None:
     click.echo("\n" + tabulate(rows, header))
 
 
-def print_comparison(compared: Difference) -> None:
-    """Print how far a store is from what its tutors say now."""
+def print_comparison(
+    compared: Difference, tolerance: Tolerance, differences: Sequence[str]
+) -> None:
+    """Print how far a store is from what its tutors say now, and in what the runs differ."""
     boxes = _share(compared.identical_boxes, compared.boxes)
     pixels = _share(compared.equal_pixels, compared.pixels)
     facts = {
@@ -127,10 +130,15 @@ def print_comparison(compared: Difference) -> None:
         "largest difference of a coordinate": f"{compared.coordinate:.2g} pixels",
         "largest difference of a confidence": f"{compared.confidence:.2g}",
         "pixels of equal label vectors": pixels,
-        "largest difference of a vector's entry": f"{compared.vector_entry:.2g}",
+        "pixels of another class": _share(compared.other_class_pixels, compared.pixels),
+        "pixels of another vector": _share(compared.other_vector_pixels, compared.pixels),
         "largest difference of a kept mask": f"{compared.mask:.2g} beyond its quantisation",
+        "allowed": f"{tolerance.coordinate:g} pixels, {tolerance.confidence:g}, "
+        f"{tolerance.share:g} of boxes and pixels ({tolerance.reason})",
     }
     click.echo("\n" + tabulate(facts.items(), tablefmt="plain"))
+    for line in differences:
+        click.echo(f"  {line}")
 
 
 def _share(part: int, whole: int) -> str:

@@ -143,17 +143,14 @@ def generate_tutors(
     from tutor_gen.label import Machinery
     from tutor_gen.load import load_tutors
     from tutor_gen.pair import TutorPair
-    from tutor_gen.team import current_team, local_device
+    from tutor_gen.team import current_team
     from voc.devkit import Devkit
 
     team = current_team()
-    device = local_device(torch_device(device))
-    on_gpu = device.startswith("cuda")
-    machinery = Machinery(
-        workers=(4 if on_gpu else 1) if workers is None else workers,
-        batch_size=batch_size,
-        pin_memory=on_gpu,
-    )
+    device = torch_device(device)
+    if workers is None:
+        workers = 4 if device.startswith("cuda") else 1
+    machinery = Machinery(workers=workers, batch_size=batch_size, device=device)
     devkit = Devkit.open(voc)
     ids = tuple(dict.fromkeys(i for name in lists for i in devkit.image_ids(name)))
     detection, segmentation = load_tutors(

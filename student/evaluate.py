@@ -14,6 +14,7 @@ from student.distributed import objects_of_ranks, rank, ranks
 from student.errors import StudentError
 from student.inference import InferenceSettings, infer
 from student.load import load_run
+from student.memory import explained_shortage
 from student.model.blitznet import BlitzNet
 from student.run import write_json, write_text
 from voc.annotation import Annotation
@@ -95,15 +96,16 @@ def evaluate_student(
     """
     config, model, step = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = InferenceSettings.of_run(config, batch_size, bf16)
-    evaluation = evaluate_model(
-        model,
-        devkit,
-        devkit.image_ids(list_name),
-        folder=mask_folder(list_name),
-        settings=settings,
-        metric=metric or config.evaluation.metric,
-        track=track,
-    )
+    with explained_shortage(config, "--batch-size"):
+        evaluation = evaluate_model(
+            model,
+            devkit,
+            devkit.image_ids(list_name),
+            folder=mask_folder(list_name),
+            settings=settings,
+            metric=metric or config.evaluation.metric,
+            track=track,
+        )
     write_evaluation(run, list_name, checkpoint, step, evaluation)
     return evaluation
 

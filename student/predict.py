@@ -13,6 +13,7 @@ from student.device import pick_device
 from student.errors import StudentError
 from student.inference import InferenceSettings, Prediction, infer, read_image
 from student.load import load_run
+from student.memory import explained_shortage
 from student.run import write_json
 from voc.classes import CLASSES
 from voc.draw import overlay
@@ -95,10 +96,11 @@ def predict(
         raise StudentError(f"Cannot write predictions to {out}: {error.strerror}") from error
     predictions: Iterator[Prediction] = infer(model, images, settings)
     files = dict(images)
-    return [
-        write_prediction(prediction, files[prediction.image_id], out, threshold)
-        for prediction in track(predictions, len(images), "predict")
-    ]
+    with explained_shortage(config, "--batch-size"):
+        return [
+            write_prediction(prediction, files[prediction.image_id], out, threshold)
+            for prediction in track(predictions, len(images), "predict")
+        ]
 
 
 def write_prediction(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,12 +12,64 @@ from cache.checks import check_fits
 from cache.reader import TutorCache
 from cache.record import Boxes, InstanceMasks, TutorOutput
 from cache.track import Track, no_track
+from cache.vectors import winners
 from tutor_gen.pair import TutorPair
 from tutor_gen.scan import scan_images
+from voc.detection_metric import box_iou
 from voc.devkit import Devkit
 
-TOLERANCE = 1e-3
-"""Largest difference, in pixels or confidence, between runs that say the same."""
+LEAST_IOU = 0.5
+"""Boxes of one class that overlap by at least this can be counterparts."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far apart two runs may be that say the same.
+
+    Attributes:
+        reason: why they may.
+        coordinate: largest difference of counterparts' coordinates, in pixels.
+        confidence: largest difference of confidences, of label vectors' entries, and of kept
+            masks' probabilities (both beyond the step of their rounding).
+        share: of boxes that may lack a counterpart (suppression of overlapping boxes decides
+            between nearly equal ones), and of pixels that may have another class or vector (at
+            the masks' borders).
+    """
+
+    reason: str
+    coordinate: float
+    confidence: float
+    share: float
+
+
+ALIKE = Tolerance("the same device, precision and versions", 1e-3, 1e-3, 1e-5)
+OTHER_MACHINE = Tolerance("another device or other versions", 0.05, 2e-3, 2e-3)
+OTHER_MACHINE_16_BIT = Tolerance("16 bits on another device or other versions", 8.0, 0.05, 0.05)
+
+COMPARED = ("device", "tf32", "torch", "torchvision", "detectron2")
+"""What an environment says that numbers depend on."""
+
+
+def environment_differences(
+    environments: Sequence[Mapping[str, str]], now: Mapping[str, str]
+) -> list[str]:
+    """Return what differs between the runs that made a store and ``now``, a line each."""
+    lines = []
+    for name in COMPARED:
+        then = list(dict.fromkeys(each.get(name, "not recorded") for each in environments))
+        here = now.get(name, "not recorded")
+        if then != [here]:
+            lines.append(f"{name}: {' / '.join(then)} in the store, {here} now")
+    return lines
+
+
+def tolerance_for(pair: TutorPair, differences: Sequence[str]) -> Tolerance:
+    """Return the tolerance for tutors that run where `environment_differences` says so."""
+    if not differences:
+        return ALIKE
+    tutors = (pair.detection, pair.segmentation)
+    in_16_bit = any(tutor is not None and "amp" in tutor.description for tutor in tutors)
+    return OTHER_MACHINE_16_BIT if in_16_bit else OTHER_MACHINE
 
 
 @dataclass(frozen=True)
@@ -29,13 +81,15 @@ class Difference:
         boxes: boxes in the cache.
         identical_boxes: those of them that the tutors gave again bit for bit, with label and
             confidence.
-        unmatched_boxes: boxes of either side that have no counterpart of their class.
+        unmatched_boxes: boxes of either side without a counterpart of their class, whose
+            confidence is more above the floor than the tolerance allows.
         coordinate: largest difference of a coordinate between counterparts, in pixels.
-        confidence: largest difference of their confidences; a box without a counterpart counts
-            with what it is above the floor.
+        confidence: largest difference of their confidences.
         pixels: pixels compared.
         equal_pixels: those of equal label vectors, bit for bit.
-        vector_entry: largest difference of a label vector's entry, of rounded ones beyond one step.
+        other_class_pixels: those of another class.
+        other_vector_pixels: those of which an entry differs beyond the tolerance and one step of
+            rounding.
         mask: largest difference of a kept mask probability beyond one step (1/255) of its
             quantisation, 1 where the instances are others; 0 without kept masks.
     """
@@ -48,14 +102,19 @@ class Difference:
     confidence: float = 0.0
     pixels: int = 0
     equal_pixels: int = 0
-    vector_entry: float = 0.0
+    other_class_pixels: int = 0
+    other_vector_pixels: int = 0
     mask: float = 0.0
 
-    @property
-    def within_tolerance(self) -> bool:
-        """Whether nothing differs by more than `TOLERANCE`."""
-        differences = (self.coordinate, self.confidence, self.vector_entry, self.mask)
-        return max(differences) <= TOLERANCE
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether nothing differs by more than that."""
+        return (
+            self.coordinate <= tolerance.coordinate
+            and max(self.confidence, self.mask) <= tolerance.confidence
+            and self.unmatched_boxes <= tolerance.share * self.boxes
+            and max(self.other_class_pixels, self.other_vector_pixels)
+            <= tolerance.share * self.pixels
+        )
 
     def plus(self, other: Difference) -> Difference:
         """Both together: counts added, the larger of the differences."""
@@ -74,6 +133,8 @@ def compare_with_tutors(
     devkit: Devkit,
     images: int,
     track: Track = no_track,
+    *,
+    tolerance: Tolerance = ALIKE,
 ) -> Difference:
     """Let the tutors label some images again and compare.
 
@@ -83,6 +144,7 @@ def compare_with_tutors(
         devkit: where the photographs lie.
         images: how many of the cache's images, evenly spread over it.
         track: wraps the loop over images for a progress bar.
+        tolerance: decides which confidences and vectors count as others.
 
     Raises:
         CacheError: a photograph is another one than the cache was made of.
@@ -95,12 +157,18 @@ def compare_with_tutors(
     total = Difference()
     for image_id in track(ids, len(ids), "tutors"):
         again, _ = pair.label(devkit.read_image(image_id), image_id)
-        total = total.plus(difference(cache[image_id], again, pair.floor, pair.rounding_step))
+        total = total.plus(
+            difference(cache[image_id], again, pair.floor, pair.rounding_step, tolerance)
+        )
     return total
 
 
 def difference(
-    stored: TutorOutput, again: TutorOutput, floor: float, rounding_step: float = 0.0
+    stored: TutorOutput,
+    again: TutorOutput,
+    floor: float,
+    rounding_step: float = 0.0,
+    tolerance: Tolerance = ALIKE,
 ) -> Difference:
     """Compare two outputs about one image, made with one floor and one rounding of entries."""
     boxes, others = (Boxes(o.boxes, o.labels, o.confidences) for o in (stored, again))
@@ -112,30 +180,30 @@ def difference(
         coordinate, confidence = max(coordinate, apart), max(confidence, shift)
         identical += apart == 0 and shift == 0
     alone = _without(boxes, [i for i, _ in pairs]) + _without(others, [j for _, j in pairs])
-    entry = _vector_differences(stored, again)
+    entry, other_class = _vector_differences(stored, again)
     return Difference(
         images=1,
         boxes=len(boxes.boxes),
         identical_boxes=identical,
-        unmatched_boxes=len(alone),
+        unmatched_boxes=sum(c - floor > tolerance.confidence for c in alone),
         coordinate=coordinate,
-        confidence=max([confidence, *(c - floor for c in alone)]),
+        confidence=confidence,
         pixels=entry.size,
         equal_pixels=int((entry == 0).sum()),
-        vector_entry=max(0.0, float(entry.max(initial=0)) - rounding_step),
+        other_class_pixels=int(other_class.sum()),
+        other_vector_pixels=int((entry > rounding_step + tolerance.confidence).sum()),
         mask=_mask_difference(stored.instances, again.instances),
     )
 
 
 def _counterparts(boxes: Boxes, others: Boxes) -> Iterator[tuple[int, int]]:
-    """Pairs of overlapping boxes of the same label, the nearest ones first, each box once."""
-    lower = np.maximum(boxes.boxes[:, None, :2], others.boxes[None, :, :2])
-    upper = np.minimum(boxes.boxes[:, None, 2:], others.boxes[None, :, 2:])
-    possible = (lower < upper).all(axis=2) & (boxes.labels[:, None] == others.labels[None])
-    i, j = np.nonzero(possible)
-    distance = np.abs(boxes.boxes[i] - others.boxes[j]).max(axis=1, initial=0)
+    """Pairs of boxes of the same label, the ones that overlap most first, each box once."""
+    overlap = np.where(
+        boxes.labels[:, None] == others.labels[None], box_iou(boxes.boxes, others.boxes), 0
+    )
+    i, j = np.nonzero(overlap >= LEAST_IOU)
     shift = np.abs(boxes.confidences[i] - others.confidences[j])
-    order = np.lexsort((shift, distance))
+    order = np.lexsort((shift, -overlap[i, j]))
     taken: tuple[set[int], set[int]] = set(), set()
     for first, second in zip(i[order].tolist(), j[order].tolist(), strict=True):
         if first not in taken[0] and second not in taken[1]:
@@ -150,14 +218,20 @@ def _without(boxes: Boxes, matched: Sequence[int]) -> list[float]:
     return alone
 
 
-def _vector_differences(stored: TutorOutput, again: TutorOutput) -> NDArray[np.float32]:
-    """Largest difference of an entry, per pixel (H, W); looked up per pair of vectors."""
+def _vector_differences(
+    stored: TutorOutput, again: TutorOutput
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Largest difference of an entry, and whether the class is another, per pixel (H, W).
+
+    Looked up per pair of vectors.
+    """
     codes = stored.label_map.astype(np.int64) * len(again.palette) + again.label_map
     present, position = np.unique(codes, return_inverse=True)
     first, second = np.divmod(present, len(again.palette))
     apart = np.abs(stored.palette[first] - again.palette[second]).max(axis=1)
-    differences: NDArray[np.float32] = apart[position].reshape(stored.label_map.shape)
-    return differences
+    other = winners(stored.palette[first]) != winners(again.palette[second])
+    shape = stored.label_map.shape
+    return apart[position].reshape(shape), other[position].reshape(shape)
 
 
 def _mask_difference(stored: InstanceMasks | None, again: InstanceMasks | None) -> float:

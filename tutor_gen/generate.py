@@ -13,6 +13,7 @@ from cache.record import ImageEntry
 from cache.root import Root
 from cache.track import Track, no_track
 from cache.writer import CacheWriter, Shard
+from tutor_gen.device import device_environment
 from tutor_gen.label import Machinery, Tally, label_shards
 from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
@@ -175,9 +176,9 @@ class _Bar:
 
 
 def _environment(machinery: Machinery) -> dict[str, str]:
-    """Versions; and the batch size where it is such that the last bits may depend on it."""
+    """Versions, device; and the batch size where the last bits may depend on it."""
     batch = {"batch_size": str(machinery.batch_size)} if machinery.batch_size > 1 else {}
-    return environment() | batch
+    return environment() | device_environment(machinery.device) | batch
 
 
 def _result(tally: Tally, skipped: int, start: float) -> GenerationResult:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cache.record import FailedImage, ImageEntry, TutorOutput
 from cache.shard import Shard
 from tutor_gen.background import Background
+from tutor_gen.device import explained_shortage
 from tutor_gen.pair import Answer, TutorPair
 from tutor_gen.read_ahead import Photographs, Place, plan_batches, read_ahead
 from voc.devkit import Devkit
@@ -27,12 +28,17 @@ class Machinery:
         workers: processes that read and resize photographs ahead of the tutors; 0 for none.
         batch_size: images that pass the networks together, of one padded shape. Beyond 1 the last
             bits of what they say depend on it.
-        pin_memory: whether photographs wait in page-locked memory: with a GPU.
+        device: the PyTorch device that the tutors compute on.
     """
 
     workers: int = 0
     batch_size: int = 1
-    pin_memory: bool = False
+    device: str = "cpu"
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether photographs wait in page-locked memory: with a GPU."""
+        return self.device.startswith("cuda")
 
 
 @dataclass
@@ -91,7 +97,8 @@ def label_shards(
     with Background(scribe.note, IMAGES_WAITING) as background:
         for batch in batches:
             good = [read for read in batch if read.failure is None]
-            answers = pair.ask([read.views for read in good]) if good else []
+            with explained_shortage(len(good)):
+                answers = pair.ask([read.views for read in good]) if good else []
             for read, answer in zip(good, answers, strict=True):
                 background.put(_Said(read.place, answer))
             for read in batch:

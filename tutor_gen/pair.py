@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cache.record import Dropped, InstanceMasks, TutorOutput, encode_dropped, quantise_masks
 from tutor_gen.checks import check_instances
 from tutor_gen.coding import code_instances
+from tutor_gen.device import full_float32
 from tutor_gen.errors import TutorError
 from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.prepare import Preparation, Views, prepare
@@ -115,15 +116,16 @@ class TutorPair:
 
     def ask(self, images: Sequence[Views]) -> list[Answer]:
         """Let the tutors look at images, each prepared in all of `preparations`; in one batch."""
-        segmented = _ask_one(self.segmentation, images)
-        if (
-            self.detection is not None
-            and self.segmentation is not None
-            and self.detection.description == self.segmentation.description
-        ):
-            detected = segmented
-        else:
-            detected = _ask_one(self.detection, images)
+        with full_float32():
+            segmented = _ask_one(self.segmentation, images)
+            if (
+                self.detection is not None
+                and self.segmentation is not None
+                and self.detection.description == self.segmentation.description
+            ):
+                detected = segmented
+            else:
+                detected = _ask_one(self.detection, images)
         return list(zip(detected, segmented, strict=True))
 
     def record(

@@ -9,11 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch.distributed import HashStore, Store  # type: ignore[attr-defined]  # documented so
 from torch.distributed.rendezvous import rendezvous
-
-from tutor_gen.errors import TutorError
 
 _FOREVER = datetime.timedelta(days=365)
 """Processes wait for the slowest of them; when one dies, torchrun ends the others."""
@@ -71,24 +68,3 @@ def current_team() -> Team:
         return alone()
     store, rank, size = next(rendezvous("env://"))
     return Team(store, rank, size)
-
-
-def local_device(name: str) -> str:
-    """What ``--device`` means to a process of a team: its own GPU where "cuda" names no other.
-
-    That GPU becomes PyTorch's current one: pinned memory, too, belongs to it.
-
-    Raises:
-        TutorError: there are more processes than GPUs.
-    """
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if rank >= gpus:
-            raise TutorError(
-                f"process {rank} of this machine has no GPU of its own, there are {gpus}: start at "
-                "most one process for each with --nproc-per-node, or use --device cpu"
-            )
-        name = f"cuda:{rank}"
-    if name.startswith("cuda"):
-        torch.cuda.set_device(name)
-    return name

@@ -192,6 +192,15 @@ class TorchScriptTutor:
 
 
 def _read_model(path: Path, device: torch.device) -> Any:
+    if device.type != "cpu" and _is_quantised(_load(path, torch.device("cpu"))):
+        raise TutorError(
+            f"{path} is a quantised (int8) export, which PyTorch computes on the CPU only: use "
+            "--device cpu"
+        )
+    return _load(path, device)
+
+
+def _load(path: Path, device: torch.device) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch deprecates TorchScript
@@ -200,6 +209,11 @@ def _read_model(path: Path, device: torch.device) -> Any:
     except (RuntimeError, ValueError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TutorError(f"{path} is not a readable TorchScript file: {reason}") from None
+
+
+def _is_quantised(model: Any) -> bool:
+    """Whether an export uses operators of whole numbers, in whichever of its functions."""
+    return "quantized::" in str(model.inlined_graph)
 
 
 def _contain(pixels: torch.Tensor, container: str) -> Any:
