@@ -8,13 +8,13 @@ from typing import Literal
 from tutor_gen import zoo
 from tutor_gen.errors import TutorError
 from tutor_gen.label_form import THESIS, LabelForm
+from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR
 from tutor_gen.tutor import ModelSettings, Tutor
 
 Role = Literal["detection", "segmentation"]
 
 SAMPLE = Path(__file__).with_name("sample")
-DEFAULT_FLOOR = 0.001
-"""The thesis' threshold on tutor boxes; label vectors keep it too, readers may ask for more."""
+FLOORS: dict[Role, float] = {"detection": DETECTION_FLOOR, "segmentation": SEGMENTATION_FLOOR}
 DEFAULT_DETECTIONS = 100
 CONFIG_ENDINGS = (".yaml", ".yml")
 WEIGHT_ENDINGS = (".pkl", ".pth", ".pyth")
@@ -25,7 +25,7 @@ def load_tutor(
     role: Role,
     *,
     weights: Path | str | None = None,
-    floor: float = DEFAULT_FLOOR,
+    floor: float | None = None,
     detections_per_image: int = DEFAULT_DETECTIONS,
     min_size: int | None = None,
     device: str = "cpu",
@@ -42,7 +42,8 @@ def load_tutor(
         role: a segmentation tutor has to give masks; a detection tutor is run without.
         weights: a ``.pkl`` or ``.pth`` file, or ``"random:SEED"`` for untrained weights; for the
             zoo, None downloads the official ones.
-        floor: the lowest confidence the model returns; 0 keeps everything.
+        floor: the lowest confidence the model returns; 0 keeps everything, None takes the role's
+            own of `FLOORS`.
         detections_per_image: at most so many detections, the most confident ones.
         min_size: shorter side that images are resized to; None keeps the model's own.
         device: a PyTorch device.
@@ -61,7 +62,7 @@ def load_tutor(
     if spec == "sample":
         spec, weights = str(SAMPLE / f"{role}.yaml"), weights or SAMPLE / f"{role}.pth"
     settings = ModelSettings(
-        floor=floor,
+        floor=FLOORS[role] if floor is None else floor,
         detections_per_image=detections_per_image,
         min_size=min_size,
         masks=role == "segmentation",
@@ -120,8 +121,8 @@ def load_tutors(
     *,
     detection_weights: Path | str | None = None,
     segmentation_weights: Path | str | None = None,
-    floor: float = DEFAULT_FLOOR,
-    segmentation_floor: float = DEFAULT_FLOOR,
+    floor: float = DETECTION_FLOOR,
+    segmentation_floor: float = SEGMENTATION_FLOOR,
     detections_per_image: int = DEFAULT_DETECTIONS,
     min_size: int | None = None,
     device: str = "cpu",

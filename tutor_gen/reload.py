@@ -16,7 +16,6 @@ from tutor_gen.label_form import LabelForm
 from tutor_gen.load import (
     CONFIG_ENDINGS,
     DEFAULT_DETECTIONS,
-    DEFAULT_FLOOR,
     SAMPLE,
     Role,
     load_tutor,
@@ -104,7 +103,7 @@ def _load(
         spec,
         role,
         weights=weights,
-        floor=description.get("score_threshold", DEFAULT_FLOOR),
+        floor=description.get("score_threshold"),
         detections_per_image=description.get("detections_per_image", DEFAULT_DETECTIONS),
         min_size=None if is_export else description.get("min_size"),
         device=device,

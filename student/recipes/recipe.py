@@ -118,9 +118,15 @@ class Recipe:
 def shipped() -> tuple[str, ...]:
     """Return the names of the recipes that ship: the thesis' tables and figures, then our own."""
     names = (item.name for item in resources.files(__package__).iterdir())
-    found = (name.removesuffix(".toml") for name in names if name.endswith(".toml"))
-    kinds = ("table", "figure", "segmentation")
-    return tuple(sorted(found, key=lambda name: (kinds.index(name.partition("-")[0]), name)))
+    found = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
+    return tuple(sorted(found, key=in_order))
+
+
+def in_order(name: str) -> tuple[int, str]:
+    """Return what to sort recipes by: the thesis' tables, its figures, all others by name."""
+    kinds = ("table-", "figure-")
+    places = (place for place, kind in enumerate(kinds) if name.startswith(kind))
+    return next(places, len(kinds)), name
 
 
 def load_recipe(source: Path | str) -> Recipe:

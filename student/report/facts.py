@@ -115,6 +115,10 @@ def _training_facts(configs: Sequence[RunConfig]) -> list[Fact]:
          _differs(configs, lambda c: c.optim.lr != 1e-4)),
         ("augmentation", "BlitzNet's", here(_augmentation),
          _differs(configs, lambda c: _augmentation(c) != "BlitzNet's")),
+        ("tutors' boxes, from confidence", "0.001", here(lambda c: _threshold(c, "detection")),
+         None),
+        ("tutors' instances, from confidence", "0.7 (its Mask R-CNN's default)",
+         here(lambda c: _threshold(c, "segmentation")), None),
     ]  # fmt: skip
     return [Fact(name, thesis, ours, differs) for name, thesis, ours, differs in rows]
 
@@ -123,6 +127,12 @@ def _network(config: RunConfig) -> str:
     widths = ", ".join(map(str, config.model.trunk_widths))
     units = ", ".join(map(str, config.model.trunk_units))
     return f"BlitzNet, trunk of {units} units, {widths} wide"
+
+
+def _threshold(config: RunConfig, task: str) -> str:
+    """The threshold of a task that learns from a tutor; nothing of others."""
+    targets = getattr(config.targets, task)
+    return "" if targets.source == "gt" else f"{targets.threshold:g}"
 
 
 def _is_narrow(config: RunConfig) -> bool:

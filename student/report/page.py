@@ -17,6 +17,14 @@ from student.report.pictures import Picture, sample_rows, svg_source
 from student.report.results import CellResult, RecipeResult, load_results
 
 _TEMPLATES = Path(__file__).parent / "templates"
+HEADINGS = {
+    "thesis": "thesis",
+    "ours": "here",
+    "thesis_effect": "Δ thesis",
+    "effect": "Δ here",
+    "verdict": "",
+}
+"""Of the columns of `Section.columns`."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,47 @@ class Section:
         """Whether some cell has a baseline."""
         return any(row.baseline for row in self.rows)
 
+    @property
+    def of_thesis(self) -> bool:
+        """Whether some cell has a number of the thesis."""
+        return any(entry.thesis for row in self.rows for entry in row.entries)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a metric's columns show, as attributes of `Entry`."""
+        shown = {
+            "thesis": self.of_thesis,
+            "ours": True,
+            "thesis_effect": self.compares and self.of_thesis,
+            "effect": self.compares,
+            "verdict": self.compares and self.of_thesis,
+        }
+        return tuple(name for name, wanted in shown.items() if wanted)
+
 
 @dataclass(frozen=True)
 class Report:
     """Everything that both forms of the report show."""
 
-    title: str
     sections: tuple[Section, ...]
     facts: tuple[Fact, ...]
     machine: Mapping[str, str]
     runs: int
     finished: int
     samples: tuple[tuple[str, list[Picture]], ...] = ()
+
+    @property
+    def of_thesis(self) -> bool:
+        """Whether there is anything to compare with the thesis."""
+        return any(section.of_thesis for section in self.sections)
+
+    @property
+    def title(self) -> str:
+        """The page's headline."""
+        if self.of_thesis:
+            return "The thesis' experiments, and ours"
+        titles = [section.result.recipe.title for section in self.sections]
+        return titles[0] if len(titles) == 1 else f"Results of {len(titles)} recipes"
 
     @property
     def missing(self) -> int:
@@ -78,7 +115,6 @@ def make_report(
     results = load_results(out)
     distinct = {run.name: run for result in results for run in result.runs}
     return Report(
-        title="The thesis' experiments, and ours",
         sections=tuple(_section(result, drawings) for result in results),
         facts=tuple(setting_facts(results, tutors)),
         machine=machine_facts(results),
@@ -91,7 +127,7 @@ def make_report(
 def to_html(report: Report) -> str:
     """Return the page; it needs no other file."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
-    return environment.get_template("report.html").render(report=report)
+    return environment.get_template("report.html").render(report=report, headings=HEADINGS)
 
 
 def to_markdown(report: Report) -> str:
@@ -104,7 +140,7 @@ def to_markdown(report: Report) -> str:
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
-    return environment.get_template("report.md").render(report=report)
+    return environment.get_template("report.md").render(report=report, headings=HEADINGS)
 
 
 def _section(result: RecipeResult, drawings: bool) -> Section:

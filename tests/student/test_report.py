@@ -131,6 +131,31 @@ def test_markdown_holds_the_tables_the_missing_and_the_setting(out: Path) -> Non
     assert widths == {5, 12}  # every row as wide as its header
 
 
+def test_a_recipe_without_the_thesis_numbers_is_shown_without_the_thesis(tmp_path: Path) -> None:
+    recipe = (
+        'name = "own"\ntitle = "My forms"\nexplanation = "Mine"\nmetrics = ["miou"]\n'
+        '[[cells]]\nlabel = "one"\n[[cells]]\nlabel = "two"\nbaseline = "one"\n'
+    )
+    cells = {label: {"1": f"{label}/seed-1", "2": f"{label}/seed-2"} for label in ("one", "two")}
+    data = {"lists": {}, "evaluation_images": 192, "tutors": None}
+    write(tmp_path / "recipes" / "own.json", {
+        "recipe": recipe, "seeds": [1, 2], "evaluated_on": "Segmentation/val",
+        "identity": {}, "data": data, "cells": cells,
+    })  # fmt: skip
+    for place, names in enumerate(cells.values()):
+        for name in names.values():
+            write_run(tmp_path / "cells" / name, 0.3, 0.4 + 0.1 * place)
+    report = make_report(tmp_path, drawings=False)
+    text, page = to_markdown(report), to_html(report)
+    assert text.startswith("# My forms\n")
+    assert "| cell | mIoU, here | Δ here |" in text
+    assert "| two | 50.0 ± 0.0 (2) | +10.0 ± 0.0 (2) |" in text
+    for form in (text, page):
+        assert "thesis" not in form
+        assert "opposite" not in re.sub(r"(?s)<style>.*</style>", "", form)
+        assert "evaluated on" in form
+
+
 def test_the_tutors_quality_is_shown_where_it_was_measured(out: Path) -> None:
     quality = {"list": "Main/val", "detection": {"map": 0.931}, "segmentation": None}
     facts = {fact.name: fact for fact in make_report(out, quality, drawings=False).facts}

@@ -237,6 +237,22 @@ def test_another_cache_is_refused(
         train(config, devkit, other, tmp_path / "run")
 
 
+def test_a_run_that_read_label_vectors_otherwise_is_refused(
+    devkit: Devkit, cache: TutorCache, small: Small, tmp_path: Path
+) -> None:
+    """Earlier versions took a vector without entries for a uniform one, and recorded nothing."""
+    config, run = small(targets__segmentation__source="tutor"), tmp_path / "run"
+    train(config, devkit, cache, run)
+    record = json.loads((run / "run.json").read_text())
+    del record["label_vectors"]
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(StudentError, match="label_vectors: None in the run, 'a vector without"):
+        train(config, devkit, cache, run)
+    # Without a tutor's label vectors there is nothing to read otherwise.
+    train(small(), devkit, None, tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "run.json").read_text())["label_vectors"] is None
+
+
 def test_a_folder_of_something_else_is_refused(
     devkit: Devkit, small: Small, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from voc.devkit import Devkit
 from voc.sample import Scene
 
 CONFIG, WEIGHTS = SAMPLE / "segmentation.yaml", SAMPLE / "segmentation.pth"
-SETTINGS = ModelSettings(0.001, 100, None, masks=True, device="cpu", keep_masks=True)
+SETTINGS = ModelSettings(0.05, 100, None, masks=True, device="cpu", keep_masks=True)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from cli import main
 from tutor_gen._detectron2 import DefaultPredictor, get_cfg, paste_masks_in_image
 from tutor_gen.coco import voc_ids
 from tutor_gen.coding import code_instances
-from tutor_gen.compare import compare_with_tutors
+from tutor_gen.compare import ALIKE, compare_with_tutors
 from tutor_gen.detectron2_model import weights_url
 from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
 from tutor_gen.errors import TutorError
@@ -229,7 +229,7 @@ def test_its_caches_are_whole_and_made_again(
     assert described["levels"] == 32
     named = Named(str(config), weights)
     again = load_again(cache, named, named)
-    assert compare_with_tutors(cache, again, devkit, 2).within_tolerance
+    assert compare_with_tutors(cache, again, devkit, 2).within(ALIKE)
 
 
 def test_it_has_a_background_of_its_own(model_files: tuple[Path, Path]) -> None:

@@ -15,7 +15,7 @@ from cache.merge import merge_caches
 from cache.reader import TutorCache
 from cache.verify import verify
 from tutor_gen._detectron2 import paste_masks_in_image
-from tutor_gen.compare import compare_with_tutors
+from tutor_gen.compare import ALIKE, compare_with_tutors
 from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
 from tutor_gen.errors import TutorError
 from tutor_gen.generate import generate
@@ -115,7 +115,7 @@ def test_soft_caches_are_whole_and_say_how_they_were_made(
         assert len(palette) > 64  # hard ones are a dozen
     again = load_again(cache)
     assert again.form == SOFT
-    assert compare_with_tutors(cache, again, devkit, 2).within_tolerance
+    assert compare_with_tutors(cache, again, devkit, 2).within(ALIKE)
 
 
 def test_caches_made_differently_do_not_mix(
