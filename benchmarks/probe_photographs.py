@@ -4,10 +4,10 @@ Frozen ImageNet features of the student's trunk under a small convolutional head
 devkit's Segmentation/train against the targets that ``student.segmentation_targets`` makes of a
 tutor's output, scored on Segmentation/val. A probe of the targets, not of BlitzNet.
 
-    kdcli generate-tutors --voc VOC --list Segmentation/train --detection-tutor DETECTOR.pt \\
-        --segmentation-tutor none --out boxes.zarr
-    python -m benchmarks.probe_photographs --voc VOC --boxes boxes.zarr --trunk R50.pth \\
-        --work FOLDER --seeds 3
+    python -m benchmarks.probe_photographs --voc VOC --tutor STORE --trunk R50.pth --work FOLDER
+
+``--tutor`` is a store of label vectors of Segmentation/train (and val, for the tutor's own score).
+Finished variants are kept in FOLDER; the same command goes on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.simulated_masks import simulate_masks
 from cache.reader import TutorCache
+from cache.vectors import THRESHOLD
 from student.batch import collate
 from student.config import AugmentationConfig, RunConfig
 from student.data import Draw, StudentDataset
@@ -45,35 +45,36 @@ STILL = AugmentationConfig(
 )
 FREQUENT = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 DEPTHS = (96, 160)  # principal components kept of blocks 2 and 3
+SIDE = 300
 STEPS, BATCH = 400, 16
 
 TUTOR = ("source=tutor",)
 FILL_IN = ("gt_share=0.2", "source=fill-in")
-GT_BOXES = ("confirm=gt-boxes",)
-KNOWN = (*GT_BOXES, "ignore_missed=true")
-HARD_WEIGHTED = ("form=hard", "confidence_weighting=true")
+THESIS = ("form=softmax", "threshold=0.05")
+HARD = ("form=hard",)
+WEIGHTED = (*HARD, "confidence_weighting=true")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "GT only": ("source=gt",),
-    "thesis: softmax, T = 0.4": (*TUTOR, "form=softmax"),
-    "softmax, T = 0.1": (*TUTOR, "form=softmax", "temperature=0.1"),
-    "background": (*TUTOR, "form=background"),
-    "complement": (*TUTOR, "form=complement"),
-    "hard": (*TUTOR, "form=hard"),
-    "soft masks": (*TUTOR, "form=background", "masks=soft"),
-    "confidence-weighted": (*TUTOR, "form=background", "confidence_weighting=true"),
-    "0.3 to 0.7 ignored": (*TUTOR, "form=background", "ignore=[0.3,0.7]"),
-    "hard, weighted": (*TUTOR, *HARD_WEIGHTED),
-    "GT classes": (*TUTOR, "form=background", "confirm=gt-classes"),
-    "GT boxes, missed ignored": (*TUTOR, "form=background", *KNOWN),
-    "hard, weighted, GT boxes, missed ignored": (*TUTOR, *HARD_WEIGHTED, *KNOWN),
+    "thesis: softmax, T = 0.4": (*TUTOR, *THESIS),
+    "thesis, from .7": (*TUTOR, "form=softmax", "threshold=0.7"),
+    "softmax, T = 1": (*TUTOR, *THESIS, "temperature=1.0"),
+    "softmax, T = 0.1": (*TUTOR, *THESIS, "temperature=0.1"),
+    "softmax, T = 0.1, from .3": (*TUTOR, "form=softmax", "temperature=0.1"),
+    "background": (*TUTOR, "form=background", "threshold=0.05"),
+    "hard, from .05": (*TUTOR, *HARD, "threshold=0.05"),
+    "hard, from .3": (*TUTOR, *HARD),
+    "hard, from .5": (*TUTOR, *HARD, "threshold=0.5"),
+    "hard, from .3, .1 to .5 ignored": (*TUTOR, *HARD, "ignore=[0.1,0.5]"),
+    "weighted, from .3 (the default)": (*TUTOR, *WEIGHTED),
+    "weighted, from .5": (*TUTOR, *WEIGHTED, "threshold=0.5"),
+    "weighted, GT boxes, missed ignored":
+        (*TUTOR, *WEIGHTED, "confirm=gt-boxes", "ignore_missed=true"),
+    "border ignored": (*TUTOR, *WEIGHTED, "ignore_border=1"),
     "20 % GT only": ("source=gt", "gt_share=0.2", "missing_gt=skip"),
-    "fill-in: thesis": (*FILL_IN, "form=softmax"),
-    "fill-in: background": (*FILL_IN, "form=background"),
-    "fill-in: hard, weighted": (*FILL_IN, *HARD_WEIGHTED),
-    "fill-in: hard, weighted, GT boxes, missed ignored": (*FILL_IN, *HARD_WEIGHTED, *KNOWN),
-    "GT boxes": (*TUTOR, "form=background", *GT_BOXES),
-    "border ignored": (*TUTOR, "form=background", "ignore_border=1"),
-}
+    "fill-in: thesis": (*FILL_IN, *THESIS),
+    "fill-in: weighted": (*FILL_IN, *WEIGHTED),
+    "fill-in: hard, from .3, .1 to .5 ignored": (*FILL_IN, *HARD, "ignore=[0.1,0.5]"),
+}  # fmt: skip
 
 
 class Features:
@@ -108,8 +109,8 @@ class Features:
 
     def _blocks(self, devkit: Devkit, image_id: str, flip: bool) -> list[Tensor]:
         image = devkit.read_image(image_id)
-        transform = replace(Transform.whole(*image.shape[:2]), flip=flip)
-        pixels = torch.tensor(transform.image(image, 300)).permute(2, 0, 1)[None]
+        transform = replace(Transform.whole(*image.shape[:2], side=SIDE), flip=flip)
+        pixels = torch.from_numpy(transform.image(image)).permute(2, 0, 1)[None]
         return [block[0] for block in self.model.trunk(normalise(pixels))[1:3]]
 
     def _principal(self, devkit: Devkit, name: str) -> list[Tensor]:
@@ -162,12 +163,12 @@ def targets_of(config: RunConfig, devkit: Devkit, cache: TutorCache) -> tuple[Te
     return torch.stack(distributions), torch.stack(weights)
 
 
-def train_head(maps: list[Tensor], targets: tuple[Tensor, Tensor], seed: int) -> Head:
+def train_head(maps: list[Tensor], targets: tuple[Tensor, Tensor], seed: int, steps: int) -> Head:
     torch.manual_seed(seed)
     head, rng = Head(), np.random.default_rng(seed)
     optimiser = torch.optim.Adam(head.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
         rows = torch.from_numpy(rng.integers(0, len(maps[0]), BATCH))
         logits = head(maps[0][rows], maps[1][rows])
         distributions, weights = targets[0][rows].float(), targets[1][rows].float()
@@ -192,33 +193,33 @@ def score(head: Head, maps: list[Tensor], masks: list[np.ndarray]) -> Segmentati
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name in ("--voc", "--boxes", "--trunk", "--work"):
+    for name in ("--voc", "--tutor", "--trunk", "--work"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: all")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     devkit = Devkit.open(arguments.voc)
-    boxes = TutorCache.open(arguments.boxes)
-    ids = devkit.image_ids("Segmentation/train")
-    cache = simulate_masks(devkit, ids, boxes, arguments.work / "simulated.zarr")
-    tutor = evaluate_tutors(cache, devkit, ids).segmentation
+    cache = TutorCache.open(arguments.tutor)
+    tutor = evaluate_tutors(cache, devkit, devkit.image_ids("Segmentation/train")).segmentation
     assert tutor is not None
-    print(f"simulated tutor on Segmentation/train: {_line(tutor)}", flush=True)
+    print(f"the tutor on Segmentation/train, from {THRESHOLD:g}: {_line(tutor)}", flush=True)
     features = Features(arguments.trunk, arguments.work)
     train_maps = features.of(devkit, "Segmentation/train", (False, True))
     val_maps = features.of(devkit, "Segmentation/val", (False,))
     masks = [np.asarray(devkit.mask(i)) for i in devkit.image_ids("Segmentation/val")]
     path = arguments.work / "results.json"  # finished ones are not repeated
     results = json.loads(path.read_text()) if path.is_file() else {}
-    for name, settings in VARIANTS.items():
+    for name in arguments.variant or VARIANTS:
         if len(results.get(name, ())) >= arguments.seeds:
             continue
-        own = ("confidence_weighting=false", *settings)  # only the variants that say so weigh
+        own = ("confidence_weighting=false", *VARIANTS[name])  # only those that say so weigh
         overrides = [f"targets.segmentation.{setting}" for setting in own]
         config = load_config("blitznet300", overrides)
         targets = targets_of(config, devkit, cache)
         results[name] = [
-            _numbers(score(train_head(train_maps, targets, seed), val_maps, masks))
+            _numbers(score(train_head(train_maps, targets, seed, arguments.steps), val_maps, masks))
             for seed in range(1, arguments.seeds + 1)
         ]
         path.write_text(json.dumps(results, indent=2))
