@@ -15,11 +15,12 @@ from student.errors import StudentError
 from student.inference import InferenceSettings, infer
 from student.load import load_run
 from student.model.blitznet import BlitzNet
+from student.plan import class_masks
 from student.run import write_json, write_text
 from voc.annotation import Annotation
 from voc.classes import CLASSES
 from voc.detection_metric import percent
-from voc.devkit import Devkit, mask_folder
+from voc.devkit import Devkit
 from voc.evaluation import (
     ConfusionMatrix,
     DetectionResult,
@@ -99,7 +100,7 @@ def evaluate_student(
         model,
         devkit,
         devkit.image_ids(list_name),
-        folder=mask_folder(list_name),
+        folder=class_masks(config, list_name),
         settings=settings,
         metric=metric or config.evaluation.metric,
         track=track,
