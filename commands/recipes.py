@@ -86,11 +86,13 @@ def run_recipe(
           --cache cache.zarr --out results --set init.trunk=resnet50.pth
     """
     from cache.reader import TutorCache
+    from commands.notes import note_unused_masks
+    from student.plan import class_masks
     from student.recipes.matrix import Matrix, Scale, below_the_floor, distinct
     from student.recipes.recipe import load_recipe
     from student.recipes.record import write_record
     from student.recipes.runner import Runner, Share
-    from voc.devkit import Devkit
+    from voc.devkit import Devkit, mask_folder
 
     share = Share.of_torchrun()
     recipes = [load_recipe(source) for source in sources]
@@ -102,6 +104,10 @@ def run_recipe(
         numbers = recipe.seeds if seeds is None else tuple(range(1, seeds + 1))
         jobs += matrix.jobs(recipe, _chosen(recipe, labels, recipes), numbers)
         write_record(out, recipe, matrix, numbers, list_evaluate)
+    lists = {(job.config.data.list, class_masks(job.config, job.config.data.list)) for job in jobs}
+    for name, folder in sorted(lists | {(list_evaluate, mask_folder(list_evaluate))}):
+        if share.rank == 0:
+            note_unused_masks(devkit, name, folder)
     floor = 0.0 if store is None else store.settings.get("detection_floor") or 0.0
     for job in below_the_floor(jobs, floor):
         click.echo(f"Note: {job.title} asks for boxes below the store's floor, which it lacks; "

@@ -65,7 +65,9 @@ def train_student(
           --config tiny --set targets.segmentation.source=fill-in --out runs/first
     """
     from cache.reader import TutorCache
+    from commands.notes import note_unused_masks
     from student.distributed import is_first_process
+    from student.plan import class_masks
     from student.settings import SEGMENTATION_TARGETS, load_config
     from student.train import train
     from voc.devkit import Devkit
@@ -75,7 +77,10 @@ def train_student(
     named = () if targets is None else SEGMENTATION_TARGETS[targets]
     config = load_config(source, (*named, *overrides))
     store = None if cache is None else TutorCache.open(cache)
-    summary = train(config, Devkit.open(voc), store, out, track=track)
+    devkit, trained = Devkit.open(voc), config.data.list
+    if is_first_process():
+        note_unused_masks(devkit, trained, class_masks(config, trained))
+    summary = train(config, devkit, store, out, track=track)
     if not is_first_process():
         return
     losses = ", ".join(f"{name} {value:.3g}" for name, value in summary.losses.items())
@@ -105,13 +110,18 @@ def evaluate_student(
     Example:
       kdcli evaluate-student runs/first --voc voc --list Segmentation/val
     """
+    from commands.notes import note_unused_masks
     from commands.tables import print_scores
     from student.evaluate import evaluate_student as evaluate
     from student.evaluate import evaluation_path
+    from student.plan import class_masks
+    from student.run import run_config
     from voc.devkit import Devkit
 
+    devkit = Devkit.open(voc)
+    note_unused_masks(devkit, list_name, class_masks(run_config(run), list_name))
     result = evaluate(
-        run, Devkit.open(voc), list_name, checkpoint=checkpoint, device=device,
+        run, devkit, list_name, checkpoint=checkpoint, device=device,
         batch_size=batch_size, bf16=bf16, track=track,
     )  # fmt: skip
     print_scores(result.detection, result.segmentation)
@@ -174,6 +184,8 @@ def predict(
 ) -> None:
     """Predict IMAGES (files or folders), or a list of a devkit, with the student in RUN.
 
+    Those that cannot be read are named at the end.
+
     \b
     Examples:
       kdcli predict runs/first photographs/ --out predictions
@@ -183,7 +195,7 @@ def predict(
     from student.gallery import write_prediction_gallery
     from student.predict import find_images
     from student.predict import predict as write_predictions
-    from voc.devkit import Devkit
+    from voc.devkit import Devkit, mask_folder
 
     if bool(images) == (voc is not None and list_name is not None):
         raise click.UsageError("Name images or folders, or a devkit's list: --voc and --list.")
@@ -192,12 +204,19 @@ def predict(
         pictures = [(i, devkit.image_path(i)) for i in devkit.image_ids(list_name)]
     else:
         pictures = find_images(images)
-    files = write_predictions(
+    result = write_predictions(
         run, pictures, out,
         threshold=threshold, checkpoint=checkpoint, device=device,
         batch_size=batch_size, bf16=bf16, track=track,
     )  # fmt: skip
-    click.echo(f"{len(files)} predictions in {out}")
+    click.echo(f"{len(result.files)} predictions in {out}")
     if gallery is not None:
-        write_prediction_gallery(gallery, run, files, devkit if list_name else None)
+        shown = (devkit, mask_folder(list_name)) if list_name else (None, None)
+        write_prediction_gallery(gallery, run, result.files, *shown)
         click.echo(f"Look at {gallery}")
+    if result.failed:
+        for name, reason in result.failed.items():
+            click.echo(f"failed: {name}: {reason}", err=True)
+        raise click.ClickException(
+            f"{len(result.failed)} of {len(pictures)} images were not predicted (listed above)."
+        )

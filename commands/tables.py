@@ -15,6 +15,7 @@ from tutor_gen.compare import Difference, Tolerance
 from voc.classes import CLASSES
 from voc.detection_metric import percent
 from voc.devkit import Devkit, mask_folder
+from voc.errors import DevkitError
 from voc.evaluation import DetectionResult, SegmentationResult
 
 
@@ -107,15 +108,26 @@ def tutor_line(description: dict[str, object] | None) -> str:
 
 
 def print_coverage(store: TutorCache, devkit: Devkit) -> None:
-    """Print, for each list of the devkit, how many images have tutor output and ground truth."""
+    """Print, for each list of the devkit, how many images have tutor output and ground truth.
+
+    Lists that name no images, as those of VOC's other tasks, or images that are not there, are left
+    out; a line for each folder of them says so.
+    """
     rows = []
+    left_out: dict[str, list[str]] = {}
     for name in devkit.lists():
-        ids = devkit.image_ids(name)
+        try:
+            ids = devkit.image_ids(name)
+        except DevkitError as error:
+            left_out.setdefault(name.rpartition("/")[0], []).append(str(error))
+            continue
         known = devkit.availability(ids, mask_folder(name))
         labelled = sum(image_id in store for image_id in ids)
         rows.append((name, len(ids), labelled, len(known.boxes), len(known.masks)))
     header = ["list", "images", "labelled by the tutors", "GT boxes", "GT masks"]
     click.echo("\n" + tabulate(rows, header))
+    for folder, reasons in left_out.items():
+        click.echo(f"Left out, {len(reasons)} of ImageSets/{folder}: {reasons[0]}")
 
 
 def print_comparison(

@@ -272,22 +272,26 @@ def evaluate_tutors(
       kdcli evaluate-tutors cache.zarr --voc voc --sweep-thresholds --plot sweep.png
     """
     from cache.reader import TutorCache
+    from commands.notes import note_unused_masks
     from commands.sweeps import print_thesis, sweeps_as_json
     from commands.tables import print_scores
     from tutor_gen.calibration import TEMPERATURES, THRESHOLDS, VECTOR_THRESHOLDS
     from tutor_gen.evaluate import evaluate_tutors as evaluate
-    from voc.devkit import Devkit
+    from voc.devkit import Devkit, mask_folder
 
     if plot is not None and not (sweep_thresholds or sweep_temperatures):
         raise click.UsageError("--plot draws --sweep-thresholds or --sweep-temperatures: add one.")
     devkit = Devkit.open(voc)
     ids = devkit.image_ids(list_name)
+    folder = mask_folder(list_name)
+    note_unused_masks(devkit, list_name, folder)
     store = TutorCache.open(cache)
     result = evaluate(
         store,
         devkit,
         ids,
         track=track,
+        mask_folder=folder,
         segmentation_threshold=segmentation_threshold,
         thresholds=THRESHOLDS if sweep_thresholds else (),
         vector_thresholds=VECTOR_THRESHOLDS if sweep_thresholds else (),

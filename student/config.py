@@ -28,8 +28,8 @@ class DataConfig:
 
     Attributes:
         list: Training list below ``ImageSets``, without ``.txt``.
-        mask_folder: Folder of the class masks; empty for the list's own (``SegmentationClassAug``
-            for lists of ``SegmentationAug``, else ``SegmentationClass``).
+        mask_folder: Folder of the class masks of the training list; empty for the list's own (see
+            ``voc.devkit.mask_folder``), which those of other lists always are.
         difficult: Whether objects marked difficult are learned from, as in the reference.
     """
 

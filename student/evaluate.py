@@ -16,11 +16,12 @@ from student.inference import InferenceSettings, infer
 from student.load import load_run
 from student.memory import explained_shortage
 from student.model.blitznet import BlitzNet
+from student.plan import class_masks
 from student.run import write_json, write_text
 from voc.annotation import Annotation
 from voc.classes import CLASSES
 from voc.detection_metric import percent
-from voc.devkit import Devkit, mask_folder
+from voc.devkit import Devkit
 from voc.evaluation import (
     ConfusionMatrix,
     DetectionResult,
@@ -101,7 +102,7 @@ def evaluate_student(
             model,
             devkit,
             devkit.image_ids(list_name),
-            folder=mask_folder(list_name),
+            folder=class_masks(config, list_name),
             settings=settings,
             metric=metric or config.evaluation.metric,
             track=track,

@@ -8,21 +8,34 @@ from pathlib import Path
 
 import numpy as np
 
-from student.inference import InferenceSettings, infer, read_image
+from student.inference import InferenceSettings, infer
 from student.model.blitznet import BlitzNet
 from student.predict import PredictionFiles
 from student.transforms import UInt8Array
 from voc.devkit import Devkit
 from voc.draw import enlarged, overlay
 from voc.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
+from voc.pictures import read_picture
 
 
 def write_prediction_gallery(
-    path: Path, run: Path, files: Sequence[PredictionFiles], devkit: Devkit | None
+    path: Path,
+    run: Path,
+    files: Sequence[PredictionFiles],
+    devkit: Devkit | None,
+    folder: str | None = None,
 ) -> None:
-    """Write all predictions as one HTML page."""
+    """Write all predictions as one HTML page, beside the ground truth where ``devkit`` has it.
+
+    Args:
+        path: The page.
+        run: The student's.
+        files: The predictions.
+        devkit: Of the photographs, if they are of one.
+        folder: Of the class masks; see ``ground_truth_panels``.
+    """
     facts = {"student": str(run), "images": str(len(files))}
-    write_gallery(path, "What the student says", facts, prediction_rows(files, devkit))
+    write_gallery(path, "What the student says", facts, prediction_rows(files, devkit, folder))
 
 
 def beside_ground_truth(
@@ -64,12 +77,14 @@ def beside_ground_truth(
     return pictures
 
 
-def prediction_rows(files: Iterable[PredictionFiles], devkit: Devkit | None) -> Iterator[Row]:
-    """Show each prediction, beside the ground truth where ``devkit`` has it."""
+def prediction_rows(
+    files: Iterable[PredictionFiles], devkit: Devkit | None, folder: str | None = None
+) -> Iterator[Row]:
+    """Show each prediction; the arguments are those of ``write_prediction_gallery``."""
     for prediction in files:
-        panels = [Panel("student", read_image(prediction.overlay))]
+        panels = [Panel("student", read_picture(prediction.overlay))]
         if devkit is not None:
             image = devkit.read_image(prediction.image_id)
             panels.insert(0, Panel("photograph", enlarged(image, panel_scale(image))))
-            panels += ground_truth_panels(devkit, prediction.image_id, image)
+            panels += ground_truth_panels(devkit, prediction.image_id, image, folder)
         yield Row(prediction.image_id, "", tuple(panels))

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from student.config import RunConfig
 from student.data import ignore_interrupts
-from student.errors import StudentError
 from student.model.blitznet import BlitzNet, normalise
 from student.model.decode import DetectionLimits, detect, segment
+from student.steps import next_batch
 from student.transforms import Transform, UInt8Array
+from voc.errors import DevkitError
 from voc.evaluation import Detections
 from voc.photograph import Photograph
-from voc.pictures import read_photograph
-
-JPEG_ENDINGS = (".jpg", ".jpeg")
+from voc.pictures import is_jpeg, read_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +67,21 @@ class InferenceSettings:
         )
 
 
+_Sample = tuple[UInt8Array, tuple[int, int]] | DevkitError
+
+
 @dataclass(frozen=True)
 class _Inputs:
+    """A batch: the images that could be read with their sizes, and what kept the others from it."""
+
     images: Tensor
     sizes: list[tuple[int, int]]
+    failures: list[DevkitError | None]
 
 
-class _Photographs(Dataset[tuple[UInt8Array, tuple[int, int]]]):
+class _Photographs(Dataset[_Sample]):
+    """Resized photographs; an error is handed over, as one raised in a worker would end it."""
+
     def __init__(self, paths: Sequence[Path], side: int) -> None:
         self.paths = paths
         self.side = side
@@ -83,40 +89,42 @@ class _Photographs(Dataset[tuple[UInt8Array, tuple[int, int]]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[UInt8Array, tuple[int, int]]:
-        path = self.paths[index]
-        if path.suffix.lower() in JPEG_ENDINGS:
+    def __getitem__(self, index: int) -> _Sample:
+        try:
+            return self._read(self.paths[index])
+        except DevkitError as error:
+            return error
+
+    def _read(self, path: Path) -> _Sample:
+        if is_jpeg(path):
             photograph = Photograph.open(path)
             size = photograph.height, photograph.width
             transform = Transform.whole(*size, self.side)
             return transform.image(photograph.decode(transform.reduction)), size
-        image = read_image(path)
+        image = read_picture(path)
         height, width = image.shape[:2]
         return Transform.whole(height, width, self.side).image(image), (height, width)
 
 
-def read_image(path: Path) -> UInt8Array:
-    """Read a photograph as (H, W, 3) uint8 RGB; any format of Pillow's, JPEG as the devkit does.
-
-    Raises:
-        StudentError or DevkitError: No such file, or no image.
-    """
-    if path.suffix.lower() in JPEG_ENDINGS:
-        return read_photograph(path)
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise StudentError(f"Cannot read the image {path}: {error}") from error
-
-
 def infer(
-    model: BlitzNet, images: Sequence[tuple[str, Path]], settings: InferenceSettings
+    model: BlitzNet,
+    images: Sequence[tuple[str, Path]],
+    settings: InferenceSettings,
+    failed: MutableMapping[str, str] | None = None,
 ) -> Iterator[Prediction]:
     """Yield the prediction of each of the (name, file), in order.
 
     Each image is resized as a whole to the network's square. The model runs where it is, in
     evaluation mode.
+
+    Args:
+        model: The network.
+        images: Photographs of any format of Pillow's, JPEG as the devkit's, whatever their ending.
+        settings: How.
+        failed: Takes the names of those that cannot be read, and why; they are left out.
+
+    Raises:
+        DevkitError: A photograph cannot be read, and ``failed`` is not given.
     """
     paths = [path for _, path in images]
     loader = DataLoader(
@@ -130,15 +138,33 @@ def infer(
     was_training = model.training
     model.eval()
     try:
-        for inputs in loader:
-            yield from _predict(model, inputs, names, settings)
+        batches = iter(loader)
+        while (inputs := next_batch(batches)) is not None:
+            good = _readable(inputs, names, failed)
+            if good:
+                yield from _predict(model, inputs, good, settings)
     finally:
         model.train(was_training)
 
 
+def _readable(
+    inputs: _Inputs, names: Iterator[str], failed: MutableMapping[str, str] | None
+) -> list[str]:
+    """Return the names of a batch's images; note those that could not be read, or raise why."""
+    good = []
+    for failure, name in zip(inputs.failures, names, strict=False):  # takes no name too many
+        if failure is None:
+            good.append(name)
+        elif failed is None:
+            raise failure
+        else:
+            failed[name] = str(failure)
+    return good
+
+
 @torch.no_grad()
 def _predict(
-    model: BlitzNet, inputs: _Inputs, names: Iterator[str], settings: InferenceSettings
+    model: BlitzNet, inputs: _Inputs, names: Sequence[str], settings: InferenceSettings
 ) -> list[Prediction]:
     device = model.anchors.device
     images = normalise(inputs.images.to(device, non_blocking=True))
@@ -147,7 +173,7 @@ def _predict(
     found = detect(output, model.anchors, inputs.sizes, settings.limits)
     return [
         Prediction(
-            next(names),
+            name,
             Detections(
                 boxes=detections.boxes.cpu().numpy(),
                 labels=detections.labels.cpu().numpy(),
@@ -155,10 +181,15 @@ def _predict(
             ),
             segment(logits, size).cpu().numpy(),
         )
-        for detections, logits, size in zip(found, output.segmentation, inputs.sizes, strict=True)
+        for name, detections, logits, size in zip(
+            names, found, output.segmentation, inputs.sizes, strict=True
+        )
     ]
 
 
-def _collate(samples: Sequence[tuple[UInt8Array, tuple[int, int]]]) -> _Inputs:
-    images = torch.from_numpy(np.stack([image for image, _ in samples]))
-    return _Inputs(images.permute(0, 3, 1, 2), [size for _, size in samples])
+def _collate(samples: Sequence[_Sample]) -> _Inputs:
+    failures = [sample if isinstance(sample, DevkitError) else None for sample in samples]
+    good = [sample for sample in samples if not isinstance(sample, DevkitError)]
+    images = np.stack([image for image, _ in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
+    sizes = [size for _, size in good]
+    return _Inputs(torch.from_numpy(images).permute(0, 3, 1, 2), sizes, failures)

@@ -57,7 +57,11 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
         DevkitError: The list is missing or names images that are.
     """
     ids = devkit.image_ids(config.data.list)
-    folder = config.data.mask_folder or mask_folder(config.data.list)
+    folder = class_masks(config, config.data.list)
+    if config.data.mask_folder and not (devkit.root / folder).is_dir():
+        raise StudentError(
+            f"Found no folder {devkit.root / folder}: data.mask_folder names one of class masks"
+        )
     present = devkit.availability(ids, folder)
     rows = assign_targets(ids, present.boxes, present.masks, config.targets, config.seed)
     roles = required_roles(rows)
@@ -86,6 +90,12 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
         "label_vectors": READING if "segmentation" in roles else None,
     }
     return Plan(rows, folder, facts)
+
+
+def class_masks(config: RunConfig, list_name: str) -> str:
+    """Return the folder of a list's class masks; of the training list the one that is set."""
+    own = config.data.mask_folder if list_name == config.data.list else ""
+    return own or mask_folder(list_name)
 
 
 def image_entries(devkit: Devkit, image_ids: Sequence[str]) -> list[ImageEntry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from PIL import Image
 from cache.track import Track, no_track
 from student.device import pick_device
 from student.errors import StudentError
-from student.inference import InferenceSettings, Prediction, infer, read_image
+from student.inference import InferenceSettings, Prediction, infer
 from student.load import load_run
 from student.memory import explained_shortage
 from student.run import write_json
 from voc.classes import CLASSES
 from voc.draw import overlay
-from voc.pictures import write_mask
+from voc.errors import DevkitError
+from voc.pictures import read_picture, write_mask
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -32,16 +33,25 @@ class PredictionFiles:
     boxes: Path
 
 
+@dataclass(frozen=True)
+class PredictionResult:
+    """What a call of ``predict`` did: the files, and by name why other images have none."""
+
+    files: list[PredictionFiles]
+    failed: Mapping[str, str]
+
+
 def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     """Return (name, file) of image files and of the images directly in folders.
 
     Raises:
-        StudentError: A path does not exist, no image is found, or two have one name.
+        StudentError: A path does not exist, a folder cannot be read, no image is found, or two have
+            one name.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(item for item in path.iterdir() if item.suffix.lower() in ENDINGS)
+            files += _images_in(path)
         elif path.is_file():
             files.append(path)
         else:
@@ -49,7 +59,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     if not files:
         raise StudentError(f"Found no images in {', '.join(map(str, paths))}")
     names: dict[str, Path] = {}
-    for file in files:
+    for file in dict.fromkeys(files):
         if file.stem in names:
             raise StudentError(
                 f"{names[file.stem]} and {file} would both be written as {file.stem}: predict "
@@ -57,6 +67,15 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
             )
         names[file.stem] = file
     return list(names.items())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return what looks like a picture in a folder; a broken link does, a folder never."""
+    try:
+        items = sorted(folder.iterdir())
+    except OSError as error:
+        raise StudentError(f"Cannot read the folder {folder}: {error.strerror}") from error
+    return [item for item in items if item.suffix.lower() in ENDINGS and not item.is_dir()]
 
 
 def predict(
@@ -70,12 +89,13 @@ def predict(
     batch_size: int | None = None,
     bf16: bool | None = None,
     track: Track = no_track,
-) -> list[PredictionFiles]:
+) -> PredictionResult:
     """Predict images with a trained run and write the results to ``out``.
 
     For an image called N: ``N.overlay.png`` shows the class mask and the boxes of at least
     ``threshold``; ``N.mask.png`` is the class mask with VOC's palette; ``N.json`` holds *all*
-    boxes, in continuous 0-based pixels x1 y1 x2 y2.
+    boxes, in continuous 0-based pixels x1 y1 x2 y2. An image that cannot be read is left out, and
+    said in the result.
 
     Args:
         run: The run's directory.
@@ -94,13 +114,15 @@ def predict(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudentError(f"Cannot write predictions to {out}: {error.strerror}") from error
-    predictions: Iterator[Prediction] = infer(model, images, settings)
-    files = dict(images)
+    paths, failed, written = dict(images), dict[str, str](), []
     with explained_shortage(config, "--batch-size"):
-        return [
-            write_prediction(prediction, files[prediction.image_id], out, threshold)
-            for prediction in track(predictions, len(images), "predict")
-        ]
+        for prediction in track(infer(model, images, settings, failed), len(images), "predict"):
+            name = prediction.image_id
+            try:
+                written.append(write_prediction(prediction, paths[name], out, threshold))
+            except DevkitError as error:  # read a second time, to draw on it
+                failed[name] = str(error)
+    return PredictionResult(written, failed)
 
 
 def write_prediction(
@@ -113,7 +135,7 @@ def write_prediction(
     )
     drawn = found.confidences >= threshold
     picture = overlay(
-        read_image(photograph),
+        read_picture(photograph),
         boxes=found.boxes[drawn],
         labels=found.labels[drawn],
         confidences=found.confidences[drawn],

@@ -123,8 +123,12 @@ def _read(source: Path | str) -> Table:
             f"{', '.join(presets())}{_nearest(str(source), presets())}"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors mark UTF-8
+    except OSError as error:
+        raise StudentError(f"Cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StudentError(f"The configuration {path} is not UTF-8: {error}") from error
+    except tomllib.TOMLDecodeError as error:
         raise StudentError(f"The configuration {path} is not TOML: {error}") from error
 
 

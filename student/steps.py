@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cache.errors import CacheError
 from student.batch import Batch
 from student.errors import StudentError
 from voc.errors import DevkitError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ def steps(loader: Iterable[Batch], parts: int) -> Iterator[Step]:
     iterator = iter(loader)
     while True:
         started = time.perf_counter()
-        batches = [_next(iterator) for _ in range(parts)]
+        batches = [next_batch(iterator) for _ in range(parts)]
         waited = time.perf_counter() - started
         found = [batch for batch in batches if batch is not None]
         if not found:
@@ -37,7 +40,7 @@ def steps(loader: Iterable[Batch], parts: int) -> Iterator[Step]:
         yield Step(found, waited)
 
 
-def _next(iterator: Iterator[Batch]) -> Batch | None:
+def next_batch(iterator: Iterator[T]) -> T | None:
     """Return the next batch; what failed in a worker comes as the one clear message it was."""
     try:
         return next(iterator, None)

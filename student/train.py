@@ -33,11 +33,11 @@ from student.interrupts import Interrupts, TrainingInterrupted
 from student.journal import Journal
 from student.learner import Learner, learning_rate
 from student.memory import explained_shortage
-from student.plan import Plan, make_plan
+from student.plan import Plan, class_masks, make_plan
 from student.run import locked, prepare_run
 from student.steps import Step, steps
 from student.summary import TrainingSummary, finished_summary
-from voc.devkit import Devkit, mask_folder
+from voc.devkit import Devkit
 
 SHOWN = 4
 """Images of the evaluation's list that TensorBoard shows."""
@@ -189,7 +189,7 @@ class Loop:
     def _evaluate(self) -> None:
         learner, settings = self.learner, self.config.evaluation
         learner.share_statistics()
-        ids, folder = self.devkit.image_ids(settings.list), mask_folder(settings.list)
+        ids, folder = self.devkit.image_ids(settings.list), class_masks(self.config, settings.list)
         inference = InferenceSettings.of_run(self.config)
         with explained_shortage(self.config, "evaluation.batch_size"):
             result = evaluate_model(

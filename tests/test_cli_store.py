@@ -159,3 +159,71 @@ def test_verify_with_photographs_names_those_that_changed(
     assert result.exit_code == 1
     assert changed in result.output
     assert "Traceback" not in result.output
+
+
+def coverage(output: str) -> list[str]:
+    """The rows on the devkit's lists."""
+    return [line for line in output.splitlines() if line.startswith(("Main/", "Segmentation/"))]
+
+
+def test_lists_that_cannot_be_counted_are_no_hindrance(
+    voc: Path, train_cache: Path, tmp_path: Path
+) -> None:
+    """Those of VOC's other tasks, as every complete devkit has, and those of absent photographs."""
+    copy = Path(shutil.copytree(voc, tmp_path / "voc"))
+    first, second = Devkit(copy).image_ids(LISTS[0])[:2]
+    lists = {
+        "Action/jumping_train": f"{first}  1  1\n{first}  2 -1\n{second}  3  0\n",
+        "Action/train": f"{first}  2\n{second}  1\n",
+        "Layout/train": f"{first}  1\n{first}  2\n",
+        "Main/elsewhere": f"{first}\n2008_000001\n",
+    }
+    for name, text in lists.items():
+        path = copy / "ImageSets" / f"{name}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    output = done("inspect-cache", train_cache, "--voc", copy, "--gallery", tmp_path / "g.html")
+    assert coverage(output) == coverage(done("inspect-cache", train_cache, "--voc", voc))
+    assert "Left out, 2 of ImageSets/Action: " in output
+    assert "jumping_train.txt, line 1: expected one image id a line" in output
+    assert "Left out, 1 of ImageSets/Layout: " in output
+    assert "elsewhere.txt names 1 of 2 image(s) without a photograph" in output
+    assert (tmp_path / "g.html").is_file()
+
+
+def test_tutors_are_scored_on_the_masks_of_their_list(
+    voc: Path, train_cache: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(voc, tmp_path / "voc"))
+    added, lists = copy / "SegmentationClassAug", copy / "ImageSets" / "Segmentation"
+    added.mkdir()
+    shutil.copy(lists / "train.txt", lists / "train_aug.txt")
+    for image_id in Devkit(copy).image_ids(LISTS[0])[1:]:
+        shutil.move(copy / "SegmentationClass" / f"{image_id}.png", added)
+
+    def score(voc: Path, name: str) -> tuple[object, str]:
+        out = tmp_path / "scores.json"
+        said = run("evaluate-tutors", train_cache, "--voc", voc, "--list", name, "--out", out)
+        assert said.exit_code == 0, said.output
+        return json.loads(out.read_text())["segmentation"], said.stderr
+
+    expected, silence = score(voc, LISTS[0])
+    assert "Note" not in silence
+    found, silence = score(copy, "Segmentation/train_aug")
+    assert found == expected
+    assert "Note" not in silence
+    some, note = score(copy, LISTS[0])
+    assert some != expected
+    assert "Note: 3 of the 4 images of Segmentation/train have a class mask in Segmentat" in note
+
+
+def test_the_gallery_shows_masks_of_the_augmented_set(
+    voc: Path, train_cache: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(voc, tmp_path / "voc"))
+    (copy / "SegmentationClass").rename(copy / "SegmentationClassAug")
+    pages = [folder.parent / "g.html" for folder in (voc, copy)]
+    for folder, page in zip((voc, copy), pages, strict=True):
+        done("inspect-cache", train_cache, "--voc", folder, "--gallery", page)
+    assert "ground truth: boxes and mask" in pages[0].read_text()
+    assert pages[0].read_text() == pages[1].read_text()

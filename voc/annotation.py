@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from voc.classes import CLASS_IDS, CLASSES
 from voc.errors import DevkitError
+
+_DECLARED = re.compile(rb"(?:\xef\xbb\xbf)?<\?xml[^>]*?encoding\s*=\s*[\"']([^\"'>]*)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +55,7 @@ def parse_annotation(path: Path) -> Annotation:
         DevkitError: the XML is broken, lacks something, names a class that VOC does not have, or
             holds a box that is inverted or leaves the image.
     """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise DevkitError(
-            f"{path} is not well-formed XML ({error}): restore it from the devkit."
-        ) from error
-    except OSError as error:
-        raise DevkitError(f"Cannot read {path}: {error.strerror or error}.") from error
+    root = _read_xml(path)
     height, width = (int(_number(path, root, f"size/{side}")) for side in ("height", "width"))
     if height < 1 or width < 1:
         raise DevkitError(
@@ -76,6 +72,26 @@ def parse_annotation(path: Path) -> Annotation:
         difficult=np.array([_flag(path, item, "difficult") for item in objects], dtype=np.bool_),
         truncated=np.array([_flag(path, item, "truncated") for item in objects], dtype=np.bool_),
     )
+
+
+def _read_xml(path: Path) -> Element:
+    """Parse a file; Python's codecs know more of the encodings that files declare than expat."""
+    try:
+        content = path.read_bytes()
+        declared = _DECLARED.match(content)
+        if declared is None:
+            return ElementTree.fromstring(content)
+        return ElementTree.fromstring(content.decode(declared[1].decode("ascii")))
+    except ElementTree.ParseError as error:
+        raise DevkitError(
+            f"{path} is not well-formed XML ({error}): restore it from the devkit."
+        ) from error
+    except OSError as error:
+        raise DevkitError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, LookupError) as error:
+        raise DevkitError(
+            f"{path} cannot be read in the encoding that it declares ({error}): save it as UTF-8."
+        ) from error
 
 
 def _number(path: Path, element: Element, tag: str) -> float:

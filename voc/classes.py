@@ -67,3 +67,34 @@ def devkit_palette(size: int = 256) -> NDArray[np.uint8]:
 PALETTE: NDArray[np.uint8] = devkit_palette()
 """(256, 3) uint8 RGB, the palette of every mask that the devkit and this project write."""
 PALETTE.flags.writeable = False
+
+
+def _label_bits() -> NDArray[np.uint16]:
+    """Undo `devkit_palette`: (3, 256), the bits of a label that a value of each colour holds."""
+    bits = np.full((3, 256), _NO_LABEL, dtype=np.uint16)
+    for channel in range(3):
+        own = sum(1 << bit for bit in range(channel, 8, 3))
+        labels = np.arange(256) & own
+        bits[channel, PALETTE[labels, channel]] = labels
+    return bits
+
+
+_NO_LABEL = 256
+_BITS = _label_bits()
+
+
+def labels_of_colours(colours: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Return the label of each devkit colour.
+
+    Args:
+        colours: (..., 3) uint8 RGB.
+
+    Returns:
+        (...) int16: 0..255, or -1 for a colour that `PALETTE` lacks.
+
+    >>> labels_of_colours(np.array([[192, 128, 128], [224, 224, 192], [255, 0, 0]], np.uint8))
+    array([ 15, 255,  -1], dtype=int16)
+    """
+    red, green, blue = (_BITS[channel][colours[..., channel]] for channel in range(3))
+    labels = red + green + blue
+    return np.where(labels < _NO_LABEL, labels, -1).astype(np.int16)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,10 +16,15 @@ from numpy.typing import NDArray
 from voc import pictures
 from voc.annotation import Annotation, parse_annotation
 from voc.errors import DevkitError
+from voc.folder import file_of, files_by_id
 
+CLASS_MASKS = "SegmentationClass"
+AUGMENTED_MASKS = "SegmentationClassAug"
 _OBJECT_FOLDER = "SegmentationObject"
-_MASK_FALLBACK = {"SegmentationClassAug": "SegmentationClass"}
+_MASK_FALLBACK = {AUGMENTED_MASKS: CLASS_MASKS}
 """The augmented set adds masks to VOC's; some copies of it hold the added ones only."""
+_AUGMENTED_LIST = re.compile(r"(?i:aug(mented)?)(?![a-z])")
+"""SegmentationAug, train_aug, trainaug; not august."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Devkit:
     def lists(self) -> tuple[str, ...]:
         """Return the names of all lists, e.g. ``"Segmentation/train"``, sorted."""
         folder = self.root / "ImageSets"
-        files = sorted(folder.rglob("*.txt"))
+        files = sorted(file for file in folder.rglob("*.txt") if file.is_file())
         return tuple(file.relative_to(folder).with_suffix("").as_posix() for file in files)
 
     def image_ids(self, list_name: str) -> tuple[str, ...]:
@@ -88,7 +95,7 @@ class Devkit:
 
         Raises:
             DevkitError: the list is missing, empty or malformed, names an image twice, or names
-                an image without a photograph.
+                an image without a photograph or with several.
         """
         path = self._list_path(list_name)
         ids = _parse_list(path)
@@ -98,7 +105,7 @@ class Devkit:
                 f"{path} names {len(repeated)} image(s) more than once, first {repeated[0]!r}: "
                 "remove the repetitions."
             )
-        photographs = self._stems("JPEGImages", ".jpg")
+        photographs = self._having("JPEGImages", ".jpg", ids)
         missing = [name for name in ids if name not in photographs]
         if missing:
             raise DevkitError(
@@ -135,7 +142,7 @@ class Devkit:
     def mask(
         self,
         image_id: str,
-        folder: str = "SegmentationClass",
+        folder: str = CLASS_MASKS,
         size: tuple[int, int] | None = None,
     ) -> NDArray[np.uint8] | None:
         """Return an image's mask, or None if it has none in ``folder``.
@@ -173,35 +180,29 @@ class Devkit:
         """Say whether an image has an XML file."""
         return self._file("Annotations", image_id, ".xml").is_file()
 
-    def has_mask(self, image_id: str, folder: str = "SegmentationClass") -> bool:
+    def has_mask(self, image_id: str, folder: str = CLASS_MASKS) -> bool:
         """Say whether `mask` would find a mask."""
         folders = (folder, _MASK_FALLBACK.get(folder, folder))
         return any(self._file(each, image_id, ".png").is_file() for each in folders)
 
-    def availability(
-        self, ids: Collection[str], mask_folder: str = "SegmentationClass"
-    ) -> Availability:
+    def availability(self, ids: Collection[str], mask_folder: str = CLASS_MASKS) -> Availability:
         """Return which of ``ids`` have boxes and masks, from the folders' listings."""
-        wanted = frozenset(ids)
-        masks = self._stems(mask_folder, ".png")
+        masks = self._having(mask_folder, ".png", ids)
         if mask_folder in _MASK_FALLBACK:
-            masks |= self._stems(_MASK_FALLBACK[mask_folder], ".png")
-        return Availability(
-            boxes=wanted & self._stems("Annotations", ".xml"),
-            masks=wanted & masks,
-        )
+            masks |= self._having(_MASK_FALLBACK[mask_folder], ".png", ids)
+        return Availability(boxes=self._having("Annotations", ".xml", ids), masks=masks)
 
-    def _file(self, folder: str, image_id: str, suffix: str) -> Path:
+    def _file(self, folder: str, image_id: str, ending: str) -> Path:
         _check_id(image_id, self.root)
-        return self.root / folder / (image_id + suffix)
+        return file_of(self.root / folder, image_id, ending)
 
-    def _stems(self, folder: str, suffix: str) -> frozenset[str]:
-        """Return the names, without suffix, of a folder's files; of an absent folder none."""
-        path = self.root / folder
-        if not path.is_dir():
-            return frozenset()
-        names = (entry.name for entry in path.iterdir())
-        return frozenset(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    def _having(self, folder: str, ending: str, ids: Collection[str]) -> frozenset[str]:
+        """Return which of ``ids`` have a file in a folder; those with several are an error."""
+        files = files_by_id(self.root / folder, ending)
+        for image_id in ids:
+            if len(files.get(image_id, ())) > 1:
+                self._file(folder, image_id, ending)
+        return frozenset(image_id for image_id in ids if image_id in files)
 
     def _list_path(self, list_name: str) -> Path:
         path = self.root / "ImageSets" / f"{list_name}.txt"
@@ -236,20 +237,23 @@ class Devkit:
 
 
 def mask_folder(list_name: str) -> str:
-    """Return the folder of class masks that belongs to a list.
+    """Return the folder of class masks that belongs to a list: the augmented one's if it says so.
 
-    >>> mask_folder("SegmentationAug/train"), mask_folder("Main/val")
-    ('SegmentationClassAug', 'SegmentationClass')
+    >>> mask_folder("SegmentationAug/train"), mask_folder("Segmentation/train_aug")
+    ('SegmentationClassAug', 'SegmentationClassAug')
+    >>> mask_folder("Main/val")
+    'SegmentationClass'
     """
-    augmented = list_name.startswith("SegmentationAug/")
-    return "SegmentationClassAug" if augmented else "SegmentationClass"
+    return AUGMENTED_MASKS if _AUGMENTED_LIST.search(list_name) else CLASS_MASKS
 
 
 def _parse_list(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DevkitError(f"Cannot read the list {path}: {error}.") from error
+        lines = _decoded(path.read_bytes()).splitlines()
+    except OSError as error:
+        raise DevkitError(f"Cannot read the list {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise DevkitError(f"Cannot read the list {path}: {error}; save it as UTF-8.") from error
     rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
     fields = {len(row) for _, row in rows}
     if not rows:
@@ -262,6 +266,12 @@ def _parse_list(path: Path) -> tuple[str, ...]:
             )
         _check_id(row[0], path)
     return tuple(row[0] for _, row in rows if row[1:] != ["-1"])
+
+
+def _decoded(text: bytes) -> str:
+    """Decode UTF-8, or the UTF-16 that PowerShell writes, known by its mark."""
+    marked = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return text.decode("utf-16" if marked else "utf-8-sig")
 
 
 def _check_id(image_id: str, source: Path) -> None:

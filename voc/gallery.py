@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from voc.classes import CLASSES, PALETTE
-from voc.devkit import Devkit
+from voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit
 from voc.draw import overlay
 
 PANEL_SIDE = 360
@@ -66,10 +66,19 @@ def panel_scale(image: NDArray[np.uint8]) -> int:
 
 
 def ground_truth_panels(
-    devkit: Devkit, image_id: str, image: NDArray[np.uint8]
+    devkit: Devkit, image_id: str, image: NDArray[np.uint8], folder: str | None = None
 ) -> tuple[Panel, ...]:
-    """The panel of an image's ground truth; none where the devkit has neither boxes nor mask."""
-    annotation, mask = devkit.annotation(image_id), devkit.mask(image_id)
+    """The panel of an image's ground truth; none where the devkit has neither boxes nor mask.
+
+    Args:
+        devkit: gives the ground truth.
+        image_id: which image.
+        image: its photograph.
+        folder: of the class mask; by default VOC's own, or the augmented set's where that lacks it.
+    """
+    if folder is None:
+        folder = CLASS_MASKS if devkit.has_mask(image_id) else AUGMENTED_MASKS
+    annotation, mask = devkit.annotation(image_id), devkit.mask(image_id, folder)
     if annotation is None and mask is None:
         return ()
     boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)

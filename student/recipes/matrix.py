@@ -22,9 +22,10 @@ from cache.fingerprint import canonical_json
 from cache.reader import TutorCache
 from cache.vectors import READING
 from student.config import RunConfig
+from student.plan import class_masks
 from student.recipes.recipe import Cell, Recipe
 from student.settings import flatten, load_config
-from voc.devkit import Devkit, mask_folder
+from voc.devkit import Devkit
 
 CELLS = "cells"
 RUN = "run"
@@ -117,7 +118,7 @@ class Matrix:
     def _list_digest(self, config: RunConfig) -> str:
         """SHA-256 of the training list's ids, and of which have boxes and masks."""
         name = config.data.list
-        folder = config.data.mask_folder or mask_folder(name)
+        folder = class_masks(config, name)
         if (name, folder) not in self._lists:
             ids = self.devkit.image_ids(name)
             known = self.devkit.availability(ids, folder)

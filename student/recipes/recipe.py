@@ -138,7 +138,7 @@ def load_recipe(source: Path | str) -> Recipe:
     path = Path(source)
     if path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise StudentError(f"Cannot read the recipe {path}: {error}") from error
         return parse_recipe(text, f"the recipe {path}")

@@ -13,6 +13,7 @@ from student.recipes.matrix import Matrix, changed_settings
 from student.recipes.recipe import Recipe
 from student.run import read_json, write_json
 from voc.devkit import Devkit, mask_folder
+from voc.errors import DevkitError
 
 RECORDS = "recipes"
 
@@ -68,9 +69,9 @@ def _data(matrix: Matrix, list_name: str) -> dict[str, Any]:
     return {
         "voc": str(devkit.root.absolute()),
         "lists": {
-            name: _counts(devkit, name)
+            name: counts
             for name in ("Segmentation/train", "Main/train")
-            if name in devkit.lists()
+            if (counts := _counts(devkit, name)) is not None
         },
         "evaluation_images": len(devkit.image_ids(list_name)),
         "cache": None if cache is None else str(cache.path.absolute()),
@@ -78,9 +79,12 @@ def _data(matrix: Matrix, list_name: str) -> dict[str, Any]:
     }
 
 
-def _counts(devkit: Devkit, name: str) -> tuple[int, int]:
-    """How many images a list has, and how many of them a class mask."""
-    ids = devkit.image_ids(name)
+def _counts(devkit: Devkit, name: str) -> tuple[int, int] | None:
+    """How many images a list has, and how many of them a class mask; None if it cannot be used."""
+    try:
+        ids = devkit.image_ids(name)
+    except DevkitError:  # the recipes may well be of other lists
+        return None
     return len(ids), len(devkit.availability(ids, mask_folder(name)).masks)
 
 

@@ -24,7 +24,7 @@ from student.recipes.matrix import RUN, Job, cell_folder, changed_settings
 from student.run import CONFIG, locked, read_json, run_config
 from student.train import train
 from voc.detection_metric import percent
-from voc.devkit import Devkit
+from voc.devkit import Devkit, mask_folder
 from voc.draw import overlay
 from voc.errors import DevkitError
 
@@ -179,7 +179,7 @@ class Runner:
                 self.devkit.read_image(image_id),
                 boxes=None if known is None else known.boxes,
                 labels=None if known is None else known.labels,
-                label_map=self.devkit.mask(image_id),
+                label_map=self.devkit.mask(image_id, mask_folder(self.list_name)),
             )
             temporary = path.with_name(f".{os.getpid()}.{path.name}")
             Image.fromarray(picture).save(temporary)

@@ -19,6 +19,7 @@ from student.predict import find_images, predict
 from student.train import train
 from voc.classes import CLASSES
 from voc.devkit import Devkit
+from voc.errors import DevkitError
 
 LIST = "Segmentation/val"
 
@@ -113,8 +114,9 @@ def test_predictions_are_files_to_look_at_and_to_read(
     (folder / "notes.txt").touch()
     images = find_images([folder, tmp_path / "second.png"])
     assert [name for name, _ in images] == [first, "second"]
-    files = predict(run, images, tmp_path / "out")
-    for written, (name, path) in zip(files, images, strict=True):
+    result = predict(run, images, tmp_path / "out")
+    assert result.failed == {}
+    for written, (name, path) in zip(result.files, images, strict=True):
         with Image.open(path) as photograph, Image.open(written.mask) as mask:
             assert mask.mode == "P"
             assert mask.size == photograph.size
@@ -135,8 +137,57 @@ def test_what_cannot_be_predicted_is_named(run: Path, devkit: Devkit, tmp_path: 
     with pytest.raises(StudentError, match="Found no images in"):
         find_images([tmp_path])
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(StudentError, match=r"Cannot read the image .*broken\.png"):
-        predict(run, find_images([tmp_path]), tmp_path / "out")
+    result = predict(run, find_images([tmp_path]), tmp_path / "out")
+    assert result.files == []
+    assert "broken.png is no picture" in result.failed["broken"]
     (tmp_path / "broken.jpg").touch()
     with pytest.raises(StudentError, match=r"would both be written as broken"):
         find_images([tmp_path])
+
+
+def test_folders_and_links_among_the_photographs(devkit: Devkit, tmp_path: Path) -> None:
+    photograph = Path(shutil.copy(devkit.image_path(devkit.image_ids(LIST)[0]), tmp_path / "a.jpg"))
+    (tmp_path / "b.jpg").mkdir()
+    (tmp_path / "c.jpg").symlink_to(tmp_path / "absent.jpg")
+    found = [("a", photograph), ("c", tmp_path / "c.jpg")]
+    assert find_images([tmp_path]) == found
+    assert find_images([tmp_path, photograph]) == found  # named twice, predicted once
+
+
+def test_bad_photographs_among_good_ones_are_left_out_and_named(
+    devkit: Devkit, run: Path, tmp_path: Path
+) -> None:
+    first, second, third, _ = devkit.image_ids(LIST)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(devkit.image_path(first), folder / "b.JPEG")
+    Image.open(devkit.image_path(second)).save(folder / "e.jpg", "PNG")
+    (folder / "a.jpg").write_bytes(b"")
+    (folder / "c.jpg").write_bytes(devkit.image_path(third).read_bytes()[:900])
+    (folder / "d.png").symlink_to(tmp_path / "absent.png")
+    result = predict(run, find_images([folder]), tmp_path / "out", batch_size=2)
+    assert [file.image_id for file in result.files] == ["b", "e"]
+    assert {name: str(folder / name) in why for name, why in result.failed.items()} == {
+        "a": True, "c": True, "d": True,
+    }  # fmt: skip
+    whole = predict(run, [(first, devkit.image_path(first))], tmp_path / "out").files[0]
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(result.files[0].mask)), np.asarray(Image.open(whole.mask))
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_photograph_ends_an_evaluation_by_its_name(
+    devkit: Devkit, run: Path, tmp_path: Path, workers: int
+) -> None:
+    own = Devkit(Path(shutil.copytree(devkit.root, tmp_path / "voc")))
+    ids = own.image_ids(LIST)
+    path = own.image_path(ids[2])
+    path.write_bytes(path.read_bytes()[:-900])
+    settings = InferenceSettings(batch_size=2, workers=workers)
+    model = load_run(run).model
+    with pytest.raises(DevkitError) as caught:
+        evaluate_model(model, own, ids, folder="SegmentationClass", settings=settings)
+    assert str(caught.value).startswith(f"{path} cannot be read")
+    assert "Traceback" not in str(caught.value)
+    assert not model.training

@@ -12,7 +12,7 @@ from cache.errors import CacheError
 from cache.reader import TutorCache
 from student.config import RunConfig
 from student.errors import StudentError
-from student.plan import make_plan
+from student.plan import class_masks, make_plan
 from student.train import train
 from voc.devkit import Devkit
 
@@ -35,6 +35,39 @@ def test_missing_ground_truth_stops_before_anything_is_written(
     assert not (tmp_path / "run").exists()
     plan = make_plan(small(targets__segmentation__missing_gt="skip"), damaged, None)
     assert plan.facts["counts"]["segmentation_gt"] == 7
+
+
+def test_the_augmented_sets_masks_belong_to_its_lists(
+    damaged: Devkit, small: Small, cache: TutorCache
+) -> None:
+    """No tutor stands in for ground truth that a list's folder has, whatever the list is called."""
+    added = damaged.root / "SegmentationClassAug"
+    added.mkdir()
+    lists = damaged.root / "ImageSets" / "Segmentation"
+    shutil.copy(lists / "trainval.txt", lists / "trainval_aug.txt")
+    for mask in sorted((damaged.root / "SegmentationClass").iterdir())[:5]:
+        mask.rename(added / mask.name)
+    fill_in = {"targets__segmentation__source": "fill-in"}
+    for changed, expected in (
+        ({"data__list": "Segmentation/trainval_aug"}, 12),
+        ({"data__mask_folder": added.name}, 12),
+        ({}, 7),
+    ):
+        config = small(**fill_in, **changed)
+        plan = make_plan(config, damaged, cache)
+        assert plan.facts["counts"]["segmentation_gt"] == expected
+        assert plan.mask_folder == class_masks(config, config.data.list)
+    assert class_masks(small(data__mask_folder="Mine"), "Segmentation/val") == "SegmentationClass"
+
+
+def test_a_mask_folder_that_is_not_there_is_refused(
+    devkit: Devkit, small: Small, cache: TutorCache
+) -> None:
+    config = small(
+        targets__segmentation__source="fill-in", data__mask_folder="SegmentationClassAgu"
+    )
+    with pytest.raises(StudentError, match=r"Found no folder .*SegmentationClassAgu"):
+        make_plan(config, devkit, cache)
 
 
 def test_a_tutor_without_a_cache_is_refused(devkit: Devkit, small: Small) -> None:

@@ -209,6 +209,12 @@ def test_a_mistake_in_a_recipe_is_named(text: str, words: str) -> None:
     assert words in str(raised.value)
 
 
+def test_a_recipe_file_may_carry_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    text = load_recipe("table-12").text
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "own.toml") == load_recipe("table-12")
+
+
 def test_unknown_recipes_and_cells_are_named_with_the_known_ones() -> None:
     with pytest.raises(StudentError, match="did you mean table-12"):
         load_recipe("table-112")

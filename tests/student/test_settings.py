@@ -95,6 +95,15 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
         load_config(path)
 
 
+def test_files_of_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('preset = "tiny"\nseed = 4\n', encoding="utf-8-sig")
+    assert load_config(path).seed == 4
+    path.write_text("seed = 4  # größer", encoding="utf-16")
+    with pytest.raises(StudentError, match=r"run\.toml is not UTF-8"):
+        load_config(path)
+
+
 def test_strings_with_quotes_and_letters_survive(tmp_path: Path) -> None:
     config = load_config("tiny", ['init.trunk=C:\\weights "größe".pth'])
     path = tmp_path / "resolved.toml"

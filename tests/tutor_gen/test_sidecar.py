@@ -99,6 +99,7 @@ def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
 
 def test_class_names_alone(tmp_path: Path) -> None:
     assert read_class_names(write(tmp_path, 'class_names = ["cat", "tv"]')) == ["cat", "tv"]
+    assert read_class_names(write(tmp_path, '\ufeffclass_names = ["cat"]')) == ["cat"]
     for wrong in ("", "class_names = []", "class_names = [1]", 'class_names = "cat"'):
         with pytest.raises(TutorError, match="expected class_names to be a list of class names"):
             read_class_names(write(tmp_path, wrong))

@@ -15,7 +15,8 @@ from voc.sample import annotation_xml
 
 def write(folder: Path, objects: str, size: str = "<width>50</width><height>40</height>") -> Path:
     path = folder / "2008_000001.xml"
-    path.write_text(f"<annotation><size>{size}<depth>3</depth></size>{objects}</annotation>")
+    text = f"<annotation><size>{size}<depth>3</depth></size>{objects}</annotation>"
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -89,6 +90,34 @@ def test_empty_file_and_missing_file(tmp_path: Path) -> None:
         parse_annotation(tmp_path / "empty.xml")
     with pytest.raises(DevkitError, match=r"Cannot read .*none\.xml"):
         parse_annotation(tmp_path / "none.xml")
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "gb2312", "shift_jis", "big5", "utf8", "utf-16"])
+def test_other_encodings_are_read(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, f"<owner>\u4e2d</owner>{an_object('person')}")
+    declared = f'<?xml version="1.0" encoding="{encoding}"?>\n{path.read_text(encoding="utf-8")}'
+    path.write_bytes(declared.encode(encoding))
+    assert parse_annotation(path).labels.tolist() == [CLASS_IDS["person"]]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [("unicode", b""), ("hex", b""), ("gbk", b"\xff\xff"), ("utf-8", b"\xe9"), ("\xfc", b"")],
+)
+def test_undecodable_files_are_named(tmp_path: Path, encoding: str, content: bytes) -> None:
+    path = write(tmp_path, "")
+    head = f'<?xml version="1.0" encoding="{encoding}"?>'.encode()
+    path.write_bytes(head + b"<!--" + content + b"-->" + path.read_bytes())
+    with pytest.raises(DevkitError, match=r"2008_000001\.xml cannot be read in the encoding"):
+        parse_annotation(path)
+
+
+def test_a_bomb_of_entities_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "&e11;")
+    larger = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
+    path.write_text(f'<!DOCTYPE a [<!ENTITY e0 "boom">{larger}]>{path.read_text()}')
+    with pytest.raises(DevkitError, match=r"2008_000001\.xml is not well-formed"):
+        parse_annotation(path)
 
 
 @st.composite

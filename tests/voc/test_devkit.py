@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from voc.devkit import Devkit, mask_folder
+from voc.devkit import Availability, Devkit, mask_folder
 from voc.errors import DevkitError
 from voc.pictures import write_mask
 
@@ -115,6 +116,24 @@ class TestLists:
         with pytest.raises(DevkitError, match="Cannot read the list"):
             spoilable.image_ids("Main/odd")
 
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+    def test_lists_that_windows_wrote(self, spoilable: Devkit, encoding: str) -> None:
+        text = "0005_000001\r\n0005_000000\r\n"
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        path = spoilable.root / "ImageSets" / "Main" / "odd.txt"
+        path.write_bytes((mark + text).encode(encoding))
+        assert spoilable.image_ids("Main/odd") == ("0005_000001", "0005_000000")
+
+    def test_a_list_in_another_encoding_says_what_to_do(self, spoilable: Devkit) -> None:
+        path = spoilable.root / "ImageSets" / "Main" / "odd.txt"
+        path.write_bytes("größe".encode("latin-1"))
+        with pytest.raises(DevkitError, match=r"odd\.txt: .*save it as UTF-8"):
+            spoilable.image_ids("Main/odd")
+
+    def test_a_folder_is_no_list(self, spoilable: Devkit) -> None:
+        (spoilable.root / "ImageSets" / "Main" / "odd.txt").mkdir()
+        assert "Main/odd" not in spoilable.lists()
+
     def test_missing_list_says_which_there_are(self, drawn: Devkit) -> None:
         with pytest.raises(DevkitError, match=r"Lists: Main/train, Main/trainval"):
             drawn.image_ids("Layout/xyz")
@@ -132,6 +151,63 @@ class TestLists:
         assert spoilable.lists() == ()
         with pytest.raises(DevkitError, match="holds no lists"):
             spoilable.image_ids("Main/train")
+
+
+class TestEndings:
+    """Files named .JPG or .jpeg, .XML, .PNG: found, and never two of one image."""
+
+    @pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".Jpeg"])
+    def test_photographs_of_other_endings(self, spoilable: Devkit, ending: str) -> None:
+        before = spoilable.read_image(FIRST)
+        usual = spoilable.image_path(FIRST)
+        usual.rename(usual.with_suffix(ending))
+        assert spoilable.image_path(FIRST).name == FIRST + ending
+        assert FIRST in spoilable.image_ids("Segmentation/trainval")
+        np.testing.assert_array_equal(spoilable.read_image(FIRST), before)
+        assert pickle.loads(pickle.dumps(spoilable)).image_path(FIRST).is_file()
+
+    def test_annotations_and_masks_of_upper_case(self, spoilable: Devkit) -> None:
+        boxes, mask = spoilable.annotation(FIRST), spoilable.mask(FIRST)
+        assert boxes is not None
+        for folder in ("Annotations", "SegmentationClass"):
+            (file,) = (spoilable.root / folder).glob(f"{FIRST}.*")
+            file.rename(file.with_suffix(file.suffix.upper()))
+        again = spoilable.annotation(FIRST)
+        assert again is not None
+        np.testing.assert_array_equal(again.boxes, boxes.boxes)
+        np.testing.assert_array_equal(spoilable.mask(FIRST), mask)
+        assert spoilable.availability([FIRST]) == Availability(
+            frozenset([FIRST]), frozenset([FIRST])
+        )
+
+    @pytest.mark.parametrize(
+        ("folder", "usual", "other"),
+        [("JPEGImages", ".jpg", ".JPG"), ("JPEGImages", ".jpg", ".jpeg"),
+         ("Annotations", ".xml", ".XML"), ("SegmentationClass", ".png", ".PNG")],
+    )  # fmt: skip
+    def test_two_files_of_one_image(
+        self, spoilable: Devkit, folder: str, usual: str, other: str
+    ) -> None:
+        ids = spoilable.image_ids("Segmentation/trainval")
+        shutil.copy(
+            spoilable.root / folder / (FIRST + usual), spoilable.root / folder / (FIRST + other)
+        )
+        both = " and ".join(sorted((FIRST + usual, FIRST + other)))
+        one = {"JPEGImages": spoilable.image_path, "Annotations": spoilable.annotation}
+        for look in (
+            lambda: one.get(folder, spoilable.mask)(FIRST),
+            lambda: spoilable.availability(spoilable.image_ids("Segmentation/trainval")),
+        ):
+            with pytest.raises(DevkitError, match=f"{folder} holds {both}"):
+                look()
+        assert spoilable.image_path(ids[1]).is_file()
+
+    def test_a_file_that_comes_later_is_found(self, spoilable: Devkit) -> None:
+        usual = spoilable.image_path(FIRST)
+        os.utime(usual.parent, (1, 1))
+        assert spoilable.image_path(FIRST) == usual
+        usual.rename(usual.with_suffix(".JPG"))
+        assert spoilable.image_path(FIRST) == usual.with_suffix(".JPG")
 
 
 class TestImages:
@@ -244,11 +320,12 @@ class TestMasks:
         Image.fromarray(before).save(self.mask_path(spoilable))
         np.testing.assert_array_equal(spoilable.mask(FIRST), before)
 
-    def test_colours_instead_of_ids(self, spoilable: Devkit) -> None:
-        path = self.mask_path(spoilable)
-        Image.open(path).convert("RGB").save(path)
-        with pytest.raises(DevkitError, match="mask of mode RGB"):
-            spoilable.mask(FIRST)
+    @pytest.mark.parametrize("colours", [None, 32])
+    def test_colours_instead_of_ids(self, spoilable: Devkit, colours: int | None) -> None:
+        path, before = self.mask_path(spoilable), spoilable.mask(FIRST)
+        picture = Image.open(path).convert("RGB")
+        (picture if colours is None else picture.quantize(colours)).save(path)
+        np.testing.assert_array_equal(spoilable.mask(FIRST), before)
 
     def test_damage(self, spoilable: Devkit) -> None:
         path = self.mask_path(spoilable)
@@ -308,8 +385,11 @@ class TestAvailability:
         assert available.boxes == {FIRST}
 
     def test_folder_of_a_list(self) -> None:
-        assert mask_folder("SegmentationAug/train") == "SegmentationClassAug"
-        assert mask_folder("Segmentation/train") == mask_folder("Main/x") == "SegmentationClass"
+        for name in ("SegmentationAug/train", "Segmentation/train_aug", "Main/trainaug",
+                     "Segmentation/AugTrain", "Segmentation/augmented", "Main/aug2"):  # fmt: skip
+            assert mask_folder(name) == "SegmentationClassAug", name
+        for name in ("Segmentation/train", "Main/x", "Main/august", "Main/laughing"):
+            assert mask_folder(name) == "SegmentationClass", name
 
 
 class TestRealPhotographs:
