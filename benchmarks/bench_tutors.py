@@ -164,9 +164,9 @@ def cases(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, li
     """Name, image ids, devkit and pair of each run of `run_stages`."""
     device, floor = arguments.device, 0.001
     load = functools.partial(load_tutors, device=device, floor=floor)
-    scenes = write_devkit(folder / "scenes", 96, None)
+    scenes = write_devkit(folder / "scenes", arguments.scenes, None)
     sample = TutorPair(*load("sample", "sample", segmentation_floor=0.05))
-    yield "sample tutors, drawn scenes", ids_of(scenes, 96), scenes, sample
+    yield "sample tutors, drawn scenes", ids_of(scenes, arguments.scenes), scenes, sample
     large = arguments.devkit or write_devkit(folder / "large", arguments.images, (500, 375))
     full = {"detection_weights": "random:1", "segmentation_weights": "random:1"}
     names = ("mask_rcnn_R_50_FPN_3x",) * 2
@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--voc", type=Path, help="photographs instead of enlarged scenes")
     parser.add_argument("--torchscript", type=Path, help="a real detector, with its sidecar")
     parser.add_argument("--images", type=int, default=4, help="through R50-FPN (5 s each on a CPU)")
+    parser.add_argument("--scenes", type=int, default=96, help="through the sample tutors")
     parser.add_argument("--gpu-images", type=int, default=512)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=8, help="for the pipeline on a GPU")

@@ -28,7 +28,8 @@ from voc.sample import Scene, draw_scene
 
 OUT = Path(__file__).resolve().parents[1] / "student" / "sample" / "tiny-trunk.pth"
 SEED = 8_000_000
-SCENES, HELD_OUT = 4000, 400
+HELD_OUT = 0.1
+"""Scenes drawn beyond those of training, as a share of them."""
 SIDE = 96
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
 
@@ -36,6 +37,7 @@ LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
 def main() -> None:
     """Draw, train, report the accuracy on held-out objects, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--scenes", type=int, default=4000, help="to train on")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -44,10 +46,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
-    images, labels = cut_objects(range(SCENES), rng)
+    scenes = arguments.scenes
+    images, labels = cut_objects(range(scenes), rng)
     classifier = Classifier()
     train(classifier, images, labels, arguments.epochs, arguments.batch)
-    held_out = cut_objects(range(SCENES, SCENES + HELD_OUT), rng)
+    held_out = cut_objects(range(scenes, scenes + max(1, round(HELD_OUT * scenes))), rng)
     print(f"accuracy on {len(held_out[1])} held-out objects: {accuracy(classifier, *held_out):.3f}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     state = classifier.trunk.state_dict()

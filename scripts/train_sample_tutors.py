@@ -42,7 +42,6 @@ from voc.sample import Scene, draw_scene
 SAMPLE = Path(__file__).resolve().parents[1] / "tutor_gen" / "sample"
 TRAINING_SEEDS = {"detection": 7_000_000, "segmentation": 7_100_000}
 HELD_OUT_SEED = 7_500_000
-HELD_OUT_SCENES = 300
 FLOORS = (0.001, 0.05, 0.3, 0.5)
 SCENES = 6000
 """Distinct scenes a model sees, each several times at other sizes and flipped."""
@@ -60,6 +59,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None, help="default: beside the configuration")
+    parser.add_argument("--held-out", type=int, default=300, help="scenes to score it on")
     parser.add_argument("--only-evaluate", action="store_true", help="score the weights in --out")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -67,7 +67,7 @@ def main() -> None:
     out = arguments.out or config_file.with_suffix(".pth")
     if not arguments.only_evaluate:
         train(config_file, TRAINING_SEEDS[arguments.role], arguments.steps, arguments.batch, out)
-    evaluate(arguments.role, out)
+    evaluate(arguments.role, out, arguments.held_out)
 
 
 def train(config_file: Path, seed: int, steps: int, batch: int, out: Path) -> None:
@@ -115,14 +115,14 @@ def speed_up_backbone(model: Any) -> None:
     backbone.forward = fast_forward
 
 
-def evaluate(role: Role, weights: Path) -> None:
+def evaluate(role: Role, weights: Path, scenes: int) -> None:
     """Print average precision per class, and for masks the mean IoU, on held-out scenes."""
     tutor = load_tutor("sample", role, weights=weights)
     assert tutor is not None
     floors = {floor: ConfusionMatrix() for floor in FLOORS}
     predictions, truth = {}, {}
     seconds = 0.0
-    for index in range(HELD_OUT_SCENES):
+    for index in range(scenes):
         scene = draw_scene(HELD_OUT_SEED, index)
         start = time.perf_counter()
         (found,) = tutor.predict([scene.image])
@@ -138,11 +138,11 @@ def evaluate(role: Role, weights: Path) -> None:
         if result.objects[name]:
             print(f"{name:12}  AP {value:.3f}  of {result.objects[name]} objects")
     strict = evaluate_detections(predictions, truth, iou_threshold=0.75)
-    print(f"mean AP {result.map:.3f}, at IoU .75 {strict.map:.3f}, {HELD_OUT_SCENES} scenes")
+    print(f"mean AP {result.map:.3f}, at IoU .75 {strict.map:.3f}, {scenes} scenes")
     if role == "segmentation":
         scores = (f"{matrix.result().miou:.3f} ({floor})" for floor, matrix in floors.items())
         print(f"mean IoU (of instances above a confidence): {', '.join(scores)}")
-    print(f"{1000 * seconds / HELD_OUT_SCENES:.0f} ms an image")
+    print(f"{1000 * seconds / scenes:.0f} ms an image")
 
 
 def label_map(found: Instances, floor: float, scene: Scene) -> NDArray[np.int64]:
