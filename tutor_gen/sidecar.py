@@ -21,7 +21,7 @@ def read_sidecar(model_file: Path) -> dict[str, Any]:
     """Read the sidecar of ``model_file``.
 
     Raises:
-        TutorError: it is missing or not TOML.
+        TutorError: it is missing, unreadable or not TOML.
     """
     path = sidecar_path(model_file)
     try:
@@ -30,6 +30,8 @@ def read_sidecar(model_file: Path) -> dict[str, Any]:
         raise TutorError(
             f"{model_file} needs a sidecar file that says how to use it, and {path} does not exist"
         ) from None
+    except OSError as error:
+        raise TutorError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TutorError(f"{path} is not valid TOML: {error}") from None
 
