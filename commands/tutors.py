@@ -198,7 +198,7 @@ def generate_tutors(
 
 
 def _say_gaps(**tutors: Tutor | None) -> None:
-    """Say before the run which of VOC's classes a tutor cannot label; a store keeps quiet of it."""
+    """Say before the run which of VOC's classes a tutor cannot label."""
     from tutor_gen.class_names import gaps
 
     for role, tutor in tutors.items():

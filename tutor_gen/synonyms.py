@@ -8,11 +8,11 @@ from voc.classes import CLASSES
 
 # Names of the class itself in the data sets' own lists (LVIS v0.5 and v1: Detectron2's category
 # lists, first synonyms, with their definitions; Cityscapes: Detectron2's; Objects365 and Open
-# Images: their class lists), and the kinds that VOC's annotation guidelines count in by name where
-# a data set keeps them apart: "includes vans", "armchairs, deckchairs", "ponies, donkeys, mules",
-# "mopeds, scooters", "ships", "babies", "standalone screens". Left out: kinds of which the
-# guidelines say nothing (wine bottles, ducks, school buses), and what is another thing (flowerpots,
-# vases, coffee tables, sofa beds, trucks, trams).
+# Images: their class lists); kinds that VOC's annotation guidelines count in, where a data set
+# keeps them apart: vans and large family cars, armchairs, deckchairs, ponies, donkeys, mules,
+# mopeds, scooters, ships, babies, standalone screens; and people by age, sex or doing.
+# Left out: kinds of which the guidelines say nothing (wine bottles, ducks, school buses), and what
+# is another thing (flowerpots, vases, coffee tables, sofa beds, trucks, trams).
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "aeroplane": ("airplane",),
     "bird": ("wild bird",),
@@ -25,7 +25,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "diningtable": ("dinning table", "kitchen & dining room table"),
     "horse": ("pony", "donkey", "mule"),
     "motorbike": ("motorcycle", "motor_scooter", "moped"),
-    # LVIS v0.5 names its class of all people by its first synonym, "baby". A rider is Cityscapes'
+    # LVIS v0.5 names its class of all people by its first synonym, "baby". Cityscapes' rider is the
     # person on a bicycle, without the bicycle.
     "person": ("baby", "man", "woman", "boy", "girl", "pedestrian", "rider"),
     "pottedplant": ("houseplant",),

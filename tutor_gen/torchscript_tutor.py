@@ -167,7 +167,7 @@ class TorchScriptTutor:
         numbers: NDArray[np.int64] = given.astype(np.int64)
         if (numbers != given).any():
             fraction = given[numbers != given][0]
-            raise self._unexpected(f"class numbers at '{self._sidecar.labels}'", f"{fraction}")
+            raise self._unexpected(f"class numbers at '{self._sidecar.labels}'", f"{fraction:.3g}")
         return numbers
 
     def _confidences(self, detections: Any) -> NDArray[np.float32]:
