@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from student.errors import StudentError
-from student.torch_file import UNREADABLE, read_torch_file, reason
+from student.torch_file import read_torch_file, reason
 
 FOLDER = "checkpoints"
 LAST, BEST = "last", "best"
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise StudentError(
             f"Found no checkpoint {path}: has this run trained up to its first one?"
         ) from error
-    except UNREADABLE as error:
+    except Exception as error:
         raise StudentError(
             f"Cannot read the checkpoint {path} ({reason(error)}): delete it to train again from "
             "the start"

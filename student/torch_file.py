@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import torch
 
 from cache.numpy_pickles import PYTORCH
 
-UNREADABLE = (
-    *(OSError, RuntimeError, EOFError, TypeError, ValueError, KeyError),
-    pickle.UnpicklingError,
-)
-"""What `read_torch_file` may raise."""
 _REFUSED = re.compile(r"GLOBAL (\S+)|got <class '(\S+)'>")
 
 
 def read_torch_file(path: Path) -> object:
-    """Read tensors, plain values, and NumPy's arrays and numbers, to the host's memory."""
+    """Read tensors, plain values, and NumPy's arrays and numbers, to the host's memory.
+
+    Raises:
+        Exception: about any; a damaged file fails in many ways. `reason` says why.
+    """
     with torch.serialization.safe_globals(PYTORCH):
         return torch.load(path, map_location="cpu", weights_only=True)
 

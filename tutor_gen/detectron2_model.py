@@ -76,12 +76,6 @@ def _build(config: CfgNode) -> torch.nn.Module:
         model: torch.nn.Module = build_model(config)
     except KeyError as error:  # a name of another project's parts
         raise TutorError(f"the configuration needs more than Detectron2: {error.args[0]}") from None
-    except ImportError as error:
-        raise TutorError(
-            f"the configuration needs Detectron2's compiled operators ({error}); "
-            "run 'python scripts/install_detectron2.py' where it can compile them, or name a model "
-            "without deformable convolutions"
-        ) from None
     return model
 
 

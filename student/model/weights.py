@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from student.errors import StudentError
 from student.model.blitznet import BlitzNet
-from student.torch_file import UNREADABLE, read_torch_file, reason
+from student.torch_file import read_torch_file, reason
 
 InputConvention = Literal["bgr-255", "rgb-unit"]
 
@@ -91,7 +91,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         loaded = read_torch_file(path)
     except FileNotFoundError:
         raise StudentError(f"{path}: no such file. Give the path of ResNet weights.") from None
-    except UNREADABLE as error:
+    except Exception as error:
         raise StudentError(
             f"{path}: not readable as weights ({reason(error)}). {remedy}"
         ) from error
