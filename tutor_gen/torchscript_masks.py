@@ -25,9 +25,9 @@ def flat_masks(path: Path, masks: torch.Tensor, count: int) -> torch.Tensor:
     Raises:
         TutorError: there are not ``count`` of them, or they hold others values than 0..1.
     """
-    flat = masks[:, 0] if masks.dim() == 4 and masks.shape[1] == 1 else masks
     if count == 0:
-        return flat.reshape(0, *(masks.shape[-2:] if masks.dim() > 2 else (0, 0)))
+        return masks.new_zeros(0, 0, 0)
+    flat = masks[:, 0] if masks.dim() == 4 and masks.shape[1] == 1 else masks
     if flat.dim() != 3 or len(flat) != count:
         raise TutorError(
             f"{path}: by its sidecar, expected {count} masks of (n, h, w) or (n, 1, h, w), got "

@@ -199,7 +199,8 @@ class TorchScriptTutor:
         value = self._follow(detections, (key,))
         if not isinstance(value, torch.Tensor):
             raise self._unexpected(f"'{key}' to be a tensor", type(value).__name__)
-        return value.detach().cpu()
+        value = value.detach().cpu()
+        return value.float() if value.dtype == torch.bfloat16 else value  # NumPy has no such type
 
     def _follow(self, value: Any, path: Sequence[Key]) -> Any:
         for key in path:

@@ -193,7 +193,7 @@ def test_one_mask_a_box_is_wanted(tmp_path: Path) -> None:
         with pytest.raises(TutorError, match=r"model\.pt: by its sidecar, expected 2 masks of"):
             flat_masks(path, torch.zeros(shape), 2)
     assert flat_masks(path, torch.zeros(2, 1, 28, 28), 2).shape == (2, 28, 28)
-    for shape in ((0, 80, 28, 28), (0, 1, 28, 28), (0,)):
+    for shape in ((0, 80, 28, 28), (0, 1, 28, 28), (0,), (5, 1, 28, 28)):
         nothing = flat_masks(path, torch.zeros(shape), 0)
         assert len(nothing) == 0
         assert mask_frame(path, nothing, (28, 28), None) is None

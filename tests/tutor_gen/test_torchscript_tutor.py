@@ -279,9 +279,12 @@ def test_output_that_would_be_misread_is_refused(
         tutor(export(tmp_path, module)).predict([colour()])
 
 
-def test_whole_numbers_may_be_floats_and_a_small_box_is_one(tmp_path: Path) -> None:
+def test_whole_numbers_may_be_floats_and_a_doubtful_box_small(tmp_path: Path) -> None:
     (found,) = tutor(export(tmp_path, Returns(BOX, torch.tensor([1.0]), SURE))).predict([colour()])
     assert found.labels.tolist() == [CLASS_IDS["person"]]
+    coarse = Returns(BOX, NUMBER, SURE.bfloat16())
+    (found,) = tutor(export(tmp_path, coarse)).predict([colour()])
+    assert found.confidences.tolist() == pytest.approx([0.9], abs=0.01)
     doubtful = Returns([0.1, 0.1, 0.8, 0.6], NUMBER, SURE / 10)
     assert len(tutor(export(tmp_path, doubtful)).predict([colour()])[0]) == 1
 
