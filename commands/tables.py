@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from cache.reader import TutorCache
 from cache.summary import THRESHOLDS, Summary
+from tutor_gen.class_names import gaps
 from tutor_gen.compare import Difference, Tolerance
 from voc.classes import CLASSES
 from voc.detection_metric import percent
@@ -58,6 +59,7 @@ def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:
         "detection floor": str(settings.get("detection_floor")),
         "fingerprint": summary.provenance["fingerprint"],
     }
+    facts |= {f"never labelled, {role}": line for role, line in _gaps(settings).items()}
     facts |= {f"left out, {role}": line for role, line in _dropped(summary).items()}
     smallest, median, largest = summary.label_vectors
     facts["label vectors"] = f"{median:g} distinct an image (median; {smallest} to {largest})"
@@ -86,6 +88,13 @@ def _formula(label_vectors: str | dict[str, Any] | None) -> str:
     levels = label_vectors.get("levels")
     rounded = "" if levels is None else f"; rounded to multiples of 1/{levels}"
     return f"{label_vectors.get('formula')}{rounded}"
+
+
+def _gaps(settings: Mapping[str, Any]) -> dict[str, str]:
+    """VOC's classes that a tutor cannot label, a line for each tutor that lacks some."""
+    tutors = {role: settings.get(role) for role in ("detection", "segmentation")}
+    missing = {role: gaps(tutor) for role, tutor in tutors.items() if tutor is not None}
+    return {role: line for role, line in missing.items() if line}
 
 
 def _dropped(summary: Summary) -> dict[str, str]:

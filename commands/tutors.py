@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tutor_gen.generate import GenerationResult
     from tutor_gen.label_form import LabelForm
     from tutor_gen.pair import TutorPair
+    from tutor_gen.tutor import Tutor
     from voc.devkit import Devkit
 
 
@@ -167,6 +168,8 @@ def generate_tutors(
         form=form,
         amp={"bf16": "bfloat16", "fp16": "float16", None: None}[amp],
     )
+    if team.leads:
+        _say_gaps(detection=detection, segmentation=segmentation)
     if dry_run and not team.leads:
         return
     if dry_run:
@@ -190,6 +193,15 @@ def generate_tutors(
     )
     if team.leads:
         _report(result, out, voc, len(ids))
+
+
+def _say_gaps(**tutors: Tutor | None) -> None:
+    """Say before the run which of VOC's classes a tutor cannot label."""
+    from tutor_gen.class_names import gaps
+
+    for role, tutor in tutors.items():
+        if tutor is not None and (missing := gaps(tutor.description)):
+            click.echo(f"the {role} tutor never labels: {missing}", err=True)
 
 
 def _report(result: GenerationResult, out: Path, voc: Path, images: int) -> None:

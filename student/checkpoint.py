@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from student.errors import StudentError
+from student.torch_file import read_torch_file, reason
 
 FOLDER = "checkpoints"
 LAST, BEST = "last", "best"
@@ -63,14 +63,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         StudentError: There is none, or it is not one of ours.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = read_torch_file(path)
         return Checkpoint(**state)
     except FileNotFoundError as error:
         raise StudentError(
             f"Found no checkpoint {path}: has this run trained up to its first one?"
         ) from error
-    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:
         raise StudentError(
-            f"Cannot read the checkpoint {path} ({str(error).splitlines()[0]}): delete it to "
-            "train again from the start"
+            f"Cannot read the checkpoint {path} ({reason(error)}): delete it to train again from "
+            "the start"
         ) from error

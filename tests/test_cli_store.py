@@ -137,6 +137,25 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(voc: Path, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+SAMPLE_LACKS = (
+    "bicycle, bird, car, chair, cow, diningtable, dog, horse, motorbike, sheep, sofa, train"
+)
+
+
+def test_what_a_tutor_never_labels_is_said_before_the_run_and_of_the_store(
+    voc: Path, train_cache: Path, tmp_path: Path
+) -> None:
+    tutors = ("--detection-tutor", "sample", "--segmentation-tutor", "none")
+    plan = ("generate-tutors", "--voc", voc, "--list", LISTS[0], *tutors, "--dry-run", "--out")
+    result = run(*plan, tmp_path / "planned.zarr")
+    assert f"the detection tutor never labels: {SAMPLE_LACKS}" in result.stderr.splitlines()
+    assert "segmentation tutor" not in result.stderr
+    output = done("inspect-cache", train_cache)
+    for role in ("detection", "segmentation"):
+        line = next(x for x in output.splitlines() if x.startswith(f"never labelled, {role}"))
+        assert line.endswith(SAMPLE_LACKS)
+
+
 def test_what_was_left_out_is_told(voc: Path, tmp_path: Path) -> None:
     generate(voc, tmp_path / "c.zarr", "--list", LISTS[1], "--floor", "0.2")
     counts = json.loads(run("inspect-cache", tmp_path / "c.zarr", "--json").stdout)["dropped"]

@@ -21,7 +21,12 @@ with warnings.catch_warnings():
     from detectron2.engine import DefaultPredictor
     from detectron2.layers import FrozenBatchNorm2d
     from detectron2.layers.mask_ops import paste_masks_in_image
-    from detectron2.modeling import GeneralizedRCNN, PanopticFPN, build_model
+    from detectron2.modeling import (
+        META_ARCH_REGISTRY,
+        GeneralizedRCNN,
+        PanopticFPN,
+        build_model,
+    )
     from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
     from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
     from detectron2.structures import BitMasks, Boxes
@@ -30,6 +35,7 @@ with warnings.catch_warnings():
     from detectron2.utils.file_io import PathManager
 
 __all__ = [
+    "META_ARCH_REGISTRY",
     "BitMasks",
     "Boxes",
     "CfgNode",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tutor_gen.synonyms import VOC_NAMES, folded
 from voc.classes import CLASS_IDS
 
 COCO_CLASSES: tuple[str, ...] = (
@@ -28,19 +29,8 @@ COCO_CATEGORY_IDS: tuple[int, ...] = tuple(
 )
 """COCO's own category ids (80 of 1..90), in the same order as `COCO_CLASSES`."""
 
-_RENAMED = {
-    "airplane": "aeroplane",
-    "motorcycle": "motorbike",
-    "couch": "sofa",
-    "potted plant": "pottedplant",
-    "dining table": "diningtable",
-    "tv": "tvmonitor",
-}
-
 VOC_OF_COCO: dict[str, int] = {
-    name: CLASS_IDS[_RENAMED.get(name, name)]
-    for name in COCO_CLASSES
-    if _RENAMED.get(name, name) in CLASS_IDS
+    name: CLASS_IDS[VOC_NAMES[folded(name)]] for name in COCO_CLASSES if folded(name) in VOC_NAMES
 }
 """VOC class id (1..20) of each of the 20 COCO classes that VOC has too."""
 
@@ -48,10 +38,10 @@ VOC_OF_COCO: dict[str, int] = {
 def voc_ids(class_names: Iterable[str]) -> tuple[int, ...]:
     """Return the VOC class id of each name, 0 where VOC lacks the class.
 
-    Names may be spelt as COCO or as VOC spells them.
+    Names may be spelt as COCO, VOC, LVIS, Cityscapes, Objects365 or Open Images spell them, with
+    any case, spaces, underscores and hyphens.
 
-    >>> voc_ids(["airplane", "aeroplane", "zebra", "person"])
-    (1, 1, 0, 15)
+    >>> voc_ids(["airplane", "aeroplane", "zebra", "person", "Potted Plant", "bus_(vehicle)"])
+    (1, 1, 0, 15, 16, 6)
     """
-    known = {**CLASS_IDS, **VOC_OF_COCO}
-    return tuple(known.get(name, 0) for name in class_names)
+    return tuple(CLASS_IDS.get(VOC_NAMES.get(folded(name), ""), 0) for name in class_names)

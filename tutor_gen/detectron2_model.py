@@ -1,4 +1,4 @@
-"""Configurations and weights of Detectron2 models."""
+"""Detectron2 models and their weights."""
 
 from __future__ import annotations
 
@@ -15,39 +15,10 @@ from tutor_gen._detectron2 import (
     FrozenBatchNorm2d,
     PathManager,
     build_model,
-    get_cfg,
     model_zoo,
 )
 from tutor_gen.errors import TutorError
 from tutor_gen.safe_weights import Checkpoint, check_named_digest, read_checkpoint
-from tutor_gen.tutor import ModelSettings
-
-
-def read_config(path: Path, settings: ModelSettings) -> CfgNode:
-    """Read a configuration file and lay ``settings`` over it.
-
-    Raises:
-        TutorError: no Detectron2 configuration, or masks are wanted and it gives none.
-    """
-    config = get_cfg()
-    try:
-        # Not Detectron2's default: unsafe YAML may call any function.
-        config.merge_from_file(str(path), allow_unsafe=False)
-    except Exception as error:
-        reason = str(error).strip() or type(error).__name__
-        raise TutorError(f"{path} is not a Detectron2 configuration: {reason}") from None
-    if settings.masks and not config.MODEL.MASK_ON:
-        raise TutorError(
-            f"{path.name} gives boxes only; a segmentation tutor needs masks, as a Mask R-CNN has"
-        )
-    config.MODEL.MASK_ON = settings.masks
-    config.MODEL.DEVICE = settings.device
-    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = settings.floor
-    config.MODEL.RETINANET.SCORE_THRESH_TEST = settings.floor
-    config.TEST.DETECTIONS_PER_IMAGE = settings.detections_per_image
-    if settings.min_size is not None:
-        config.INPUT.MIN_SIZE_TEST = settings.min_size
-    return config
 
 
 def load_model(config: CfgNode, weights: Path | str) -> tuple[torch.nn.Module, dict[str, str]]:
@@ -67,7 +38,7 @@ def load_model(config: CfgNode, weights: Path | str) -> tuple[torch.nn.Module, d
         return _build_random(config, str(weights)), {"weights": str(weights)}
     path = Path(weights)
     checkpoint = read_checkpoint(path)
-    model: torch.nn.Module = build_model(config)
+    model = _build(config)
     _fill(model, checkpoint, path)
     return model.eval(), {"weights": path.name, "weights_sha256": sha256_file(path)}
 
@@ -98,6 +69,14 @@ def download(url: str) -> Path:
         ) from None
     check_named_digest(path, url.rsplit("/", 1)[-1])
     return path
+
+
+def _build(config: CfgNode) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = build_model(config)
+    except KeyError as error:  # a name of another project's parts
+        raise TutorError(f"the configuration needs more than Detectron2: {error.args[0]}") from None
+    return model
 
 
 class _Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
@@ -137,7 +116,7 @@ def _build_random(config: CfgNode, weights: str) -> torch.nn.Module:
         raise TutorError(f"expected random weights as random:SEED with a number, got '{weights}'")
     with torch.random.fork_rng():
         torch.manual_seed(int(seed))
-        model: torch.nn.Module = build_model(config).eval()
+        model = _build(config).eval()
         _calibrate_norms(model)
     return model
 

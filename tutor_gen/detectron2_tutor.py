@@ -24,8 +24,10 @@ from tutor_gen._detectron2 import (
     PanopticFPN,
     paste_masks_in_image,
 )
+from tutor_gen.class_names import check_class_names, describe_class_names
 from tutor_gen.coco import voc_ids
-from tutor_gen.detectron2_model import download, load_model, read_config, weights_url
+from tutor_gen.detectron2_config import read_config
+from tutor_gen.detectron2_model import download, load_model, weights_url
 from tutor_gen.detectron2_outputs import THINGS, Said, keep_distributions, postprocess, run_network
 from tutor_gen.errors import TutorError
 from tutor_gen.label_form import THESIS, LabelForm
@@ -88,6 +90,7 @@ class Detectron2Tutor:
         if self._distributions:
             keep_distributions(model, name)
         self._voc_ids = np.array(voc_ids(class_names), dtype=np.uint8)
+        self._name = name
         self._description = dict(description)
 
     @property
@@ -117,7 +120,7 @@ class Detectron2Tutor:
     def _run(self, inputs: list[dict[str, Any]]) -> list[Said]:
         if not self._two_steps:
             with self._autocast():
-                return [Said(output["instances"]) for output in self.model(inputs)]
+                return [Said(self._instances_of(output)) for output in self.model(inputs)]
         with self._autocast():
             raw = run_network(self.model, inputs, masks=self._masks)
         said = postprocess(raw, inputs, soft=self._soft)
@@ -126,11 +129,23 @@ class Detectron2Tutor:
                 side = each.instances.mask_probabilities.shape[-1]
                 if side != MASK_SIDE:
                     reason = f"its mask head gives {side} x {side}"
-                    raise _no_own_masks(str(self._description["name"]), reason)
+                    raise _no_own_masks(self._name, reason)
         return said
+
+    def _instances_of(self, output: Any) -> Any:
+        if not isinstance(output, Mapping) or "instances" not in output:
+            given = ", ".join(output) if isinstance(output, Mapping) else type(output).__name__
+            raise TutorError(f"{self._name} gives no instances (objects with boxes), but {given}")
+        return output["instances"]
 
     def _as_instances(self, said: Said) -> Instances:
         found = said.instances.to("cpu")
+        boxes = found.pred_boxes.tensor.float().numpy()
+        if boxes.shape[1] != 4:
+            raise TutorError(
+                f"{self._name} gives boxes of {boxes.shape[1]} numbers, rotated ones perhaps; a "
+                "tutor's are x1 y1 x2 y2"
+            )
         masks = own = distributions = None
         if self._masks:
             masks = found.pred_masks.numpy()
@@ -141,7 +156,7 @@ class Detectron2Tutor:
             distributions = self._voc_part(found.distributions.float().numpy())
         numbers = found.pred_classes.numpy()
         everything = Instances(
-            boxes=found.pred_boxes.tensor.float().numpy(),
+            boxes=boxes,
             labels=self._voc_ids[numbers],
             confidences=found.scores.float().numpy(),
             masks=masks,
@@ -151,7 +166,7 @@ class Detectron2Tutor:
         instances = everything.select(everything.labels > 0, "class")
         if said.things is None:
             return instances
-        numbered = replace(everything, labels=numbers.astype(np.uint8))
+        numbered = replace(everything, labels=numbers)
         others = replace(numbered.select(everything.labels == 0, "class"), dropped={})
         return replace(instances, panoptic=Panoptic(said.things.cpu().numpy(), others))
 
@@ -257,6 +272,7 @@ def _class_names(path: Path, config: CfgNode) -> list[str]:
             f"{path} has {expected} classes but {len(names)} class names are known; say what they "
             f'mean in {sidecar_path(path)}: class_names = ["...", ...]'
         )
+    check_class_names(str(path), names, f"Say in {sidecar_path(path)} which are VOC's: class_names")
     return names
 
 
@@ -280,6 +296,7 @@ def _describe(config: CfgNode, class_names: Sequence[str]) -> dict[str, Any]:
     whole.MODEL.WEIGHTS = whole.MODEL.DEVICE = whole.OUTPUT_DIR = ""
     return {
         "class_names": list(class_names),
+        **describe_class_names(class_names),
         "min_size": int(config.INPUT.MIN_SIZE_TEST),
         "max_size": int(config.INPUT.MAX_SIZE_TEST),
         "score_threshold": float(config.MODEL.ROI_HEADS.SCORE_THRESH_TEST),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tutor_gen import zoo
 from tutor_gen.errors import TutorError
+from tutor_gen.file_kinds import CONFIG_ENDINGS, holds_weights, other_kind
 from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR
 from tutor_gen.tutor import ModelSettings, Tutor
@@ -16,8 +17,6 @@ Role = Literal["detection", "segmentation"]
 SAMPLE = Path(__file__).with_name("sample")
 FLOORS: dict[Role, float] = {"detection": DETECTION_FLOOR, "segmentation": SEGMENTATION_FLOOR}
 DEFAULT_DETECTIONS = 100
-CONFIG_ENDINGS = (".yaml", ".yml")
-WEIGHT_ENDINGS = (".pkl", ".pth", ".pyth")
 
 
 def load_tutor(
@@ -89,10 +88,16 @@ def _load_detectron2(spec: str, weights: Path | str | None, settings: ModelSetti
 
 
 def _load_torchscript(path: Path, weights: Path | str | None, settings: ModelSettings) -> Tutor:
-    if path.suffix in WEIGHT_ENDINGS:
+    if kind := other_kind(path):
+        raise TutorError(
+            f"{path} is {kind}, which kdcli does not run; name a Detectron2 configuration (.yaml) "
+            "of the same model, or export the model to TorchScript (torch.jit.save)"
+        )
+    if holds_weights(path):
         raise TutorError(
             f"{path} holds weights only; name the model's configuration (.yaml) or its zoo name as "
-            "the tutor, and this file with --detection-weights or --segmentation-weights"
+            "the tutor, and this file with --detection-weights or --segmentation-weights. A whole "
+            "model, if it is one, becomes a tutor by torch.jit.save, not by torch.save"
         )
     if weights is not None:
         raise TutorError(

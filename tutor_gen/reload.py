@@ -12,14 +12,9 @@ from cache.fingerprint import listed, settings_differences
 from cache.reader import TutorCache
 from tutor_gen import zoo
 from tutor_gen.errors import TutorError
+from tutor_gen.file_kinds import CONFIG_ENDINGS
 from tutor_gen.label_form import LabelForm
-from tutor_gen.load import (
-    CONFIG_ENDINGS,
-    DEFAULT_DETECTIONS,
-    SAMPLE,
-    Role,
-    load_tutor,
-)
+from tutor_gen.load import DEFAULT_DETECTIONS, SAMPLE, Role, load_tutor
 from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
 from tutor_gen.tutor import Tutor
 

@@ -2,14 +2,14 @@
 
 Detectron2's ``.pkl`` files are pickles, and a pickle can name any function and have it called. Here
 only NumPy arrays and plain containers are admitted; ``.pth`` files are read by PyTorch with
-``weights_only``, which does the same.
+``weights_only``, which does the same with tensors, and here with NumPy's arrays and numbers, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-import zipfile
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.numpy_pickles import ARRAYS, PYTORCH
 from tutor_gen.errors import TutorError
+from tutor_gen.file_kinds import CONFIG_ENDINGS, is_torchscript, other_kind
 
 Checkpoint = dict[str, Any]
 """What Detectron2's checkpointer wants: the key ``"model"`` (name to tensor or array) and hints."""
@@ -35,8 +37,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         TutorError: the file is missing, damaged, or holds anything but weights.
     """
-    if not path.is_file():
-        raise TutorError(f"the weights file {path} does not exist")
+    _check_kind(path)
     content = _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
     if not isinstance(content, Mapping):
         raise TutorError(f"{path}: expected a dictionary of weights, got {_type(content)}")
@@ -66,6 +67,25 @@ def check_named_digest(path: Path, expected_name: str) -> None:
         )
 
 
+def _check_kind(path: Path) -> None:
+    """Say what a file is that holds no weights, or holds them in another way."""
+    kind = "a configuration" if path.suffix in CONFIG_ENDINGS else other_kind(path)
+    if kind is not None:
+        raise TutorError(f"{path} is {kind}, no file of weights (.pkl, .pth)")
+    if not path.is_file():
+        raise TutorError(f"the weights file {path} does not exist")
+    if path.suffix == ".safetensors":
+        raise TutorError(
+            f"{path} is a file of safetensors; save its weights as PyTorch does: "
+            "torch.save({'model': safetensors.torch.load_file(FILE)}, 'weights.pth')"
+        )
+    if is_torchscript(path):
+        raise TutorError(
+            f"{path} is a TorchScript file, a tutor by itself: name it with --detection-tutor or "
+            "--segmentation-tutor, without weights"
+        )
+
+
 def _split(content: Mapping[str, Any]) -> tuple[Checkpoint, Mapping[str, Any]]:
     """Tell hints and weights apart in any of the forms that Detectron2 reads."""
     if "model" in content and isinstance(content["model"], Mapping):
@@ -76,7 +96,8 @@ def _split(content: Mapping[str, Any]) -> tuple[Checkpoint, Mapping[str, Any]]:
     weights = content.get("blobs", content)  # Detectron 1 and Caffe 2
     if not isinstance(weights, Mapping):
         return {}, {}
-    if any(isinstance(value, np.ndarray) for value in weights.values()):
+    kinds = [type(value) for value in weights.values()]
+    if np.ndarray in kinds and torch.Tensor not in kinds:
         kept = {name: w for name, w in weights.items() if not name.endswith("_momentum")}
         return {"__author__": "Caffe2", "matching_heuristics": True}, kept
     return {}, weights
@@ -90,15 +111,29 @@ def _as_tensor(path: Path, name: str, value: object) -> torch.Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError)
+_REFUSED = re.compile(r"GLOBAL (\S+)|got <class '(\S+)'>")
+"""How PyTorch names what it does not admit."""
 
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        reason = (str(error).strip() or _type(error)).splitlines()[0]
+        with torch.serialization.safe_globals(PYTORCH):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged file can fail in about any way; none of them deserves a traceback.
+    except Exception as error:
+        if named := _REFUSED.search(str(error)):
+            raise _refused(path, named[1] or named[2]) from None
+        said = str(error).rsplit("WeightsUnpickler error:", 1)[-1].strip()
+        reason = (said or _type(error)).splitlines()[0]
         raise TutorError(f"{path} cannot be read as a file of PyTorch weights: {reason}") from None
+
+
+def _refused(path: Path, name: str) -> TutorError:
+    return TutorError(
+        f"{path} is refused: besides arrays it wants '{name}', which could run any code; if you "
+        "trust the file, read it in Python and save its weights alone: "
+        "torch.save({'model': weights}, 'weights.pth')"
+    )
 
 
 def _read_pickle(path: Path) -> object:
@@ -107,7 +142,6 @@ def _read_pickle(path: Path) -> object:
             return _ArrayUnpickler(file, path).load()
     except TutorError:
         raise
-    # A damaged pickle can fail in about any way; none of them deserves a traceback.
     except Exception as error:
         raise TutorError(f"{path} cannot be read as a pickle of weights: {error}") from None
 
@@ -144,20 +178,13 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_reconstruct: object = np.empty(0).__reduce__()[0]
-_scalar: object = np.float32(0).__reduce__()[0]
-
-_CONTAINERS: dict[tuple[str, str], object] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _Admitted(_latin1_bytes),
+_CONTAINERS: dict[str, object] = {
+    **ARRAYS,
+    "collections.OrderedDict": OrderedDict,
+    "numpy.core.numeric._frombuffer": _Admitted(_array_from_buffer),
+    "numpy._core.numeric._frombuffer": _Admitted(_array_from_buffer),
+    "_codecs.encode": _Admitted(_latin1_bytes),
 }
-# NumPy 2 moved its private modules; files of both times exist.
-for _package in ("numpy.core", "numpy._core"):
-    _CONTAINERS[f"{_package}.multiarray", "_reconstruct"] = _reconstruct
-    _CONTAINERS[f"{_package}.multiarray", "scalar"] = _scalar
-    _CONTAINERS[f"{_package}.numeric", "_frombuffer"] = _Admitted(_array_from_buffer)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -170,9 +197,6 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         try:
-            return _CONTAINERS[module, name]
+            return _CONTAINERS[f"{module}.{name}"]
         except KeyError:
-            raise TutorError(
-                f"{self._path} is refused: besides arrays it wants '{module}.{name}', which could "
-                "run any code; use weights from a source you trust, saved as arrays only"
-            ) from None
+            raise _refused(self._path, f"{module}.{name}") from None

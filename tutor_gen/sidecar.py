@@ -31,7 +31,7 @@ def read_sidecar(model_file: Path) -> dict[str, Any]:
             f"{model_file} needs a sidecar file that says how to use it, and {path} does not exist"
         ) from None
     except OSError as error:
-        raise TutorError(f"Cannot read {path}: {error.strerror}") from None
+        raise TutorError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TutorError(f"{path} is not valid TOML: {error}") from None
 

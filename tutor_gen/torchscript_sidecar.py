@@ -20,6 +20,7 @@ Key = str | int
 _CONTAINERS = ("list", "batch", "image")
 _CHANNELS = ("BGR", "RGB")
 _FRAMES = ("input", "relative")
+_MASK_FRAMES = ("input", "box")
 _NUMBERINGS = ("coco-categories", "coco-contiguous")
 
 
@@ -38,8 +39,11 @@ class Sidecar:
         boxes: key or position of the (n, 4) boxes x1 y1 x2 y2 among the detections.
         labels: the same of the (n,) class numbers.
         confidences: the same of the (n,) confidences.
-        masks: the same of the instance masks, (n, H, W) or (n, 1, H, W) in the input's pixels, or
-            square probabilities per box such as 28 x 28; None for a pure detector.
+        masks: the same of the instance masks, (n, h, w) or (n, 1, h, w), probabilities 0..1 or
+            marks; None for a pure detector.
+        mask_frame: a mask covers the tensor given, pixel by pixel (``"input"``), or its box, as a
+            square such as 28 x 28 (``"box"``); None where its shape says so by itself: small
+            square masks of a square input of the same side could be either.
         box_frame: boxes are in pixels of the tensor given (``"input"``) or 0..1 (``"relative"``).
         class_names: name of each class number; numbers that are not there mean nothing.
         lowest_confidence: the threshold built into the export, for the record.
@@ -55,6 +59,7 @@ class Sidecar:
     labels: Key
     confidences: Key
     masks: Key | None
+    mask_frame: str | None
     box_frame: str
     class_names: Mapping[int, str]
     lowest_confidence: float
@@ -83,6 +88,7 @@ def read_torchscript_sidecar(model_file: Path) -> Sidecar:
         labels=returned.take("labels", _is_key, "a key or a position"),
         confidences=returned.take("confidences", _is_key, "a key or a position"),
         masks=returned.take("masks", _is_key, "a key or a position", None),
+        mask_frame=returned.choice("mask_frame", _MASK_FRAMES, None),
         box_frame=returned.choice("box_frame", _FRAMES),
         class_names=_class_names(returned.take("classes", _is_classes, _CLASSES_WANTED)),
         lowest_confidence=returned.number("lowest_confidence", 0),
@@ -117,8 +123,8 @@ class _Table:
             raise TutorError(f"{self._where} {key}: expected {wanted}, got {value!r}")
         return value
 
-    def choice(self, key: str, options: tuple[str, ...]) -> str:
-        return str(self.take(key, options.__contains__, f"one of {', '.join(options)}"))
+    def choice(self, key: str, options: tuple[str, ...], default: Any = _MISSING) -> Any:
+        return self.take(key, options.__contains__, f"one of {', '.join(options)}", default)
 
     def number(self, key: str, default: Any = _MISSING) -> float:
         return float(self.take(key, _is_number, "a number, not negative", default))

@@ -14,12 +14,18 @@ from numpy.typing import NDArray
 
 from cache.files import sha256_file
 from cache.record import MASK_SIDE
+from tutor_gen.class_names import check_class_names, describe_class_names
 from tutor_gen.coco import voc_ids
 from tutor_gen.errors import TutorError
 from tutor_gen.label_form import THESIS, LabelForm
 from tutor_gen.prepare import Preparation, Prepared
+from tutor_gen.sidecar import sidecar_path
+from tutor_gen.torchscript_masks import flat_masks, mask_frame, to_original
 from tutor_gen.torchscript_sidecar import Key, Sidecar, read_torchscript_sidecar
 from tutor_gen.tutor import Instances
+
+_SMALLEST_FRAME = 16
+"""Pixels of an input's side from which boxes within the first one cannot be meant so."""
 
 
 class TorchScriptTutor:
@@ -60,6 +66,7 @@ class TorchScriptTutor:
         if masks and self._sidecar.masks is None:
             raise TutorError(f"{path} gives boxes only; a segmentation tutor needs masks")
         self._masks = self._sidecar.masks if masks else None
+        self._mask_frame = self._sidecar.mask_frame
         self._keep_masks = keep_masks
         self._device = torch.device(device)
         self.preparation = Preparation(
@@ -67,6 +74,8 @@ class TorchScriptTutor:
         )
         self._model = _read_model(path, self._device)
         names = self._sidecar.class_names
+        where = f"{sidecar_path(path)}, [output] classes"
+        check_class_names(str(path), names.values(), f"Say in {where}, which are VOC's")
         self._voc_ids = np.zeros(max(names) + 1, dtype=np.uint8)
         self._voc_ids[list(names)] = voc_ids(names.values())
         self._description = {
@@ -113,57 +122,72 @@ class TorchScriptTutor:
     ) -> Instances:
         detections = self._follow(returned, self._sidecar.path)
         boxes = self._array(detections, self._sidecar.boxes, 2).astype(np.float32)
-        numbers = self._array(detections, self._sidecar.labels, 1).astype(np.int64)
-        confidences = self._array(detections, self._sidecar.confidences, 1).astype(np.float32)
+        numbers = self._class_numbers(detections)
+        confidences = self._confidences(detections)
         if boxes.shape != (len(numbers), 4) or len(confidences) != len(numbers):
             raise self._unexpected(
                 "boxes (n, 4), labels (n,) and confidences (n,)",
                 f"{boxes.shape}, {numbers.shape} and {confidences.shape}",
             )
         frame = (1, 1) if self._sidecar.box_frame == "relative" else given
+        self._check_frame(boxes, confidences, frame)
         boxes *= np.array([original[1] / frame[1], original[0] / frame[0]] * 2, dtype=np.float32)
         known = (numbers >= 0) & (numbers < len(self._voc_ids))
         labels = np.where(known, self._voc_ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
         masks = own = None
         if self._masks is not None:
-            given_masks = self._tensor(detections, self._masks)
-            masks = self._paste(given_masks, boxes, original)
-            own = self._own_masks(given_masks, len(boxes)) if self._keep_masks else None
-        instances = Instances(boxes, labels, confidences, masks, mask_probabilities=own)
-        order = np.argsort(-confidences, kind="stable")
-        return instances.select(order, "order").select(labels[order] > 0, "class")
-
-    def _paste(
-        self, masks: torch.Tensor, boxes: NDArray[np.float32], size: tuple[int, ...]
-    ) -> NDArray[np.bool_] | NDArray[np.uint8]:
-        """Bring whole-image masks, or square masks per box, to the original image's size."""
-        flat = masks.reshape(len(boxes), *masks.shape[-2:]).float()
-        height, width = size[:2]
-        if flat.shape[1:] == (height, width):
-            if not self._soft:
-                return (flat >= 0.5).numpy()
-            if not masks.is_floating_point():
+            flat = flat_masks(self._path, self._tensor(detections, self._masks), len(boxes))
+            if self._soft and not flat.is_floating_point():
                 raise TutorError(
                     f"{self._path} gives masks that are no probabilities; generate without "
                     "--label-masks soft"
                 )
-            return (flat.clamp(0, 1) * 255).to(torch.uint8).numpy()
-        if flat.shape[1] != flat.shape[2]:
-            raise self._unexpected(f"masks of {height} x {width} or square ones", str(masks.shape))
-        from tutor_gen.detectron2_tutor import paste_masks  # takes seconds
+            # What one image tells holds for all.
+            self._mask_frame = mask_frame(self._path, flat, given, self._mask_frame)
+            masks = to_original(flat, self._mask_frame, boxes, original, soft=self._soft)
+            own = self._own_masks(flat) if self._keep_masks else None
+        instances = Instances(boxes, labels, confidences, masks, mask_probabilities=own)
+        order = np.argsort(-confidences, kind="stable")
+        return instances.select(order, "order").select(labels[order] > 0, "class")
 
-        return paste_masks(flat, boxes, height, width, self._soft)
-
-    def _own_masks(self, masks: torch.Tensor, count: int) -> NDArray[np.float32]:
-        """Its masks (n, 28, 28) as they came; TutorError if it gives them at another size."""
-        if masks.shape[-2:] != (MASK_SIDE, MASK_SIDE):
+    def _own_masks(self, masks: torch.Tensor) -> NDArray[np.float32]:
+        """Its masks (n, 28, 28) over their boxes; TutorError if it gives others."""
+        height, width = masks.shape[1:]
+        if len(masks) and (self._mask_frame, height, width) != ("box", MASK_SIDE, MASK_SIDE):
             raise TutorError(
-                f"{self._path} gives masks of {masks.shape[-2]} x {masks.shape[-1]}; --keep-masks "
-                f"stores probabilities of {MASK_SIDE} x {MASK_SIDE} over each box. Generate "
-                "without it, or export the model's masks before they are pasted"
+                f"{self._path} gives masks of {height} x {width}; --keep-masks stores "
+                f"probabilities of {MASK_SIDE} x {MASK_SIDE}, each over its box. Generate without "
+                "it, or export the model's masks before they are pasted"
             )
-        own: NDArray[np.float32] = masks.reshape(count, MASK_SIDE, MASK_SIDE).float().numpy()
+        own: NDArray[np.float32] = masks.reshape(-1, MASK_SIDE, MASK_SIDE).float().numpy()
         return own
+
+    def _class_numbers(self, detections: Any) -> NDArray[np.int64]:
+        given = self._array(detections, self._sidecar.labels, 1)
+        numbers: NDArray[np.int64] = given.astype(np.int64)
+        if (numbers != given).any():
+            fraction = given[numbers != given][0]
+            raise self._unexpected(f"class numbers at '{self._sidecar.labels}'", f"{fraction:.3g}")
+        return numbers
+
+    def _confidences(self, detections: Any) -> NDArray[np.float32]:
+        given = self._array(detections, self._sidecar.confidences, 1)
+        if given.dtype.kind != "f":
+            raise self._unexpected(
+                f"confidences 0..1 at '{self._sidecar.confidences}'", f"numbers of {given.dtype}"
+            )
+        return given.astype(np.float32)
+
+    def _check_frame(
+        self, boxes: NDArray[np.float32], confidences: NDArray[np.float32], frame: tuple[int, ...]
+    ) -> None:
+        """Refuse boxes 0..1 that would be taken for pixels: all of them lie in the first one."""
+        sure = len(boxes) > 0 and confidences.max() >= 0.5
+        if sure and min(frame) >= _SMALLEST_FRAME and boxes.max() <= 1:
+            raise TutorError(
+                f"{self._path} gives boxes that all lie within the first pixel, such as "
+                f'{boxes[0].round(3).tolist()}: should its sidecar say box_frame = "relative"?'
+            )
 
     def _array(self, detections: Any, key: Key, dimensions: int) -> NDArray[Any]:
         tensor = self._tensor(detections, key)
@@ -175,7 +199,8 @@ class TorchScriptTutor:
         value = self._follow(detections, (key,))
         if not isinstance(value, torch.Tensor):
             raise self._unexpected(f"'{key}' to be a tensor", type(value).__name__)
-        return value.detach().cpu()
+        value = value.detach().cpu()
+        return value.float() if value.dtype == torch.bfloat16 else value  # NumPy has no such type
 
     def _follow(self, value: Any, path: Sequence[Key]) -> Any:
         for key in path:
@@ -232,12 +257,15 @@ def _outline(value: Any) -> str:
 
 
 def _describe(sidecar: Sidecar) -> dict[str, Any]:
+    mask_frame = {} if sidecar.mask_frame is None else {"mask_frame": sidecar.mask_frame}
     return {
         "channels": sidecar.channels,
         "scale": sidecar.scale,
         "short_side": sidecar.short_side,
         "long_side": sidecar.long_side,
         "box_frame": sidecar.box_frame,
+        **mask_frame,
         "class_names": {str(number): name for number, name in sidecar.class_names.items()},
+        **describe_class_names(sidecar.class_names.values()),
         "lowest_confidence": sidecar.lowest_confidence,
     }

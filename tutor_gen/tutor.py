@@ -85,7 +85,7 @@ class Panoptic:
         things: (H, W) float32, 0..1: the semantic head's probability that a pixel belongs to
             countable objects of any class.
         others: the instances of classes that VOC lacks; their labels are the tutor's own class
-            numbers.
+            numbers, int64: there may be more than a byte holds.
     """
 
     things: NDArray[np.float32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -36,17 +37,29 @@ def resolve(name: str) -> str:
     if matches:
         raise TutorError(f"the model zoo has several '{wanted}': name one of {', '.join(matches)}")
     near = difflib.get_close_matches(wanted, [*names, *(n.split("/")[-1] for n in names)], n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     raise TutorError(
-        f"'{name}' is neither a file nor a model of Detectron2's zoo{hint} A tutor is 'sample', "
-        "'none', a zoo name such as "
+        f"'{name}' is {_what_it_is(wanted)}{hint} A tutor is 'sample', 'none', a zoo name such as "
         f"{DEFAULT_SEGMENTATION}, a Detectron2 config (.yaml), or a TorchScript file"
     )
+
+
+def _what_it_is(name: str) -> str:
+    if Path(name).is_dir():
+        return "a folder, not a model's file"
+    if any(_config_root().glob(f"**/{glob.escape(name.removesuffix('.py'))}.py")):
+        return "a LazyConfig of Detectron2's zoo, a Python program, which kdcli does not run"
+    return "neither a file nor a model of Detectron2's zoo"
 
 
 def config_path(full_name: str) -> Path:
     """Return the configuration file of a full zoo name."""
     return _config_root() / f"{full_name}.yaml"
+
+
+def is_own(path: Path) -> bool:
+    """Whether a configuration file came with the installed Detectron2."""
+    return path.resolve().is_relative_to(_config_root().resolve())
 
 
 @cache

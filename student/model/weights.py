@@ -1,16 +1,17 @@
 """ImageNet weights for the trunk, from a file with torchvision's names."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from student.errors import StudentError
 from student.model.blitznet import BlitzNet
+from student.torch_file import read_torch_file, reason
 
 InputConvention = Literal["bgr-255", "rgb-unit"]
 
@@ -87,12 +88,13 @@ def load_trunk(
 def _read_state(path: Path) -> dict[str, Tensor]:
     remedy = "Expected a state dict saved by torch.save."
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = read_torch_file(path)
     except FileNotFoundError:
         raise StudentError(f"{path}: no such file. Give the path of ResNet weights.") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise StudentError(f"{path}: not readable as weights ({reason}). {remedy}") from error
+    except Exception as error:
+        raise StudentError(
+            f"{path}: not readable as weights ({reason(error)}). {remedy}"
+        ) from error
     if isinstance(loaded, Mapping):
         for wrapper in ("state_dict", "model"):
             if isinstance(loaded.get(wrapper), Mapping):
@@ -100,7 +102,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
                 break
     if not isinstance(loaded, Mapping):
         raise StudentError(f"{path}: got a {type(loaded).__name__}. {remedy}")
-    return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    numbers = {str(name): value for name, value in loaded.items() if _is_numbers(value)}
+    return {name: torch.as_tensor(value) for name, value in numbers.items()}
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, Tensor) or (
+        isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    )
 
 
 def _guess_convention(found: Mapping[str, Tensor]) -> InputConvention:

@@ -1,8 +1,10 @@
 """ImageNet weights: full, partial, converted and wrong files."""
 
+import argparse
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -201,6 +203,25 @@ def test_a_missing_file_and_a_folder_are_named(model: BlitzNet, tmp_path: Path) 
         load_trunk(model, tmp_path / "absent.pth")
     with pytest.raises(StudentError, match="not readable as weights"):
         load_trunk(model, tmp_path)
+
+
+def test_numpy_numbers_and_arrays_are_read(
+    model: BlitzNet, resnet: nn.Module, tmp_path: Path
+) -> None:
+    """A best score beside the weights, and a weight that is an array."""
+    weights: dict[str, object] = dict(resnet.state_dict())
+    weights["bn1.weight"] = resnet.state_dict()["bn1.weight"].numpy()
+    path = saved(tmp_path / "best.pth", {"model": weights, "best": np.float64(41.2)})
+    assert load_trunk(model, path).missing == ()
+    assert torch.equal(model.trunk.state_dict()["bn1.weight"], resnet.state_dict()["bn1.weight"])
+
+
+def test_other_classes_are_named_with_the_remedy(
+    model: BlitzNet, resnet: nn.Module, tmp_path: Path
+) -> None:
+    content = {"model": resnet.state_dict(), "args": argparse.Namespace(lr=0.1)}
+    with pytest.raises(StudentError, match=r"'argparse\.Namespace'.*save its weights alone"):
+        load_trunk(model, saved(tmp_path / "args.pth", content))
 
 
 class Hostile:

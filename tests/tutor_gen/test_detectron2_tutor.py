@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from cache.files import sha256_file
 from tutor_gen import zoo
-from tutor_gen._detectron2 import DefaultPredictor, MetadataCatalog, get_cfg
+from tutor_gen._detectron2 import (
+    DefaultPredictor,
+    Detectron2Instances,
+    MetadataCatalog,
+    get_cfg,
+)
 from tutor_gen.coco import voc_ids
 from tutor_gen.detectron2_model import download, weights_url
 from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
@@ -235,12 +240,113 @@ def test_other_files_are_no_configuration(tmp_path: Path, content: str) -> None:
         from_config(path, "random:0", settings())
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("nc: 80\nnames: [cat]\nbackbone: []\n", "its keys are nc, names, backbone, Detectron2's"),
+        ("model:\n  _target_: detectron2.x\n", r"a LazyConfig saved as YAML \(keys model\)"),
+        ("", "expected keys such as MODEL, got None"),
+    ],
+)
+def test_configurations_of_other_tools_are_said_to_be_so(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(
+        TutorError, match=rf"x\.yaml is not a Detectron2 configuration: .*{message}"
+    ):
+        from_config(path, "random:0", settings())
+
+
+def changed_sample(tmp_path: Path, *changes: str) -> Path:
+    """The sample detector's configuration, with values of MODEL or INPUT changed."""
+    config = get_cfg()
+    config.merge_from_file(str(SAMPLE / "detection.yaml"))
+    config.merge_from_list(changes)
+    path = tmp_path / "changed.yaml"
+    path.write_text(config.dump())
+    (tmp_path / "changed.yaml.toml").write_bytes((SAMPLE / "detection.yaml.toml").read_bytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"), r"gives rotated boxes \(RRPN\), VOC's are upr"),
+        (("MODEL.ROI_HEADS.NAME", "RROIHeads"), r"gives rotated boxes \(RROIHeads\)"),
+        (
+            ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+            "which gives regions without classes; a t",
+        ),
+        (("MODEL.META_ARCHITECTURE", "SemanticSegmentor"), "a class for each pixel but no objects"),
+        (
+            ("MODEL.META_ARCHITECTURE", "Sparse"),
+            "is a Sparse, which Detectron2 alone does not know",
+        ),
+        (
+            ("MODEL.LOAD_PROPOSALS", "True"),
+            "is a Fast R-CNN, which wants another network's regions",
+        ),
+        (("INPUT.FORMAT", "L"), "wants its images as L, tutors get them as BGR or RGB"),
+        (("MODEL.ROI_HEADS.NAME", "Cascaded"), "needs more than Detectron2: .*'Cascaded'"),
+    ],
+)
+def test_models_that_give_no_upright_boxes_are_refused_before_the_run(
+    tmp_path: Path, changes: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(TutorError, match=message):
+        from_config(changed_sample(tmp_path, *changes), "random:0", settings())
+
+
+def test_outputs_that_are_no_upright_boxes_are_refused(scenes: list[Scene]) -> None:
+    from detectron2.structures import RotatedBoxes  # after _detectron2, which patches it
+
+    rotated = Detectron2Instances((9, 9), pred_boxes=RotatedBoxes(torch.ones(1, 5)))
+    tutor = sample("detection")
+    for output, message in (
+        ({"sem_seg": torch.zeros(3)}, r"detection\.yaml gives no instances .* but sem_seg"),
+        ({"instances": rotated}, r"detection\.yaml gives boxes of 5 numbers, rotated ones perhaps"),
+    ):
+        tutor.model.forward = lambda inputs, output=output: [output]
+        with pytest.raises(TutorError, match=message):
+            tutor.predict([scenes[0].image])
+
+
+def test_a_retinanet_of_the_zoo_is_a_detector_and_no_segmentation_tutor() -> None:
+    """Its configuration computes its anchors, which only Detectron2's own may do."""
+    tutor = from_zoo("retinanet_R_50_FPN_1x", "random:1", settings(floor=0.0, min_size=64))
+    (found,) = tutor.predict([np.zeros((64, 80, 3), dtype=np.uint8)])
+    assert sum(found.dropped.values()) + len(found) > 0
+    with pytest.raises(TutorError, match="gives boxes only"):
+        from_zoo("retinanet_R_50_FPN_1x", "random:1", settings(masks=True))
+
+
+def test_class_names_in_any_spelling_label_the_same(tmp_path: Path, scenes: list[Scene]) -> None:
+    path = changed_sample(tmp_path)
+    names = '["Airplane", "Boat", "Bottle", "Bus", "Cat", "Person", "Potted Plant", "TV"]'
+    (tmp_path / "changed.yaml.toml").write_text(f"class_names = {names}")
+    tutor = from_config(path, SAMPLE / "detection.pth", settings())
+    (found,), (expected,) = (t.predict([scenes[0].image]) for t in (tutor, sample("detection")))
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert tutor.description["taken_for"]["Potted Plant"] == "pottedplant"
+    assert "taken_for" not in sample("detection").description
+    (tmp_path / "changed.yaml.toml").write_text('class_names = ["' + '", "'.join("abcdefgh") + '"]')
+    with pytest.raises(
+        TutorError, match=r"would label nothing: .*'h'\. Say in .*changed\.yaml\.toml"
+    ):
+        from_config(path, SAMPLE / "detection.pth", settings())
+
+
 def test_unsafe_yaml_runs_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     path = tmp_path / "x.yaml"
     path.write_text(f"MODEL: !!python/object/apply:os.system ['touch {mark}']\n")
-    with pytest.raises(TutorError, match="is not a Detectron2 configuration"):
+    with pytest.raises(TutorError, match=r"is not a Detectron2 configuration: .* would run code"):
         from_config(path, "random:0", settings())
+    (tmp_path / "y.yaml").write_text("_BASE_: x.yaml\nVERSION: 2\n")
+    with pytest.raises(TutorError, match=r"is not a Detectron2 configuration: .* would run code"):
+        from_config(tmp_path / "y.yaml", "random:0", settings())
     assert not mark.exists()
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cache.reader import TutorCache
 from cache.record import MASK_ERROR_BOUND
 from cache.verify import verify
-from tutor_gen.detectron2_model import load_model, read_config
+from tutor_gen.detectron2_config import read_config
+from tutor_gen.detectron2_model import load_model
 from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, paste_masks
 from tutor_gen.errors import TutorError
 from tutor_gen.generate import generate

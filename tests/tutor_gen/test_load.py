@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pickle
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from tutor_gen.errors import TutorError
 from tutor_gen.load import SAMPLE, load_tutor, load_tutors
@@ -54,6 +57,69 @@ def test_weights_alone_are_no_tutor(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(TutorError, match=r"model_final\.pkl holds weights only; name the model's"):
         load_tutor(str(path), "detection")
+
+
+@pytest.mark.parametrize("weights", [None, "random:1"])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        (
+            "mask_rcnn.py",
+            r"a Python configuration \(such as Detectron2's LazyConfig\), a program, wh",
+        ),
+        ("Train.ipynb", "a notebook, which kdcli does not run; name a Detectron2 configuration"),
+        ("yolov8n.onnx", r"an ONNX model, .* export the model to TorchScript \(torch\.jit\.save\)"),
+        ("model.engine", "a TensorRT engine"),
+        ("model.pt2", r"a program of torch\.export"),
+        ("model.safetensors", r"safetensors holds weights only; name the model's configuration"),
+    ],
+)
+def test_files_of_other_kinds_are_said_to_be_what_they_are(
+    tmp_path: Path, name: str, what: str, weights: str | None
+) -> None:
+    path = tmp_path / name
+    path.write_text("model = None\n")
+    with pytest.raises(TutorError, match=what) as error:
+        load_tutor(str(path), "detection", weights=weights)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "model_final.pth", "no_ending"])
+@pytest.mark.parametrize("form", ["archive", "legacy", "pickle"])
+def test_what_torch_save_wrote_is_no_torchscript(tmp_path: Path, name: str, form: str) -> None:
+    path = tmp_path / name
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"w": 1}))
+    else:
+        torch.save({"w": torch.ones(1)}, path, _use_new_zipfile_serialization=form == "archive")
+    with pytest.raises(
+        TutorError, match=r"holds weights only; .* by torch\.jit\.save, not by torc"
+    ):
+        load_tutor(str(path), "detection")
+
+
+def test_torchscript_is_known_by_its_content_not_its_ending(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Identity()), str(path))
+    with pytest.raises(TutorError, match=r"needs a sidecar file .*model\.pth\.toml does not exist"):
+        load_tutor(str(path), "detection")
+    (tmp_path / "model.pth.toml").mkdir()
+    with pytest.raises(TutorError, match=r"model\.pth\.toml cannot be read: Is a directory"):
+        load_tutor(str(path), "detection")
+
+
+def test_a_folder_and_a_zoo_model_that_is_a_program_are_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(TutorError, match="is a folder, not a model's file"):
+        load_tutor(str(tmp_path), "detection")
+    for name in (
+        "new_baselines/mask_rcnn_R_101_FPN_400ep_LSJ",
+        "mask_rcnn_R_50_FPN_400ep_LSJ.py",
+        "COCO-Detection/fcos_R_50_FPN_1x.py",
+    ):
+        with pytest.raises(TutorError, match="is a LazyConfig of Detectron2's zoo"):
+            load_tutor(name, "detection")
 
 
 @pytest.mark.parametrize("spec", ["no/such/file.yaml", "file.pt", "mask_rcnn"])

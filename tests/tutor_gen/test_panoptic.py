@@ -149,6 +149,22 @@ def pasted_softly(found: Instances, instances: Any, size: Any) -> NDArray[np.flo
     return paste_masks_in_image(*given, size, threshold=-1).numpy() / 255.0
 
 
+def test_more_classes_than_a_byte_holds_stay_apart(
+    model_files: tuple[Path, Path], scenes: list[Scene], tmp_path: Path
+) -> None:
+    """LVIS has 1,230; of two whose numbers differ by 256 each has a mass of its own."""
+    path = tmp_path / "many.yaml"
+    path.write_text(model_files[0].read_text().replace("NUM_CLASSES: 8", "NUM_CLASSES: 600"))
+    names = ", ".join(f'"{name}"' for name in ["cat", *map(str, range(599))])
+    Path(f"{path}.toml").write_text(f"class_names = [{names}]")
+    many = from_config(path, "random:3", settings(floor=0.0, min_size=64))
+    (found,) = many.predict([scenes[0].image])
+    assert found.panoptic is not None
+    others = found.panoptic.others
+    assert len(np.unique(others.labels)) > len(np.unique(others.labels % 256))
+    assert 0 not in others.labels
+
+
 def test_a_worked_example() -> None:
     """Things .8; a cat of .9 and a zebra of .6 over the first pixel, the cat over the second."""
     boxes = np.array([[0, 0, 3, 1]], dtype=np.float32)

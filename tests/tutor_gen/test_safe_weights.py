@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import pickle
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,87 @@ def test_pth_files_are_widened_to_single_precision(tmp_path: Path, wrapped: bool
     assert model["n"].dtype == torch.int64
 
 
+NUMPY = {
+    "score": np.float64(41.25),
+    "step": np.int64(7),
+    "flag": np.bool_(True),
+    "name": np.str_("best"),
+    "means": np.arange(6, dtype=np.float32).reshape(2, 3),
+}
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_numpy_numbers_beside_weights_are_read(tmp_path: Path, archive: bool) -> None:
+    path = tmp_path / "w.pth"
+    content = {"model": {"w": torch.ones(2), "a": np.eye(2)}, **NUMPY}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    model = read_checkpoint(path)["model"]
+    assert model["w"].tolist() == [1, 1]
+    assert model["a"].tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("package", [b"numpy.core", b"numpy._core"])
+def test_pth_files_of_older_and_newer_numpy_are_read(tmp_path: Path, package: bytes) -> None:
+    here = np.empty(0).__reduce__()[0].__module__.removesuffix(".multiarray").encode()
+    path = tmp_path / "w.pth"
+    content = {"model": {"w": torch.ones(2)}, **NUMPY}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(here + b".multi", package + b".multi"))
+    assert package + b".multiarray" in path.read_bytes()
+    assert list(read_checkpoint(path)["model"]) == ["w"]
+
+
+def test_arrays_among_tensors_ask_for_no_name_matching(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2), "score": np.ones(1)}, tmp_path / "w.pth")
+    assert "matching_heuristics" not in read_checkpoint(tmp_path / "w.pth")
+
+
+class Settings(dict[str, int]):
+    """Stands for a CfgNode, a DictConfig and their like."""
+
+
+@pytest.mark.parametrize("archive", [True, False])
+@pytest.mark.parametrize(
+    ("beside", "name"),
+    [
+        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
+        (Settings(lr=1), f"{__name__}.Settings"),
+        (Path("x"), r"pathlib\.\w+"),
+        (np.array([{}]), "numpy.dtypes.ObjectDType"),
+    ],
+)
+def test_other_classes_are_refused_by_name(
+    tmp_path: Path, beside: object, name: str, archive: bool
+) -> None:
+    path = tmp_path / "w.pth"
+    content = {"model": {"w": torch.ones(2)}, "args": beside}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    with pytest.raises(
+        TutorError, match=rf"w\.pth is refused: .* '{name}', .*save its weights alon"
+    ):
+        read_checkpoint(path)
+
+
+def test_files_of_other_kinds_are_said_to_be_what_they_are(tmp_path: Path) -> None:
+    for name, what in (
+        ("model.yaml", "a configuration, no file of weights"),
+        ("model.py", "a Python configuration"),
+        ("model.onnx", "an ONNX model, no file of weights"),
+        ("model.safetensors", r"a file of safetensors; save its weights as PyTorch does"),
+    ):
+        (tmp_path / name).touch()
+        with pytest.raises(TutorError, match=f"{name} is {what}"):
+            read_checkpoint(tmp_path / name)
+    with pytest.raises(TutorError, match="is a folder, no file of weights"):
+        read_checkpoint(tmp_path)
+    path = tmp_path / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Identity()), str(path))
+    with pytest.raises(TutorError, match="is a TorchScript file, a tutor by itself: name it with"):
+        read_checkpoint(path)
+
+
 HOSTILE = {
     "a shell command": Calls(os.system, "echo hit >> {mark}"),
     "Python source": Calls(eval, "open({mark!r}, 'w').write('hit')"),
@@ -151,7 +234,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, ending: str) -> N
     path = tmp_path / f"w.{ending}"
     with pytest.raises(TutorError, match="does not exist"):
         read_checkpoint(path)
-    for content in (b"", b"not weights", pickle.dumps({"model": np.ones(9)})[:40]):
+    for content in (b"", b"not weights", b"torn", pickle.dumps({"model": np.ones(9)})[:40]):
         path.write_bytes(content)
         with pytest.raises(TutorError, match=f"{path.name} cannot be read"):
             read_checkpoint(path)

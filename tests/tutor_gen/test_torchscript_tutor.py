@@ -244,6 +244,64 @@ def test_detectors_cannot_be_segmentation_tutors(tmp_path: Path) -> None:
         tutor(export(tmp_path, Echo()), masks=True)
 
 
+class Returns(nn.Module):
+    """One box, its class number and confidence as they were given."""
+
+    def __init__(self, box: list[float], number: torch.Tensor, confidence: torch.Tensor) -> None:
+        super().__init__()
+        self.box = torch.tensor([box])
+        self.number = number
+        self.confidence = confidence
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"boxes": self.box, "labels": self.number, "scores": self.confidence}
+
+
+BOX, NUMBER, SURE = [2.0, 3.0, 20.0, 15.0], torch.tensor([1]), torch.tensor([0.9])
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Returns([0.1, 0.1, 0.8, 0.6], NUMBER, SURE), 'first pixel, .* box_frame = "relative"'),
+        (Returns(BOX, torch.tensor([0.9]), SURE), r"class numbers at 'labels', got 0\.9"),
+        (
+            Returns(BOX, NUMBER, torch.tensor([1])),
+            r"confidences 0\.\.1 at 'scores', got numbers of",
+        ),
+        (Returns([*BOX, 30.0], NUMBER, SURE), r"boxes \(n, 4\).*got \(1, 5\)"),
+    ],
+)
+def test_output_that_would_be_misread_is_refused(
+    tmp_path: Path, module: nn.Module, message: str
+) -> None:
+    with pytest.raises(TutorError, match=message):
+        tutor(export(tmp_path, module)).predict([colour()])
+
+
+def test_whole_numbers_may_be_floats_and_a_doubtful_box_small(tmp_path: Path) -> None:
+    (found,) = tutor(export(tmp_path, Returns(BOX, torch.tensor([1.0]), SURE))).predict([colour()])
+    assert found.labels.tolist() == [CLASS_IDS["person"]]
+    coarse = Returns(BOX, NUMBER, SURE.bfloat16())
+    (found,) = tutor(export(tmp_path, coarse)).predict([colour()])
+    assert found.confidences.tolist() == pytest.approx([0.9], abs=0.01)
+    doubtful = Returns([0.1, 0.1, 0.8, 0.6], NUMBER, SURE / 10)
+    assert len(tutor(export(tmp_path, doubtful)).predict([colour()])[0]) == 1
+
+
+def test_names_match_in_any_spelling_and_none_at_all_is_refused(tmp_path: Path) -> None:
+    path = export(tmp_path, Echo())
+    sidecar = sidecar_path(path)
+    text = sidecar.read_text()
+    sidecar.write_text(text.replace('["cat", "person"]', '["Cat", "PERSON"]'))
+    (found,) = tutor(path).predict([colour()])
+    assert sorted(found.labels.tolist()) == [CLASS_IDS["cat"], CLASS_IDS["person"]]
+    assert tutor(path).description["taken_for"] == {"Cat": "cat", "PERSON": "person"}
+    sidecar.write_text(text.replace('["cat", "person"]', '["chat", "personne"]'))
+    with pytest.raises(TutorError, match=r"would label nothing: .*'personne'.*\[output\] classes"):
+        tutor(path)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

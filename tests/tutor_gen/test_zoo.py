@@ -30,7 +30,9 @@ def test_the_default_pair_exists_and_has_official_weights(name: str) -> None:
 def test_unknown_names_bring_the_nearest() -> None:
     with pytest.raises(TutorError, match="did you mean 'mask_rcnn_R_101_FPN_3x'"):
         zoo.resolve("mask_rcnn_R101_FPN_3x")
-    with pytest.raises(TutorError, match="neither a file nor a model of Detectron2's zoo"):
+    with pytest.raises(
+        TutorError, match=r"neither a file nor a model of Detectron2's zoo\. A tutor"
+    ):
         zoo.resolve("nothing/like/it")
 
 
