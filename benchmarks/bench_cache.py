@@ -98,7 +98,7 @@ def zarr_reader(path: Path) -> Callable[[str], object]:
     return read
 
 
-def read_rows(folder: Path, outputs: Sequence[TutorOutput]) -> Iterable[Row]:
+def read_rows(folder: Path, outputs: Sequence[TutorOutput], rounds: int) -> Iterable[Row]:
     """One random image, warm: ours, zarr-python, dense .npy; in turns, median CPU time."""
     cache = TutorCache.open(folder / "plain.zarr")
     dense = [output.image_id for output in outputs[:DENSE_IMAGES]]
@@ -110,7 +110,7 @@ def read_rows(folder: Path, outputs: Sequence[TutorOutput]) -> Iterable[Row]:
         "dense": lambda image_id: np.load(folder / f"{image_id}.npy"),
     }
     rng, times = np.random.default_rng(0), {name: list[float]() for name in readers}
-    for _ in range(20):
+    for _ in range(rounds):
         ids = [cache.image_ids[i] for i in rng.integers(0, len(cache), 100)]
         times["ours"] += cpu_ms(readers["ours"], ids)
         times["zarr"] += cpu_ms(readers["zarr"], ids[:20])
@@ -121,10 +121,10 @@ def read_rows(folder: Path, outputs: Sequence[TutorOutput]) -> Iterable[Row]:
     yield "... against zarr-python", ">= 10 x", f"{by_zarr / ours:.0f} x ({by_zarr:.2f} ms)"
     yield "... against np.load, dense", ">= 20 x", f"{by_npy / ours:.0f} x ({by_npy:.2f} ms)"
     masks = TutorCache.open(folder / "masks.zarr")
-    ids = [masks.image_ids[i] for i in rng.integers(0, len(masks), 2000)]
+    ids = [masks.image_ids[i] for i in rng.integers(0, len(masks), 100 * rounds)]
     with_masks = float(np.median(cpu_ms(masks.__getitem__, ids)))
     yield "... with the instances' masks", "", f"{with_masks:.3f} ms"
-    path = float(np.mean(cpu_ms(lambda _: [label_path(cache, i) for i in ids[:32]], range(20))))
+    path = float(np.mean(cpu_ms(lambda _: [label_path(cache, i) for i in ids[:32]], range(rounds))))
     yield "label path: read, crop, flip, resize to 75 and 300", "<= 0.4 ms", f"{path / 32:.3f} ms"
 
 
@@ -153,11 +153,11 @@ class LabelPath:
         return label_path(self.cache, self.ids[index])
 
 
-def worker_rows(folder: Path) -> Iterable[Row]:
+def worker_rows(folder: Path, rounds: int) -> Iterable[Row]:
     from torch.utils.data import DataLoader
 
     cache = TutorCache.open(folder / "plain.zarr")
-    data = LabelPath(cache, max(1, 20_000 // len(cache)))
+    data = LabelPath(cache, max(1, 1000 * rounds // len(cache)))
 
     def rate(workers: int, method: str) -> float:
         loader = DataLoader(
@@ -171,7 +171,8 @@ def worker_rows(folder: Path) -> Iterable[Row]:
         return 32 * count / (time.perf_counter() - begun)
 
     for method in ("fork", "spawn"):
-        one, two = (max(rate(workers, method) for _ in range(3)) for workers in (1, 2))
+        tries = range(min(rounds, 3))
+        one, two = (max(rate(workers, method) for _ in tries) for workers in (1, 2))
         text = f"{two / one:.2f} x ({one:.0f} to {two:.0f} images/s)"
         yield f"two {method}ed workers", ">= 1.5 x one", text
 
@@ -242,10 +243,12 @@ def forget(path: Path) -> None:
         os.close(handle)
 
 
-def large_rows(folder: Path, outputs: Sequence[TutorOutput], images: int) -> Iterable[Row]:
+def large_rows(
+    folder: Path, outputs: Sequence[TutorOutput], images: int, rounds: int
+) -> Iterable[Row]:
     path = folder / "large.zarr"
     write_large(path, outputs, images)
-    opened = [in_new_process(OPEN, path) for _ in range(7)]
+    opened = [in_new_process(OPEN, path) for _ in range(min(rounds, 7))]
     cpu, wall, memory = (float(np.median(values)) for values in zip(*opened, strict=True))
     yield f"opening {images:,} images", "<= 50 ms", f"{cpu:.0f} ms CPU ({wall:.0f} ms wall)"
     yield "... private memory", "<= 40 MB", f"{memory:.0f} MB"
@@ -254,18 +257,18 @@ def large_rows(folder: Path, outputs: Sequence[TutorOutput], images: int) -> Ite
     yield "cold reads of 1,000 random images", "<= 30 kB each", f"{moved / 1e3:.1f} kB"
 
 
-def measure(folder: Path, voc: Path | None, images: int, large: int) -> Iterable[Row]:
-    outputs = list(simulated_outputs(voc, images))
+def measure(folder: Path, given: argparse.Namespace) -> Iterable[Row]:
+    outputs = list(simulated_outputs(given.voc, given.images))
     plain = [without_masks(output) for output in outputs]
     cpu, wall = write(folder / "plain.zarr", plain, keep_masks=False)
     write(folder / "masks.zarr", outputs, keep_masks=True)
     yield from size_rows(folder, outputs)
-    yield from read_rows(folder, outputs)
+    yield from read_rows(folder, outputs, given.rounds)
     text = f"{1 / cpu:.0f} images/s of CPU ({1 / wall:.0f} with the disk's syncs)"
     yield "writing, one core", ">= 200 images/s", text
-    yield from worker_rows(folder)
-    if large:
-        yield from large_rows(folder, plain, large)
+    yield from worker_rows(folder, given.rounds)
+    if given.large:
+        yield from large_rows(folder, plain, given.large, given.rounds)
 
 
 def main() -> None:
@@ -273,12 +276,13 @@ def main() -> None:
     parser.add_argument("--voc", type=Path, help="a devkit; without it, drawn scenes")
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--large", type=int, default=120_000, help="0: leave these rows out")
+    parser.add_argument("--rounds", type=int, default=20, help="of 100 reads; less for a trial")
     parser.add_argument("--out", type=Path, help="write the table here too")
     options = parser.parse_args()
     lines = ["| what | bar | measured |", "|---|---|---|"]
     print(*lines, sep="\n")
     with tempfile.TemporaryDirectory() as folder:
-        for row in measure(Path(folder), options.voc, options.images, options.large):
+        for row in measure(Path(folder), options):
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
     if options.out is not None:

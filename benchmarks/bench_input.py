@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.cache_data import SETTINGS, simulate
-from benchmarks.input_peers import albumentations_sample, torchvision_sample
+from benchmarks.input_peers import PEERS
 from cache.reader import TutorCache
 from cache.writer import CacheWriter
 from student.batch import collate
@@ -124,23 +124,15 @@ class Floor:
 
 
 def peer_rows(dataset: StudentDataset, rounds: int) -> Iterable[Row]:
-    contenders = {
-        "ours": Ours(dataset),
-        "floor": Floor(dataset),
-        "torchvision": torchvision_sample(dataset),
-        "albumentations": albumentations_sample(dataset, whole=False),
-        "albumentations, whole": albumentations_sample(dataset, whole=True),
-    }
+    peers = {name: peer(dataset) for name, (_, peer) in PEERS.items() if peer is not None}
+    contenders = {"ours": Ours(dataset), "floor": Floor(dataset), **peers}
     times = in_turns(contenders, len(dataset), rounds)
     ours, floor = times["ours"], times["floor"]
     yield "ours, tutor targets and collate included", "", f"{np.median(ours):.2f} ms"
     yield "floor: decode, crop, resize", "ours <= 1.6 x this", compared(floor, ours / floor)
-    for key, name, bar in (
-        ("torchvision", "torchvision v2, SSD's pipeline, Pillow", ">= 10 x ours"),
-        ("albumentations", "albumentations, OpenCV", ">= 2 x ours"),
-        ("albumentations, whole", "... with mask, label map, tutor's boxes, as ours", ""),
-    ):
-        yield name, bar, compared(times[key], times[key] / ours)
+    for name, (bar, _) in PEERS.items():
+        shown = compared(times[name], times[name] / ours) if name in times else "not installed"
+        yield name, bar, shown
 
 
 def compared(times: np.ndarray, ratios: np.ndarray) -> str:
@@ -203,7 +195,7 @@ def device_row(dataset: StudentDataset) -> Row:
     return "left to the device (here the CPU): distort, normalise", "", f"{min(rates):.1f} ms"
 
 
-def worker_row(dataset: StudentDataset, batches: int = 30) -> Row:
+def worker_row(dataset: StudentDataset, batches: int) -> Row:
     """Samples/s of wall time of one and of two workers, in turns, the better of two."""
     best = {1: 0.0, 2: 0.0}
     for _ in range(2):
@@ -231,7 +223,7 @@ def measure(folder: Path, options: argparse.Namespace) -> Iterable[Row]:
     yield from peer_rows(dataset, options.rounds)
     yield from part_rows(dataset, options.rounds)
     yield device_row(dataset)
-    yield worker_row(dataset)
+    yield worker_row(dataset, options.batches)
 
 
 def main() -> None:
@@ -239,6 +231,7 @@ def main() -> None:
     parser.add_argument("--voc", type=Path, help="a devkit; without it, drawn scenes")
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batches", type=int, default=30, help="of the workers")
     parser.add_argument("--out", type=Path, help="write the table here too")
     options = parser.parse_args()
     torch.set_num_threads(1)

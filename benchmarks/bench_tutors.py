@@ -171,8 +171,10 @@ def cases(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, li
     full = {"detection_weights": "random:1", "segmentation_weights": "random:1"}
     names = ("mask_rcnn_R_50_FPN_3x",) * 2
     # Random weights are sure of nothing: only so are there masks to paste and to code.
-    pair = TutorPair(*load(*names, **full, segmentation_floor=floor), floor, floor)
-    yield "Mask R-CNN R50-FPN for both, 800 px", ids_of(large, arguments.images), large, pair
+    side = arguments.min_size
+    loaded = load(*names, **full, segmentation_floor=floor, min_size=side)
+    pair = TutorPair(*loaded, floor, floor)
+    yield f"Mask R-CNN R50-FPN for both, {side} px", ids_of(large, arguments.images), large, pair
     if arguments.torchscript and arguments.devkit:
         export = str(arguments.torchscript)
         pair = TutorPair(*load(export, "none"))
@@ -217,6 +219,7 @@ def main() -> None:
     parser.add_argument("--voc", type=Path, help="photographs instead of enlarged scenes")
     parser.add_argument("--torchscript", type=Path, help="a real detector, with its sidecar")
     parser.add_argument("--images", type=int, default=4, help="through R50-FPN (5 s each on a CPU)")
+    parser.add_argument("--min-size", type=int, default=800, help="of R50-FPN's images")
     parser.add_argument("--scenes", type=int, default=96, help="through the sample tutors")
     parser.add_argument("--gpu-images", type=int, default=512)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

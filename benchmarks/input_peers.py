@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable
 
-import albumentations as A
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from student.data import StudentDataset
 from student.transforms import MEAN_COLOUR
 
 SIDE = 300
+Peer = Callable[[StudentDataset], Callable[[int], object]]
 
 
 def torchvision_sample(dataset: StudentDataset) -> Callable[[int], object]:
@@ -54,6 +55,9 @@ def albumentations_sample(dataset: StudentDataset, whole: bool) -> Callable[[int
 
     With ``whole`` all that a sample of ours has: the mask, the tutor's label map and its boxes.
     """
+    import albumentations as A
+    import cv2
+
     cv2.setNumThreads(1)
     transform = A.Compose(
         [
@@ -83,3 +87,21 @@ def albumentations_sample(dataset: StudentDataset, whole: bool) -> Callable[[int
         )
 
     return sample
+
+
+def _installed(peer: Peer, package: str) -> Peer | None:
+    return peer if importlib.util.find_spec(package) else None
+
+
+PEERS: dict[str, tuple[str, Peer | None]] = {
+    "torchvision v2, SSD's pipeline, Pillow": (">= 10 x ours", torchvision_sample),
+    "albumentations, OpenCV": (
+        ">= 2 x ours",
+        _installed(functools.partial(albumentations_sample, whole=False), "albumentations"),
+    ),
+    "... with mask, label map, tutor's boxes, as ours": (
+        "",
+        _installed(functools.partial(albumentations_sample, whole=True), "albumentations"),
+    ),
+}
+"""What each is called, its bar, and what makes its samples; None where it is not installed."""

@@ -14,7 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-IMAGES = 576  # 384 to train on, 192 to evaluate on
+IMAGES = 576
+"""Two thirds to train on, a third to evaluate on."""
 MASK_SHARE = 0.25
 RECIPES = (
     "table-12", "table-13", "table-17", "table-19", "figure-14", "figure-15", "figure-16",
@@ -34,7 +35,7 @@ def kdcli(*arguments: str | Path) -> int:
     return subprocess.run([sys.executable, "-m", "cli", *map(str, arguments)]).returncode
 
 
-def prepare(out: Path, steps: int) -> None:
+def prepare(out: Path, images: int, steps: int) -> None:
     """Draw the scenes and let the tutors label them, unless that is done."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "scale.toml").write_text(
@@ -42,7 +43,7 @@ def prepare(out: Path, steps: int) -> None:
     )
     voc, cache = out / "voc", out / "cache.zarr"
     if not voc.exists():
-        check(kdcli("make-sample", voc, "--images", str(IMAGES), "--mask-share", str(MASK_SHARE)))
+        check(kdcli("make-sample", voc, "--images", str(images), "--mask-share", str(MASK_SHARE)))
     # All of the detection tutor's boxes, for the cell that uses them without a threshold.
     check(kdcli("generate-tutors", "--voc", voc, "--list", "Main/trainval", "--floor", "0",
                 "--detection-tutor", "sample", "--segmentation-tutor", "sample",
@@ -60,15 +61,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("toy-matrix"))
     parser.add_argument("--report", type=Path, help="without its ending [OUT/report]")
+    parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipe", action="append", help="[the thesis' tables and figures]")
     options = parser.parse_args()
     out: Path = options.out
     report: Path = options.report or out / "report"
-    prepare(out, options.steps)
-    failed = kdcli("run-recipe", *RECIPES, "--voc", out / "voc", "--cache", out / "cache.zarr",
-                   "--out", out / "results", "--seeds", str(options.seeds),
-                   "--config", out / "scale.toml")  # fmt: skip
+    prepare(out, options.images, options.steps)
+    failed = kdcli("run-recipe", *(options.recipe or RECIPES), "--voc", out / "voc",
+                   "--cache", out / "cache.zarr", "--out", out / "results",
+                   "--seeds", str(options.seeds), "--config", out / "scale.toml")  # fmt: skip
     check(kdcli("report", out / "results", "--tutors", out / "tutors.json",
                 "--html", report.with_suffix(".html"),
                 "--markdown", report.with_suffix(".md")))  # fmt: skip

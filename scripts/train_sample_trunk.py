@@ -116,7 +116,7 @@ def train(model: Classifier, images: Tensor, labels: Tensor, epochs: int, batch:
             torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         mean = total / (len(labels) // batch)
         print(
             f"{epoch + 1}/{epochs}  {time.monotonic() - started:.0f} s  loss {mean:.3f}", flush=True
