@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import cli
 from cache.reader import TutorCache
+from cache.shard import Shard
 from tutor_gen.compare import (
     OTHER_MACHINE,
     OTHER_MACHINE_16_BIT,
@@ -22,10 +23,11 @@ from tutor_gen.compare import (
     difference,
 )
 from tutor_gen.errors import TutorError
-from tutor_gen.label import Machinery
+from tutor_gen.label import Machinery, label_shards
 from tutor_gen.load import load_tutors
 from tutor_gen.pair import TutorPair
 from tutor_gen.reload import load_again
+from tutor_gen.scan import scan_images
 from voc.devkit import Devkit
 from voc.evaluation import ConfusionMatrix
 
@@ -96,19 +98,13 @@ def test_the_command_takes_every_name_of_a_gpu(tmp_path: Path, devkit: Devkit, d
 
 
 def test_want_of_memory_says_what_to_lower(devkit: Devkit) -> None:
-    from cache.shard import Shard
-    from tutor_gen.label import label_shards
-    from tutor_gen.scan import scan_images
-
-    pair = TutorPair(*load_tutors("sample", "none", device="cuda:0", min_size=3000))
-    shard = Shard(0, scan_images(devkit, devkit.image_ids(LIST_OF_FEW)[:4]))
+    pair = TutorPair(*load_tutors("sample", "none", device="cuda:0"))
+    shard = Shard(0, scan_images(devkit, devkit.image_ids("Segmentation/val")[:4]))
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(1e-3)
+    used, whole = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((used + 2**20) / whole)
     try:
-        with pytest.raises(TutorError, match=r"lower --batch-size \(\d images now\)"):
+        with pytest.raises(TutorError, match=r"memory does not suffice .* --amp fp16"):
             label_shards(devkit, [shard], pair, print, Machinery(0, 4, "cuda:0"), print)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-LIST_OF_FEW = "Segmentation/val"

@@ -229,3 +229,13 @@ def test_segmentation_head_follows_the_definition() -> None:
         torch.cat(parts, dim=1), head.logits.weight, head.logits.bias, padding=1
     )
     torch.testing.assert_close(head([fine, coarse]), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_single_pixels_convolution_is_its_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, the heads take it so; see ``_convolve``."""
+    head = DetectionHead(8, 6, 21)
+    pixel, two = torch.randn(3, 8, 1, 1), torch.randn(3, 8, 1, 2)
+    plain = [head(x) for x in (pixel, two)]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for x, expected in zip((pixel, two), plain, strict=True):
+        torch.testing.assert_close(head(x), expected, atol=1e-5, rtol=1e-5)
