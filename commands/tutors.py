@@ -314,9 +314,5 @@ def _show_sweeps(result: TutorEvaluation, plot: Path | None, title: str, floor: 
         )
     from tutor_gen.sweep_plot import plot_sweeps
 
-    try:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_sweeps(plot, result.thresholds, result.calibration, title)
-    except OSError as error:
-        raise click.ClickException(f"{plot} cannot be written: {error.strerror}.") from error
+    plot_sweeps(plot, result.thresholds, result.calibration, title)
     click.echo(f"\nLook at {plot}")

@@ -12,10 +12,10 @@ from cache.track import Track, no_track
 from student.device import pick_device
 from student.distributed import objects_of_ranks, rank, ranks
 from student.errors import StudentError
+from student.files import write_json, write_text
 from student.inference import InferenceSettings, infer
 from student.load import load_run
 from student.model.blitznet import BlitzNet
-from student.run import write_json, write_text
 from voc.annotation import Annotation
 from voc.classes import CLASSES
 from voc.detection_metric import percent

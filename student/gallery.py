@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from student.files import whole_file
 from student.inference import InferenceSettings, infer, read_image
 from student.model.blitznet import BlitzNet
 from student.predict import PredictionFiles
@@ -22,7 +23,8 @@ def write_prediction_gallery(
 ) -> None:
     """Write all predictions as one HTML page."""
     facts = {"student": str(run), "images": str(len(files))}
-    write_gallery(path, "What the student says", facts, prediction_rows(files, devkit))
+    with whole_file(path) as file:
+        write_gallery(file, "What the student says", facts, prediction_rows(files, devkit))
 
 
 def beside_ground_truth(

@@ -8,7 +8,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cache.files import atomic_file
 from tutor_gen.calibration import CalibrationScore, ThresholdScore
+from tutor_gen.errors import TutorError
 
 _SIZE = (6.4, 4.4)
 """Inches, of one panel."""
@@ -29,7 +31,8 @@ def plot_sweeps(
     if calibration:
         _plot_calibration(next(axes), calibration)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=130, format="png")
+    with atomic_file(path, TutorError) as file:
+        figure.savefig(file, dpi=130, format="png")
 
 
 def _plot_thresholds(axes: Axes, scores: Sequence[ThresholdScore]) -> None:
