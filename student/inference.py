@@ -13,11 +13,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cache.workers import worker_options
 from student.config import RunConfig
-from student.data import ignore_interrupts
 from student.errors import StudentError
 from student.model.blitznet import BlitzNet, normalise
 from student.model.decode import DetectionLimits, detect, segment
+from student.steps import read_batches
 from student.transforms import Transform, UInt8Array
 from voc.evaluation import Detections
 from voc.photograph import Photograph
@@ -122,15 +123,14 @@ def infer(
     loader = DataLoader(
         cast("Dataset[_Inputs]", _Photographs(paths, model.config.input_size)),
         batch_size=settings.batch_size,
-        num_workers=min(settings.workers, len(paths)),
         collate_fn=_collate,
-        worker_init_fn=ignore_interrupts,
+        **worker_options(min(settings.workers, len(paths))),
     )
     names = iter(name for name, _ in images)
     was_training = model.training
     model.eval()
     try:
-        for inputs in loader:
+        for inputs in read_batches(loader, "--workers or runtime.workers"):
             yield from _predict(model, inputs, names, settings)
     finally:
         model.train(was_training)

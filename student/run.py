@@ -67,7 +67,7 @@ def prepare_run(out: Path, config: RunConfig, targets: str, facts: Mapping[str, 
             are named.
     """
     if (out / CONFIG).is_file():
-        _check_same(out, config, targets, facts)
+        check_same(out, config, targets, facts)
     else:
         own = {CONFIG, TARGETS, RECORD, METRICS, SUMMARY, TENSORBOARD, LOCK, "checkpoints"}
         names = sorted(item.name for item in out.iterdir())
@@ -135,7 +135,8 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def _check_same(out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any]) -> None:
+def check_same(out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any]) -> None:
+    """Raise StudentError if the run in ``out`` differs from this one; see `prepare_run`."""
     before, now = flatten(run_config(out)), flatten(config)
     differences = [
         f"  {key}: {before[key]!r} in the run, {now[key]!r} asked for"

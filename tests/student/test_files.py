@@ -113,3 +113,16 @@ def test_without_locks_work_is_not_shared(devkit: Devkit, tmp_path: Path) -> Non
     runner = Runner(tmp_path, devkit, None, "Segmentation/val", Share(0, 2))
     with pytest.raises(StudentError, match=r"no locks .* keep the processes of one run apart"):
         runner.run([], print)
+
+
+def test_a_finished_run_is_known_as_such_where_nothing_can_be_written(
+    devkit: Devkit, small: Small, tmp_path: Path, read_only: Callable[[Path], None]
+) -> None:
+    run, config = tmp_path / "run", small(optim__steps=1)
+    summary = train(config, devkit, None, run)
+    read_only(run)
+    assert train(config, devkit, None, run) == summary
+    with pytest.raises(StudentError, match="holds a run that differs"):
+        train(small(optim__steps=2), devkit, None, run)
+    with pytest.raises(StudentError, match=r"run/new/\.lock: cannot be written"):
+        train(config, devkit, None, run / "new")
