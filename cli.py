@@ -44,6 +44,9 @@ COMMANDS = (
 )
 
 
+_shown_by_python = warnings.formatwarning
+
+
 class _Commands(click.Group):
     """Commands in the order of use; a user's mistake is one line, a stop says how to go on."""
 
@@ -82,6 +85,7 @@ def main() -> None:
     kdcli evaluate-student runs/first --voc voc --list Segmentation/val
     """
 
+    warnings.formatwarning = _as_a_line
     # Detectron2 0.6 and exports of it call this the old way, and a user can do nothing about it.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     # Pillow warns where voc.pictures refuses, with a message.
@@ -90,6 +94,19 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
+
+
+def _as_a_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning for users without the line of ours that gave it; others as Python shows them."""
+    if category is UserWarning:
+        return f"Warning: {message}\n"
+    return _shown_by_python(message, category, filename, lineno, line)
 
 
 def _is_users_mistake(error: Exception) -> bool:

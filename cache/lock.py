@@ -33,16 +33,19 @@ def lock_file(
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        place = f"{path.parent}: the file system has no locks ({error.strerror})"
         if error.errno not in NO_LOCKS:
             raise refusal(f"{path}: cannot be locked ({error.strerror})") from error
+        # By its own name, as a text is warned of once, however many folders are locked there.
+        disk = next(p for p in path.absolute().parents if p.is_mount())
+        problem = f"The file system at {disk} has no locks ({error.strerror})"
         if needed:
             raise refusal(
-                f"{place}, which keep the processes of one run apart: use one process, or a folder "
-                "on another file system."
+                f"{problem}, which keep the processes of one run apart: use one process, or write "
+                f"{path.parent} to another file system."
             ) from error
         warnings.warn(
-            f"{place}: see to it that no other process works there at the same time.", stacklevel=2
+            f"{problem}: see to it that only one process at a time works in a folder there.",
+            stacklevel=1,
         )
     return True
 

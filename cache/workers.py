@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import functools
 import multiprocessing
 import os
 import signal
@@ -101,10 +102,23 @@ def read_batches(
         refusal: makes the error that is raised if the system refuses what workers need.
         mistakes: a user's errors, which come from a worker as the clear message they were.
     """
-    with _explained(setting, refusal, mistakes, starting=True):
+    explained = functools.partial(_explained, setting, refusal, mistakes)
+    with explained(starting=True):
         _try_semaphores(loader)
         iterator = iter(loader)
-    return _read(iterator, setting, refusal, mistakes)
+
+    def batches() -> Iterator[T]:
+        while True:
+            with explained():
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                if isinstance(batch, _Lost):
+                    raise _LostError(batch.reason)
+            yield batch
+
+    return batches()
 
 
 def _try_semaphores(loader: Any) -> None:
@@ -115,23 +129,6 @@ def _try_semaphores(loader: Any) -> None:
     if workers := getattr(loader, "num_workers", 0):
         context = loader.multiprocessing_context
         [context.Semaphore() for _ in range(3 * (workers + 1) + 5)]
-
-
-def _read(
-    iterator: Iterator[T],
-    setting: str,
-    refusal: Refusal,
-    mistakes: tuple[type[Exception], ...],
-) -> Iterator[T]:
-    while True:
-        with _explained(setting, refusal, mistakes):
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            if isinstance(batch, _Lost):
-                raise _LostError(batch.reason)
-        yield batch
 
 
 @contextlib.contextmanager

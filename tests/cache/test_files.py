@@ -101,7 +101,7 @@ def test_without_locks_one_process_goes_on_with_a_warning(
     drawn: ModuleType, tmp_path: Path
 ) -> None:
     entries = drawn.draw_entries(6)
-    with pytest.warns(UserWarning, match=r"no locks \(No locks available\): see to it that no "):
+    with pytest.warns(UserWarning, match=r"no locks \(No locks available\): see to it that only "):
         drawn.write_cache(tmp_path, [drawn.draw_output(entry) for entry in entries], entries)
     assert read_root(tmp_path).complete
     assert not (tmp_path / LOCK).exists()
@@ -113,7 +113,7 @@ def test_without_locks_several_processes_are_refused(drawn: ModuleType, tmp_path
     with (
         pytest.warns(UserWarning, match="no locks"),
         CacheWriter.open(tmp_path, entries, drawn.SETTINGS, drawn.ENVIRONMENT) as writer,
-        pytest.raises(CacheError, match=r"No locks available\).* use one process, or a folder on"),
+        pytest.raises(CacheError, match=r"No locks available\).* use one process, or write"),
     ):
         MemberWriter(tmp_path, writer.root, drawn.SETTINGS, 1)
 

@@ -104,7 +104,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_locks_a_run_is_trained_with_a_warning(
     devkit: Devkit, small: Small, tmp_path: Path
 ) -> None:
-    with pytest.warns(UserWarning, match=r"run: the file system has no locks \(Operation not supp"):
+    with pytest.warns(UserWarning, match=r"has no locks \(Operation not supp"):
         assert train(small(optim__steps=1), devkit, None, tmp_path / "run").finished
 
 
