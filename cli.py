@@ -5,7 +5,9 @@ Heavy imports happen inside the commands, so that ``kdcli --help`` answers at on
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import warnings
 from typing import Any
 
@@ -15,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
+from cache.stopping import Stopped, stopped_by_signals
 from commands.environment import env
 from commands.recipes import list_recipes, report, run_recipe
 from commands.sample import make_sample
@@ -41,22 +44,27 @@ COMMANDS = (
 )
 
 
+_shown_by_python = warnings.formatwarning
+
+
 class _Commands(click.Group):
-    """Commands in the order of use; a user's mistake is one line, Ctrl-C a way to go on."""
+    """Commands in the order of use; a user's mistake is one line, a stop says how to go on."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with stopped_by_signals():
+                return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             click.echo(str(stop) or "Interrupted. Run the same command again to go on.", err=True)
-            ctx.exit(130)
+            ctx.exit(128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
         except Exception as error:
-            if _is_users_mistake(error):
-                raise click.ClickException(str(error)) from error
-            raise
+            message = str(error) if _is_users_mistake(error) else _of_the_system(error)
+            if message is None:
+                raise
+            raise click.ClickException(message) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,6 +85,7 @@ def main() -> None:
     kdcli evaluate-student runs/first --voc voc --list Segmentation/val
     """
 
+    warnings.formatwarning = _as_a_line
     # Detectron2 0.6 and exports of it call this the old way, and a user can do nothing about it.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     # Pillow warns where voc.pictures refuses, with a message.
@@ -87,6 +96,19 @@ for command in COMMANDS:
     main.add_command(command)
 
 
+def _as_a_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning for users without the line of ours that gave it; others as Python shows them."""
+    if category is UserWarning:
+        return f"Warning: {message}\n"
+    return _shown_by_python(message, category, filename, lineno, line)
+
+
 def _is_users_mistake(error: Exception) -> bool:
     """Whether ``error`` is one of the four packages' own; imported late, as most calls succeed."""
     from cache.errors import CacheError
@@ -95,6 +117,19 @@ def _is_users_mistake(error: Exception) -> bool:
     from voc.errors import DevkitError
 
     return isinstance(error, CacheError | DevkitError | StudentError | TutorError)
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What nobody explained who knows the file: where our output or temporary files go."""
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                f"{error.strerror}: for what this command prints, or for temporary files "
+                "(TMPDIR names their folder). Free some and run the same command again."
+            )
+        if "temporary directory" in str(error):
+            return f"{error.strerror}: let TMPDIR name a folder that may be written."
+    return None
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""Files that are either whole or absent: atomic writes, digests, the lock of a generator."""
+"""Files that are either whole or absent: atomic writes, digests."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import platform
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -43,52 +40,72 @@ def _sync_one(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
+Refusal = Callable[[str], Exception]
+"""Makes a message the caller's error: its room's class."""
+
+
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def explained(path: Path, refusal: Refusal = CacheError) -> Iterator[None]:
+    """Turn the operating system's refusal to write ``path`` into one message with the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(_why_not_written(path, error)) from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, refusal: Refusal = CacheError) -> Iterator[BinaryIO]:
     """A file to write that appears under ``path`` only when the block ends without an error.
 
     It survives the end of the process, and with :func:`sync` that of the machine. Raises
-    ``CacheError`` where the file cannot be written: full disk, no permission.
+    ``refusal`` where the file cannot be written: full disk, no permission.
     """
     temporary = path.with_name(path.name + TEMPORARY)
-    try:
+    with explained(path, refusal):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as handle:
+            with temporary.open("w+b") as handle:
                 yield handle
             temporary.replace(path)
         except BaseException:  # Ctrl-C too: nothing half-written stays behind
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, refusal: Refusal = CacheError) -> None:
     """Replace ``path`` by ``content``, all or nothing; see :func:`atomic_file`."""
-    with atomic_file(path) as handle:
+    with atomic_file(path, refusal) as handle:
         handle.write(content)
 
 
 def cannot_write(path: Path, error: OSError) -> CacheError:
     """The ``CacheError`` for an operating system's refusal, with the way out."""
+    return CacheError(_why_not_written(path, error))
+
+
+def _why_not_written(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CacheError(
-            f"{path}: the disk is full{_free_space(path)}. Finished images are kept: free some "
-            "space there and run the same command again, it goes on where it stopped."
+        return (
+            f"{path}: {_what_is_full(path, error)}. What is finished is kept: free some space "
+            "there and run the same command again."
         )
-    return CacheError(
+    return (
         f"{path}: cannot be written ({error.strerror or error}). Choose a place where you may "
         "write, or correct the permissions, and run the same command again."
     )
 
 
-def _free_space(path: Path) -> str:
+def _what_is_full(path: Path, error: OSError) -> str:
+    if error.errno == errno.EDQUOT:
+        return "your share of the disk (quota) is used up"
     try:
-        free = shutil.disk_usage(path.parent).free
+        disk = os.statvfs(path.parent)
     except OSError:
-        return ""
-    return f" ({free / 2**20:.1f} MiB free)"
+        return "the disk is full"
+    if disk.f_files and not disk.f_favail:
+        return "the disk is full (it has room for no further file: no inodes are left)"
+    return f"the disk is full ({disk.f_bavail * disk.f_frsize / 2**20:.1f} MiB free)"
 
 
 def sha256_file(path: Path) -> str:
@@ -103,69 +120,3 @@ def file_intact(path: Path, size: int, sha256: str) -> bool:
         return path.stat().st_size == size and sha256_file(path) == sha256
     except OSError:
         return False
-
-
-_held: set[Path] = set()
-"""Locks of this process: the operating system would grant them to it a second time."""
-
-
-class Lock:
-    """An exclusive lock of one generator on one cache; gone when its process is.
-
-    A POSIX lock: unlike ``flock``'s it is not passed on to forked workers, which might outlive a
-    killed generator and keep its cache locked.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
-        if self._path in _held:
-            raise _is_locked(path, "this process")
-        self._handle: int | None = _acquire(self._path)
-        _held.add(self._path)
-
-    def release(self) -> None:
-        """Give the lock back; safe to call twice."""
-        if self._handle is None:
-            return
-        # Unlink before closing: whoever opened the old file notices that it is no longer there.
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        os.close(self._handle)
-        self._handle = None
-        _held.discard(self._path)
-
-
-def _acquire(path: Path) -> int:
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(handle, 200).decode("utf-8", "replace").strip()
-            os.close(handle)
-            raise _is_locked(path, owner or "another process") from error
-        if _is_same_file(handle, path):
-            with contextlib.suppress(OSError):  # it only tells a second generator who is there
-                os.truncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
-            return handle
-        os.close(handle)  # its owner removed it between our open and our lock: try again
-
-
-def _is_locked(path: Path, owner: str) -> CacheError:
-    return CacheError(
-        f"{path.parent}: {owner} is generating into this cache. Wait for it to end (or stop it), "
-        "then run the same command again."
-    )
-
-
-def _is_same_file(handle: int, path: Path) -> bool:
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return False
-    here = os.fstat(handle)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from cache.copying import write_copy
 from cache.errors import CacheError
-from cache.files import TEMPORARY, cannot_write, sync
+from cache.files import atomic_file, sync
+from cache.hdf5_target import Target
 from cache.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES
 from cache.part import output_rows
 from cache.reader import TutorCache
@@ -56,16 +58,13 @@ def export_cache(path: str | Path, out: str | Path, track: Track = no_track) -> 
     cache = TutorCache.open(path)
     if out.exists():
         raise CacheError(f"{out}: exists already. Choose another name or remove it.")
-    temporary = out.with_name(out.name + TEMPORARY)
-    try:
-        with h5py.File(temporary, "w") as file:
-            _write(cache, file, track)
-        sync([temporary])
-        temporary.replace(out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(out) as handle:
+        target = Target(handle.fileno())
+        with h5py.File(target, "w") as file:
+            _write(cache, file, target.check, track)
+        target.check()
+        os.fsync(handle.fileno())
+    sync([out])
 
 
 def import_cache(file: str | Path, out: str | Path, track: Track = no_track) -> None:
@@ -115,7 +114,7 @@ def output_digest(output: TutorOutput) -> bytes:
     return digest.digest()
 
 
-def _write(cache: TutorCache, file: h5py.File, track: Track) -> None:
+def _write(cache: TutorCache, file: h5py.File, check: Callable[[], None], track: Track) -> None:
     entries = cache.entries()
     names = cache.table_names
     digests = np.zeros((len(entries), 32), dtype=np.uint8)
@@ -123,6 +122,7 @@ def _write(cache: TutorCache, file: h5py.File, track: Track) -> None:
     label_map = _label_map(file, cache, entries)
     columns = {name: _columns(file, name) for name in names}
     for i, entry in enumerate(track(entries, len(entries), "exporting")):
+        check()
         if entry.image_id not in cache:
             continue
         output = cache[entry.image_id]

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cache.files import Lock
 from cache.images import plain_settings
 from cache.layout import JSON, LOCK
+from cache.lock import Lock
 from cache.outputs import encode_outputs
 from cache.record import FailedImage, TutorOutput
 from cache.resume import check_settings
@@ -32,14 +32,14 @@ class MemberWriter:
         number: of this member, 1 or more, no two alike.
 
     Raises ``CacheError`` if its settings differ from the cache's (other weights on this machine),
-    or another process holds this member's lock.
+    another process holds this member's lock, or the file system has no locks.
     """
 
     def __init__(self, path: str | Path, root: Root, settings: JSON, number: int) -> None:
         self._path = Path(path)
         check_settings(self._path, root, plain_settings(settings))
         self._root = root
-        self._lock = Lock(self._path / f"{LOCK}.{number}")
+        self._lock = Lock(self._path / f"{LOCK}.{number}", needed=True)
 
     def __enter__(self) -> Self:
         return self

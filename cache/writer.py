@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from cache.errors import CacheError
-from cache.files import Lock
 from cache.images import check_images, plain_json, plain_settings
 from cache.layout import IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT
+from cache.lock import Lock
 from cache.member import refuse_members
 from cache.outputs import encode_outputs
 from cache.part import EncodedImage

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import click
 
+from cache.files import write_atomic
+
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, its folders included; one clear message where that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}.") from error
+    write_atomic(path, text.encode(), click.ClickException)

@@ -186,8 +186,8 @@ def report(out: Path, html: Path | None, markdown: Path | None, tutors: Path | N
     Example:
       kdcli report results --html report.html --markdown report.md
     """
+    from student.files import read_json
     from student.report.page import make_report, to_html, to_markdown
-    from student.run import read_json
 
     quality = None if tutors is None else read_json(tutors)
     made = make_report(out, quality, drawings=html is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,11 @@ def train_student(
 @checkpoint_option
 @device_option
 @inference_options
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that read photographs [default: the run's runtime.workers].",
+)
 def evaluate_student(
     run: Path,
     voc: Path,
@@ -103,8 +109,11 @@ def evaluate_student(
     device: str,
     batch_size: int | None,
     bf16: bool | None,
+    workers: int | None,
 ) -> None:
     """Score the student in RUN: VOC mAP and mIoU, per class.
+
+    The scores are saved in RUN, too, unless that may only be read.
 
     \b
     Example:
@@ -120,12 +129,14 @@ def evaluate_student(
 
     devkit = Devkit.open(voc)
     note_unused_masks(devkit, list_name, class_masks(run_config(run), list_name))
-    result = evaluate(
+    may_write = os.access(run, os.W_OK)
+    evaluate(
         run, devkit, list_name, checkpoint=checkpoint, device=device,
-        batch_size=batch_size, bf16=bf16, track=track,
+        batch_size=batch_size, bf16=bf16, workers=workers, track=track,
+        show=lambda result: print_scores(result.detection, result.segmentation), save=may_write,
     )  # fmt: skip
-    print_scores(result.detection, result.segmentation)
-    click.echo(f"\nSaved as {evaluation_path(run, list_name)}")
+    path = evaluation_path(run, list_name)
+    click.echo(f"\nSaved as {path}" if may_write else f"\nNot saved: {path} cannot be written.")
 
 
 @click.command()

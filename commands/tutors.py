@@ -347,9 +347,5 @@ def _show_sweeps(
         )
     from tutor_gen.sweep_plot import plot_sweeps
 
-    try:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_sweeps(plot, result, title)
-    except OSError as error:
-        raise click.ClickException(f"{plot} cannot be written: {error.strerror}.") from error
+    plot_sweeps(plot, result, title)
     click.echo(f"\nLook at {plot}")

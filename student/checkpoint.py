@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from student.errors import StudentError
+from student.files import whole_file, writing
 from student.torch_file import read_torch_file, reason
 
 FOLDER = "checkpoints"
@@ -42,18 +43,19 @@ def checkpoint_path(run: Path, name: str = LAST) -> Path:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that ``path`` is at any moment the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(dict(vars(checkpoint)), file)
+    with whole_file(path) as file:
+        try:
+            torch.save(dict(vars(checkpoint)), file)
+        except RuntimeError as error:  # which PyTorch makes of the system's refusal to write
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with writing(path):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

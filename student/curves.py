@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from student.files import whole_file
 from student.run import METRICS
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ def _draw(path: Path, lines: Sequence[Mapping[str, Any]], title: str) -> Path:
         ax.grid(alpha=0.3)
         ax.set_xlim(0, max(line["step"] for line in lines) * 1.02)
     figure.suptitle(title)
-    temporary = path.with_name(f".{path.name}")  # matplotlib goes by the ending
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=110, format="png")
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache.reader import TutorCache
 from cache.record import Boxes as TutorBoxes
+from cache.workers import worker_options
 from student.batch import PADDING, Batch, Boxes, Instances, Sample, collate
 from student.config import RunConfig
 from student.distributed import rank, ranks
@@ -276,13 +276,7 @@ def make_loader(dataset: StudentDataset, start: int, device: torch.device) -> Da
     return DataLoader(
         cast("Dataset[Batch]", dataset),  # what the loader yields, collate made of its samples
         batch_sampler=Share(schedule, optim.accumulate, rank(), ranks()),
-        num_workers=config.runtime.workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
+        **worker_options(config.runtime.workers),
     )
-
-
-def ignore_interrupts(worker: int) -> None:
-    """Let Ctrl-C reach the main process alone, which stops its workers in good order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

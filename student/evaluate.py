@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from cache.track import Track, no_track
 from student.device import pick_device
 from student.distributed import objects_of_ranks, rank, ranks
 from student.errors import StudentError
+from student.files import write_json, write_text
 from student.inference import InferenceSettings, infer
 from student.load import load_run
 from student.memory import explained_shortage
 from student.model.blitznet import BlitzNet
 from student.plan import class_masks
-from student.run import write_json, write_text
 from voc.annotation import Annotation
 from voc.classes import CLASSES
 from voc.detection_metric import percent
@@ -73,8 +73,11 @@ def evaluate_student(
     device: str = "auto",
     batch_size: int | None = None,
     bf16: bool | None = None,
+    workers: int | None = None,
     metric: Metric | None = None,
     track: Track = no_track,
+    show: Callable[[Evaluation], None] | None = None,
+    save: bool = True,
 ) -> Evaluation:
     """Evaluate a run's checkpoint on a list, and save the result in the run.
 
@@ -89,14 +92,19 @@ def evaluate_student(
         device: Where to compute.
         batch_size: Images at once; by default the run's.
         bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
+        workers: Processes that read images; by default the run's.
         metric: Average precision; by default the run's.
         track: Shows progress.
+        show: Called with the result before it is saved, which may fail.
+        save: Whether the result is saved.
 
     Raises:
-        StudentError: No such run or checkpoint, or images without boxes.
+        StudentError: No such run or checkpoint, images without boxes, or no room for the result.
     """
     config, model, step = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = InferenceSettings.of_run(config, batch_size, bf16)
+    if workers is not None:
+        settings = replace(settings, workers=workers)
     with explained_shortage(config, "--batch-size"):
         evaluation = evaluate_model(
             model,
@@ -107,7 +115,10 @@ def evaluate_student(
             metric=metric or config.evaluation.metric,
             track=track,
         )
-    write_evaluation(run, list_name, checkpoint, step, evaluation)
+    if show is not None:
+        show(evaluation)
+    if save:
+        write_evaluation(run, list_name, checkpoint, step, evaluation)
     return evaluation
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from student.errors import StudentError
+from student.files import whole_file
 from student.load import LoadedRun, load_run
 from student.model.anchors import decode_boxes
 from student.model.blitznet import BlitzNet, normalise
@@ -83,9 +83,8 @@ def export_onnx(run: Path, out: Path, *, checkpoint: str = "last") -> Export:
         _import(package)
     loaded = load_run(run, checkpoint=checkpoint)
     model = EndToEnd(loaded.model).eval()
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as file:
+        temporary = Path(file.name)
         _write(model, temporary, _facts(run, loaded))
         difference = compare(model, temporary) if _installed("onnxruntime") else None
         if difference is not None and not difference <= TOLERANCE:
@@ -93,12 +92,6 @@ def export_onnx(run: Path, out: Path, *, checkpoint: str = "last") -> Export:
                 f"ONNX Runtime's outputs for {run} differ from PyTorch's by {difference:.2g}, "
                 f"more than {TOLERANCE:g}: {out} was not written"
             )
-        temporary.replace(out)
-    except OSError as error:
-        raise StudentError(f"Cannot write {out}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return Export(out, out.stat().st_size, difference)
 
 

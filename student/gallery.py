@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from student.files import whole_file
 from student.inference import InferenceSettings, infer
 from student.model.blitznet import BlitzNet
 from student.predict import PredictionFiles
@@ -35,7 +36,9 @@ def write_prediction_gallery(
         folder: Of the class masks; see ``ground_truth_panels``.
     """
     facts = {"student": str(run), "images": str(len(files))}
-    write_gallery(path, "What the student says", facts, prediction_rows(files, devkit, folder))
+    rows = prediction_rows(files, devkit, folder)
+    with whole_file(path) as file:
+        write_gallery(file, "What the student says", facts, rows)
 
 
 def beside_ground_truth(

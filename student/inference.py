@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cache.workers import worker_options
 from student.config import RunConfig
-from student.data import ignore_interrupts
 from student.model.blitznet import BlitzNet, normalise
 from student.model.decode import DetectionLimits, detect, segment
-from student.steps import next_batch
+from student.steps import read_batches
 from student.transforms import Transform, UInt8Array
 from voc.errors import DevkitError
 from voc.evaluation import Detections
@@ -130,16 +130,14 @@ def infer(
     loader = DataLoader(
         cast("Dataset[_Inputs]", _Photographs(paths, model.config.input_size)),
         batch_size=settings.batch_size,
-        num_workers=min(settings.workers, len(paths)),
         collate_fn=_collate,
-        worker_init_fn=ignore_interrupts,
+        **worker_options(min(settings.workers, len(paths))),
     )
     names = iter(name for name, _ in images)
     was_training = model.training
     model.eval()
     try:
-        batches = iter(loader)
-        while (inputs := next_batch(batches)) is not None:
+        for inputs in read_batches(loader, "--workers or runtime.workers"):
             good = _readable(inputs, names, failed)
             if good:
                 yield from _predict(model, inputs, good, settings)

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the step under way is finished and saved first."""
+"""Ctrl-C, or a signal to stop, as a request: the step under way is finished and saved first."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from cache.stopping import STOPPING, Stopped
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training, after the checkpoint was saved; the message says how to go on."""
+
+class TrainingInterrupted(Stopped):
+    """A request to stop, after the checkpoint was saved; the message says how to go on."""
 
 
 class Interrupts:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop; a second one acts at once.
+    """Turns Ctrl-C and the signals of ``STOPPING`` into a request to stop.
 
-    Below ``torchrun`` one Ctrl-C arrives twice, from the terminal and from torchrun, which itself
-    loses its patience after half a minute: there all of them are requests.
+    A second Ctrl-C acts at once, but not a second signal: programs that send them send some twice,
+    and have others for their impatience. Below ``torchrun`` one Ctrl-C arrives twice, from the
+    terminal and from torchrun, which itself loses its patience after half a minute: there all of
+    them are requests.
+
+    Attributes:
+        number: Of the first signal; 0 if nobody asked to stop.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
     def __init__(self) -> None:
-        self.requested = False
+        self.number = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in self.SIGNALS:
+        for number in (signal.SIGINT, *STOPPING):
             try:
                 self._before[number] = signal.signal(number, self._request)
             except ValueError:
@@ -43,6 +48,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        self.number = self.number or number
+        if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             signal.signal(number, self._before[number])

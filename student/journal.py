@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,8 +19,9 @@ from torch.utils.tensorboard import SummaryWriter
 from student.distributed import all_raise, objects_of_ranks, rank, ranks, sum_over_ranks
 from student.errors import StudentError
 from student.evaluate import Evaluation
+from student.files import append_text, write_json, write_text, writing
 from student.objective import LOSSES
-from student.run import METRICS, TENSORBOARD, write_json, write_text
+from student.run import METRICS, TENSORBOARD
 from student.transforms import UInt8Array
 
 BAD_BATCH = "bad-batch.json"
@@ -43,13 +46,17 @@ class Journal:
         self._waited = 0.0
         self._started = time.perf_counter()
         self.last: dict[str, float] = {}
-        self._file: TextIO | None = None
-        if rank() == 0:
-            _drop_lines_after(run / METRICS, step)
-            self._file = (run / METRICS).open("a", encoding="utf-8")
-            self._board = SummaryWriter(run / TENSORBOARD, purge_step=step + 1)
+        self._step = step
+        self._board: SummaryWriter | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        if rank() == 0:
+            _drop_lines_after(self.run / METRICS, self._step)
+            with contextlib.ExitStack() as held, self._showing():
+                held.enter_context(_threads_leave_refusals_to_callers())
+                self._board = SummaryWriter(self.run / TENSORBOARD, purge_step=self._step + 1)
+                self._held = held.pop_all()
         return self
 
     def __exit__(
@@ -58,9 +65,12 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
+        with self._held, contextlib.ExitStack() as closing:
+            if error is not None:  # the run ends for another reason
+                closing.enter_context(contextlib.suppress(StudentError))
+            if self._board is not None:
+                closing.enter_context(self._showing())
+                self._board.close()
 
     def note(
         self,
@@ -104,31 +114,35 @@ class Journal:
 
     def add(self, step: int, scalars: Mapping[str, float], **more: Any) -> None:
         """Write a line of scalars, to the file and to TensorBoard."""
-        if self._file is None:
+        if self._board is None:
             return
         line = {"step": step, **more, **scalars}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        append_text(self.run / METRICS, json.dumps(line) + "\n")
+        with self._showing():
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
 
     def show(self, step: int, found: Evaluation, pictures: Mapping[str, UInt8Array]) -> None:
         """Show an evaluation in TensorBoard: the metrics per class, and some pictures."""
-        if self._file is None:
+        if self._board is None:
             return
         tables = {"average_precision": found.detection.average_precision}
         if found.segmentation is not None:
             tables["iou"] = found.segmentation.iou
-        for title, table in tables.items():
-            for name, value in table.items():
-                if not math.isnan(value):
-                    self._board.add_scalar(f"{title}/{name}", value, step)
-        for name, picture in pictures.items():
-            self._board.add_image(f"prediction/{name}", picture, step, dataformats="HWC")
+        with self._showing():
+            for title, table in tables.items():
+                for name, value in table.items():
+                    if not math.isnan(value):
+                        self._board.add_scalar(f"{title}/{name}", value, step)
+            for name, picture in pictures.items():
+                self._board.add_image(f"prediction/{name}", picture, step, dataformats="HWC")
 
     def restart_clock(self) -> None:
         """Leave out what happened since the last line (an evaluation) from images per second."""
         self._started = time.perf_counter()
+
+    def _showing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self.run / TENSORBOARD)
 
     def _check_finite(self, values: Tensor) -> None:
         bad = torch.nonzero(~values[:, 0].isfinite())
@@ -139,7 +153,7 @@ class Journal:
         losses = dict(zip(("loss", *LOSSES), values[int(bad[0])].tolist(), strict=True))
         # JSON knows no NaN; the name of the value will do for a reader's eyes.
         named = {name: str(value) for name, value in losses.items()}
-        if self._file is not None:
+        if self._board is not None:
             record = {"step": step, "image_ids": image_ids, "losses": named}
             write_json(self.run / BAD_BATCH, record)
         all_raise(StudentError(
@@ -147,6 +161,19 @@ class Journal:
             f"in {self.run / BAD_BATCH}. Most often the learning rate is too high: train with a "
             "lower optim.lr in another folder"
         ))  # fmt: skip
+
+
+@contextlib.contextmanager
+def _threads_leave_refusals_to_callers() -> Iterator[None]:
+    """TensorBoard's thread raises what the system refuses it, and so does our next call: once is
+    enough.
+    """
+    before = threading.excepthook
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else before(args)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -11,10 +11,10 @@ from PIL import Image
 from cache.track import Track, no_track
 from student.device import pick_device
 from student.errors import StudentError
+from student.files import whole_file, write_json, writing
 from student.inference import InferenceSettings, Prediction, infer
 from student.load import load_run
 from student.memory import explained_shortage
-from student.run import write_json
 from voc.classes import CLASSES
 from voc.draw import overlay
 from voc.errors import DevkitError
@@ -110,10 +110,8 @@ def predict(
     """
     config, model, _ = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = replace(InferenceSettings.of_run(config, batch_size, bf16), workers=0)
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudentError(f"Cannot write predictions to {out}: {error.strerror}") from error
     paths, failed, written = dict(images), dict[str, str](), []
     with explained_shortage(config, "--batch-size"):
         for prediction in track(infer(model, images, settings, failed), len(images), "predict"):
@@ -141,8 +139,10 @@ def write_prediction(
         confidences=found.confidences[drawn],
         label_map=prediction.label_map,
     )
-    Image.fromarray(picture).save(files.overlay)
-    write_mask(files.mask, prediction.label_map)
+    with whole_file(files.overlay) as file:
+        Image.fromarray(picture).save(file, "PNG")
+    with whole_file(files.mask) as file:
+        write_mask(file, prediction.label_map)
     height, width = prediction.label_map.shape
     boxes = [
         {

@@ -14,8 +14,6 @@ evaluation-*     the last evaluation on a list, JSON and a table per class
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import platform
 import subprocess
 import sys
@@ -27,8 +25,11 @@ from typing import Any
 
 import torch
 
+from cache.files import TEMPORARY
+from cache.lock import lock_file
 from student.config import RunConfig
 from student.errors import BusyError, StudentError
+from student.files import read_json, write_json, write_text, writing
 from student.settings import flatten, load_config, to_toml
 
 CONFIG = "config.toml"
@@ -43,17 +44,12 @@ LOCK = ".lock"
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold a run's directory, so that two processes never train into it at once."""
-    try:
+    with writing(out / LOCK):
         out.mkdir(parents=True, exist_ok=True)
         file = (out / LOCK).open("w")
-    except OSError as error:
-        raise StudentError(f"Cannot write the run {out}: {error.strerror}") from error
     with file:
-        try:
-            # Not flock: forked workers would keep it for the seconds they outlive a killed run.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(f"Another process is training in {out}: wait for it") from error
+        if not lock_file(file.fileno(), out / LOCK, StudentError):
+            raise BusyError(f"Another process is training in {out}: wait for it")
         yield
 
 
@@ -71,10 +67,11 @@ def prepare_run(out: Path, config: RunConfig, targets: str, facts: Mapping[str, 
             are named.
     """
     if (out / CONFIG).is_file():
-        _check_same(out, config, targets, facts)
+        check_same(out, config, targets, facts)
     else:
         own = {CONFIG, TARGETS, RECORD, METRICS, SUMMARY, TENSORBOARD, LOCK, "checkpoints"}
-        strangers = sorted(item.name for item in out.iterdir() if item.name not in own)
+        names = sorted(item.name for item in out.iterdir())
+        strangers = [name for name in names if name not in own and not name.endswith(TEMPORARY)]
         if strangers:
             raise StudentError(f"{out} is no run and not empty ({strangers[0]} lies there): "
                                "choose another folder")  # fmt: skip
@@ -138,27 +135,8 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is at any moment the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON that a run wrote."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudentError(f"Cannot read {path}: {error}") from error
-
-
-def _check_same(out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any]) -> None:
+def check_same(out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any]) -> None:
+    """Raise StudentError if the run in ``out`` differs from this one; see `prepare_run`."""
     before, now = flatten(run_config(out)), flatten(config)
     differences = [
         f"  {key}: {before[key]!r} in the run, {now[key]!r} asked for"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import cache.workers
 from cache.errors import CacheError
 from student.batch import Batch
 from student.errors import StudentError
@@ -29,10 +30,10 @@ def steps(loader: Iterable[Batch], parts: int) -> Iterator[Step]:
     Raises:
         StudentError, DevkitError, CacheError: A sample could not be made, or a worker is gone.
     """
-    iterator = iter(loader)
+    iterator = read_batches(loader)
     while True:
         started = time.perf_counter()
-        batches = [next_batch(iterator) for _ in range(parts)]
+        batches = [next(iterator, None) for _ in range(parts)]
         waited = time.perf_counter() - started
         found = [batch for batch in batches if batch is not None]
         if not found:
@@ -40,18 +41,11 @@ def steps(loader: Iterable[Batch], parts: int) -> Iterator[Step]:
         yield Step(found, waited)
 
 
-def next_batch(iterator: Iterator[T]) -> T | None:
-    """Return the next batch; what failed in a worker comes as the one clear message it was."""
-    try:
-        return next(iterator, None)
-    except (StudentError, DevkitError, CacheError) as error:
-        # A worker's exception carries its traceback in its message; the cause is the last line.
-        name = f"{type(error).__module__}.{type(error).__name__}: "
-        raise type(error)(str(error).rpartition(name)[2].strip()) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "killed" not in str(error):
-            raise
-        raise StudentError(
-            "The system ended a process that prepares samples, most often for want of memory: "
-            "set runtime.workers lower, or optim.accumulate higher"
-        ) from error
+def read_batches(loader: Iterable[T], setting: str = "runtime.workers") -> Iterator[T]:
+    """Return a loader's batches, see ``cache.workers.read_batches``.
+
+    Raises:
+        StudentError, DevkitError, CacheError: As `steps`.
+    """
+    mistakes = (StudentError, DevkitError, CacheError)
+    return cache.workers.read_batches(loader, setting, StudentError, mistakes)

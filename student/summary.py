@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from student.run import SUMMARY, read_json, write_json
+from student.files import read_json, write_json
+from student.run import SUMMARY
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from student.journal import Journal
 from student.learner import Learner, learning_rate
 from student.memory import explained_shortage
 from student.plan import Plan, class_masks, make_plan
-from student.run import locked, prepare_run
+from student.run import check_same, locked, prepare_run
 from student.steps import Step, steps
 from student.summary import TrainingSummary, finished_summary
 from voc.devkit import Devkit
@@ -58,7 +59,7 @@ def train(
     Raises:
         StudentError: Settings, data or ``out`` do not allow it, or the loss is not finite.
         CacheError, DevkitError: The cache or the devkit does not fit.
-        TrainingInterrupted: After Ctrl-C.
+        TrainingInterrupted: After Ctrl-C, SIGTERM or SIGUSR1.
     """
     device = pick_device(config.runtime.device)
     with process_group(device), contextlib.ExitStack() as held:
@@ -74,8 +75,8 @@ def train(
             loop = Loop(config, devkit, out, plan, learner, journal)
             for step in show(steps(loader, config.optim.accumulate), todo, "train"):
                 loop.step(step)
-                if _anyone(interrupts.requested) and learner.step < config.optim.steps:
-                    loop.stop()
+                if _anyone(interrupts.number > 0) and learner.step < config.optim.steps:
+                    loop.stop(interrupts.number or signal.SIGTERM)
         return loop.summary()
 
 
@@ -94,8 +95,11 @@ def _prepare(
             f"optim.accumulate={config.optim.accumulate}), got {config.optim.batch_size}"
         )
     plan = make_plan(config, devkit, cache)
-    held.enter_context(locked(out))
-    prepare_run(out, config, plan.targets_csv, plan.facts)
+    if finished_summary(out):  # which may lie where nothing can be written
+        check_same(out, config, plan.targets_csv, plan.facts)
+    else:
+        held.enter_context(locked(out))
+        prepare_run(out, config, plan.targets_csv, plan.facts)
     return plan
 
 
@@ -143,11 +147,12 @@ class Loop:
         if learner.step % runtime.checkpoint_every == 0 or done:
             self._save()
 
-    def stop(self) -> None:
-        """Save what is there and end the run early."""
+    def stop(self, number: int) -> None:
+        """Save what is there and end the run early, as the signal of this number asks."""
         self._save()
         self.summary()
         all_raise(TrainingInterrupted(
+            number,
             f"Stopped after step {self.learner.step} of {self.config.optim.steps}; the same "
             f"command goes on from {checkpoint_path(self.out)}"
         ))  # fmt: skip

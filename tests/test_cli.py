@@ -73,3 +73,15 @@ def test_a_users_mistake_gets_one_message_and_no_traceback(
     assert done.stderr.startswith("Error: ")
     for word in words:
         assert word.replace("{tmp}", str(tmp_path)) in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_output_to_a_full_disk_is_one_message() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "list-recipes"],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: No space left on device: for what this command prints")
+    assert len(done.stderr.splitlines()) == 1

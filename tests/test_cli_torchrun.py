@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from cache.errors import CacheError
-from cache.files import Lock
 from cache.layout import LOCK
+from cache.lock import Lock
 from cache.member import MemberWriter
 from cache.root import read_root
 from tutor_gen.generate import GenerationResult, generate

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.files import atomic_file
 from cache.reader import TutorCache
 from cache.record import TutorOutput
+from tutor_gen.errors import TutorError
 from voc.classes import PALETTE
 from voc.devkit import Devkit
 from voc.draw import enlarged, overlay
@@ -29,7 +31,8 @@ def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: i
         "fingerprint": cache.fingerprint,
     }
     rows = gallery_rows(cache, devkit, [cache.image_ids[i] for i in chosen])
-    write_gallery(path, "What the tutors said", facts, rows)
+    with atomic_file(path, TutorError) as file:
+        write_gallery(file, "What the tutors said", facts, rows)
 
 
 def gallery_rows(

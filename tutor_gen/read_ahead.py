@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from cache.files import sha256_file
 from cache.record import ImageEntry
 from cache.shard import Shard
+from cache.workers import read_batches, worker_options
 from tutor_gen.errors import TutorError
 from tutor_gen.prepare import Preparation, Views, prepare
 from voc.devkit import Devkit
@@ -105,16 +105,17 @@ def read_ahead(
 
     Raises:
         DevkitError: a photograph is another one than when it was listed.
+        TutorError: the system refuses what workers need.
     """
     loader = DataLoader(
         cast("Dataset[list[Read]]", photographs),  # what the loader yields, `list` made of them
         batch_sampler=plan,
-        num_workers=workers,
         collate_fn=list,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
+        **worker_options(workers),
     )
-    return _checked(iter(loader), photographs.devkit)
+    batches = read_batches(loader, "--workers", TutorError, (TutorError, DevkitError))
+    return _checked(batches, photographs.devkit)
 
 
 def _checked(batches: Iterator[list[Read]], devkit: Devkit) -> Iterator[list[Read]]:
@@ -127,8 +128,3 @@ def _checked(batches: Iterator[list[Read]], devkit: Devkit) -> Iterator[list[Rea
                     "start again"
                 )
         yield batch
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Let Ctrl-C reach the main process alone, which stops its workers in good order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

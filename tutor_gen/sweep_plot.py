@@ -9,7 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cache.files import atomic_file
 from tutor_gen.calibration import CalibrationScore, ThresholdScore, VectorThresholdScore
+from tutor_gen.errors import TutorError
 from tutor_gen.evaluate import TutorEvaluation
 
 _SIZE = (6.4, 4.4)
@@ -29,7 +31,8 @@ def plot_sweeps(path: Path, found: TutorEvaluation, title: str) -> None:
     for each, (draw, scores) in zip(axes, panels, strict=True):
         draw(each, scores)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=130, format="png")
+    with atomic_file(path, TutorError) as file:
+        figure.savefig(file, dpi=130, format="png")
 
 
 def _plot_thresholds(axes: Axes, scores: Sequence[ThresholdScore]) -> None:

@@ -43,7 +43,10 @@ class Team:
 
     def ask(self, name: str, rank: int) -> Any:
         """What that process tells, as soon as it does."""
-        return pickle.loads(self._store.get(f"{name}/{rank}"))
+        key = f"{name}/{rank}"
+        while not self._store.check([key]):  # asked to wait itself, it would let no signal through
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        return pickle.loads(self._store.get(key))
 
     def advance(self, images: int) -> int:
         """Add to the images that all processes have done; return their sum."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import jinja2
 import numpy as np
@@ -87,8 +88,10 @@ def ground_truth_panels(
     return (Panel(f"ground truth: {' and '.join(known)}", picture),)
 
 
-def write_gallery(path: Path, title: str, facts: Mapping[str, str], rows: Iterable[Row]) -> None:
-    """Write ``rows`` to ``path`` as one HTML page; rows are drawn one at a time, as they come."""
+def write_gallery(
+    file: BinaryIO, title: str, facts: Mapping[str, str], rows: Iterable[Row]
+) -> None:
+    """Write ``rows`` to a file as one HTML page; rows are drawn one at a time, as they come."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
     )
@@ -96,5 +99,4 @@ def write_gallery(path: Path, title: str, facts: Mapping[str, str], rows: Iterab
     page = environment.get_template("gallery.html").stream(
         title=title, facts=facts, legend=legend, rows=rows
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.dump(str(path), encoding="utf-8")
+    page.dump(file, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +158,7 @@ def check_class_ids(mask: NDArray[np.uint8], path: Path) -> None:
     )
 
 
-def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
+def write_mask(path: Path | BinaryIO, mask: NDArray[np.uint8]) -> None:
     """Write a (H, W) uint8 mask as the devkit does: a PNG with VOC's palette."""
     picture = Image.fromarray(mask).convert("L")
     picture.putpalette(PALETTE.tobytes())

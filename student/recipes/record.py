@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cache.lock import lock_file
 from student.errors import StudentError
+from student.files import read_json, write_json, writing
 from student.recipes.matrix import Matrix, changed_settings
 from student.recipes.recipe import Recipe
-from student.run import read_json, write_json
 from voc.devkit import Devkit, mask_folder
 from voc.errors import DevkitError
 
@@ -29,7 +29,7 @@ def write_record(
         StudentError: The folder holds the recipe with other settings or data; all are named.
     """
     path = out / RECORDS / f"{recipe.name}.json"
-    with _waiting_lock(path):
+    with waiting_lock(path):
         before = read_json(path) if path.is_file() else None
         identity = _identity(recipe, matrix, list_name)
         if before is not None:
@@ -103,13 +103,15 @@ def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 @contextlib.contextmanager
-def _waiting_lock(path: Path) -> Iterator[None]:
-    """Let one process at a time change a file; the others wait for the moment it takes."""
-    try:
+def waiting_lock(path: Path, *, needed: bool = False) -> Iterator[None]:
+    """Let one process at a time change a file; the others wait for the moment it takes.
+
+    For ``needed`` see ``cache.lock.lock_file``.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with writing(lock):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock").open("w")
-    except OSError as error:
-        raise StudentError(f"Cannot write results to {path.parent}: {error.strerror}") from error
+        file = lock.open("w")
     with file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        lock_file(file.fileno(), lock, StudentError, wait=True, needed=needed)
         yield

@@ -19,9 +19,11 @@ from cache.reader import TutorCache
 from cache.track import Track, no_track
 from student.errors import BusyError, StudentError
 from student.evaluate import evaluate_student, evaluation_path
+from student.files import read_json, whole_file, write_text
 from student.predict import predict
 from student.recipes.matrix import RUN, Job, cell_folder, changed_settings
-from student.run import CONFIG, locked, read_json, run_config
+from student.recipes.record import waiting_lock
+from student.run import CONFIG, locked, run_config
 from student.train import train
 from voc.detection_metric import percent
 from voc.devkit import Devkit, mask_folder
@@ -148,8 +150,8 @@ class Runner:
         except Exception as error:  # one run's accident is no reason to lose a night's other runs
             message = f"{type(error).__name__}: {error}"
             traceback.print_exc()
-        with contextlib.suppress(OSError):  # a full disk may be why it failed
-            (folder / FAILURE).write_text(message + "\n", encoding="utf-8")
+        with contextlib.suppress(StudentError):  # a full disk may be why it failed
+            write_text(folder / FAILURE, message + "\n")
         return Outcome(job, "failed", message)
 
     def _train(self, job: Job, folder: Path) -> None:
@@ -170,20 +172,20 @@ class Runner:
     def _write_truth(self) -> None:
         """Keep the ground truth of the sample images, so that the report needs no devkit."""
         folder = self.out / SAMPLES
-        folder.mkdir(parents=True, exist_ok=True)
-        for image_id in self._sample_ids():
-            path, known = folder / f"{image_id}.png", self.devkit.annotation(image_id)
-            if path.is_file():
-                continue
-            picture = overlay(
-                self.devkit.read_image(image_id),
-                boxes=None if known is None else known.boxes,
-                labels=None if known is None else known.labels,
-                label_map=self.devkit.mask(image_id, mask_folder(self.list_name)),
-            )
-            temporary = path.with_name(f".{os.getpid()}.{path.name}")
-            Image.fromarray(picture).save(temporary)
-            temporary.replace(path)
+        # The processes that share the work are kept apart by locks: here it is seen to.
+        with waiting_lock(folder / "truth", needed=self.share.world > 1):
+            for image_id in self._sample_ids():
+                path, known = folder / f"{image_id}.png", self.devkit.annotation(image_id)
+                if path.is_file():
+                    continue
+                picture = overlay(
+                    self.devkit.read_image(image_id),
+                    boxes=None if known is None else known.boxes,
+                    labels=None if known is None else known.labels,
+                    label_map=self.devkit.mask(image_id, mask_folder(self.list_name)),
+                )
+                with whole_file(path) as file:
+                    Image.fromarray(picture).save(file, "PNG")
 
 
 def finished_scores(folder: Path, job: Job, list_name: str) -> str | None:

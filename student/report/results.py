@@ -14,11 +14,12 @@ import numpy as np
 from student.config import RunConfig
 from student.errors import StudentError
 from student.evaluate import evaluation_path
+from student.files import read_json
 from student.recipes.matrix import RUN, cell_folder
 from student.recipes.recipe import Cell, Recipe, parse_recipe, shipped
 from student.recipes.record import RECORDS
 from student.recipes.runner import FAILURE
-from student.run import CONFIG, METRICS, RECORD, read_json, run_config
+from student.run import CONFIG, METRICS, RECORD, run_config
 
 SECTIONS = {"map": ("detection", "average_precision"), "miou": ("segmentation", "iou")}
 """Where an evaluation keeps a metric, and its values per class."""

@@ -84,7 +84,7 @@ def test_exporting_refuses_what_it_cannot_do(sound_cache: Sound, tmp_path: Path)
     with pytest.raises(CacheError, match="no such folder"):
         export_cache(tmp_path / "nothing", tmp_path / "new.h5")
     with pytest.raises(CacheError, match="cannot be written"):
-        export_cache(sound_cache[0], tmp_path / "no folder" / "new.h5")
+        export_cache(sound_cache[0], there / "new.h5")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there.h5"]
 
 

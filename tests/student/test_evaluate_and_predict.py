@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from cache.files import TEMPORARY
+from cli import main
 from student.errors import StudentError
 from student.evaluate import evaluate_model, evaluate_student
 from student.inference import InferenceSettings, infer
@@ -101,6 +105,33 @@ def test_evaluating_without_ground_truth_is_refused(
     shutil.rmtree(bare.root / "Annotations")
     with pytest.raises(StudentError, match="4 of the 4 images to evaluate on have no boxes"):
         evaluate_student(run, bare, LIST)
+
+
+def score(run: Path, devkit: Devkit, *options: str) -> Result:
+    command = ["evaluate-student", run, "--voc", devkit.root, "--list", LIST, *options]
+    return CliRunner().invoke(main, [str(part) for part in command])
+
+
+def test_a_run_that_may_only_be_read_is_scored(
+    devkit: Devkit, run: Path, tmp_path: Path, read_only: Callable[[Path], None]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    read_only(copy)
+    result = score(copy, devkit, "--workers", "1")
+    assert result.exit_code == 0, result.output
+    assert "  mean " in result.output
+    assert f"Not saved: {copy}/evaluation-Segmentation-val.json" in result.output
+
+
+def test_scores_that_cannot_be_saved_are_shown_first(
+    devkit: Devkit, run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / ("evaluation-Segmentation-val.json" + TEMPORARY)).symlink_to("/dev/full")
+    result = score(copy, devkit)
+    assert result.exit_code == 1
+    assert "  mean " in result.output
+    assert "evaluation-Segmentation-val.json: the disk is full" in result.output
 
 
 def test_predictions_are_files_to_look_at_and_to_read(

@@ -80,5 +80,5 @@ def test_a_missing_package_is_named_with_the_extra(
 @needs_onnx
 def test_a_file_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StudentError, match=r"Cannot write .*file/student\.onnx"):
+    with pytest.raises(StudentError, match=r"file/student\.onnx: cannot be written"):
         export_onnx(run, tmp_path / "file" / "student.onnx")

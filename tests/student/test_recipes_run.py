@@ -17,12 +17,12 @@ from cache.reader import TutorCache
 from student.checkpoint import checkpoint_path
 from student.config import RunConfig
 from student.errors import StudentError
+from student.files import read_json
 from student.interrupts import TrainingInterrupted
 from student.recipes.matrix import Job, Matrix, Scale, cell_folder, distinct
 from student.recipes.recipe import Recipe, parse_recipe
 from student.recipes.record import write_record
 from student.recipes.runner import FAILURE, Runner, Share
-from student.run import read_json
 from student.settings import to_toml
 from voc.devkit import Devkit
 

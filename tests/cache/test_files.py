@@ -1,0 +1,129 @@
+"""Files on a disk that is full or refuses, and locks where the file system has none."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cache.errors import CacheError
+from cache.files import TEMPORARY, atomic_file, explained, write_atomic
+from cache.hdf5 import export_cache
+from cache.layout import LOCK
+from cache.lock import Lock
+from cache.member import MemberWriter
+from cache.root import read_root
+from cache.writer import CacheWriter
+
+EXPORT = """
+import resource, sys
+from cache.errors import CacheError
+from cache.hdf5 import export_cache
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+try:
+    export_cache(sys.argv[1], sys.argv[2])
+except CacheError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_bytes(b"old")
+    (tmp_path / ("scores.json" + TEMPORARY)).symlink_to("/dev/full")
+    with pytest.raises(CacheError, match=r"scores\.json: the disk is full \(\d+\.\d MiB free\)"):
+        write_atomic(path, b"new")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("scores.json", b"old")]
+
+
+def test_an_error_of_the_block_leaves_no_half_file_and_stays_what_it_is(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with atomic_file(tmp_path / "new" / "page.html") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EDQUOT, r"your share of the disk \(quota\) is used up"),
+        (errno.EROFS, r"cannot be written \(Read-only file system\)"),
+        (errno.EFBIG, r"cannot be written \(File too large\)"),
+    ],
+)
+def test_the_systems_refusal_is_told_with_its_reason(
+    number: int, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LookupError, match=words), explained(tmp_path / "file", LookupError):
+        raise OSError(number, os.strerror(number))
+
+
+def test_an_export_that_finds_no_room_ends_with_a_message(
+    drawn: ModuleType, tmp_path: Path
+) -> None:
+    """HDF5 crashes over a failed write: at the end of the process, too, so each try has its own."""
+    store, out = tmp_path / "cache.zarr", tmp_path / "cache.h5"
+    entries = drawn.draw_entries(30)
+    drawn.write_cache(store, [drawn.draw_output(e, vectors=50) for e in entries], entries)
+    export_cache(store, tmp_path / "whole.h5")
+    size = (tmp_path / "whole.h5").stat().st_size
+    for limit in (0, 1000, size // 4, size // 2, size - 5000, size - 1):
+        done = subprocess.run(
+            [sys.executable, "-c", EXPORT, store, out, str(limit)], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, ""), limit
+        assert f"{out}: cannot be written (File too large)" in done.stdout
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["cache.zarr", "whole.h5"]
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one thing that is simulated here: a file system that has no locks is not to be had."""
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_one_process_goes_on_with_a_warning(
+    drawn: ModuleType, tmp_path: Path
+) -> None:
+    entries = drawn.draw_entries(6)
+    with pytest.warns(UserWarning, match=r"no locks \(No locks available\): see to it that only "):
+        drawn.write_cache(tmp_path, [drawn.draw_output(entry) for entry in entries], entries)
+    assert read_root(tmp_path).complete
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_several_processes_are_refused(drawn: ModuleType, tmp_path: Path) -> None:
+    entries = drawn.draw_entries(6)
+    with (
+        pytest.warns(UserWarning, match="no locks"),
+        CacheWriter.open(tmp_path, entries, drawn.SETTINGS, drawn.ENVIRONMENT) as writer,
+        pytest.raises(CacheError, match=r"No locks available\).* use one process, or write"),
+    ):
+        MemberWriter(tmp_path, writer.root, drawn.SETTINGS, 1)
+
+
+def test_a_lock_that_fails_otherwise_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(handle: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    with pytest.raises(CacheError, match=r"cannot be locked \(Input/output error\)"):
+        Lock(tmp_path / LOCK)
