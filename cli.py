@@ -17,13 +17,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
-from cache.stopping import Stopped, stopped_by_signals
-from commands.environment import env
-from commands.recipes import list_recipes, report, run_recipe
-from commands.sample import make_sample
-from commands.store import export_cache, import_cache, inspect_cache, merge_caches
-from commands.student import evaluate_student, export_onnx, predict, train_student
-from commands.tutors import evaluate_tutors, generate_tutors
+from kdcli.commands.environment import env
+from kdcli.commands.recipes import list_recipes, report, run_recipe
+from kdcli.commands.sample import make_sample
+from kdcli.commands.store import export_cache, import_cache, inspect_cache, merge_caches
+from kdcli.commands.student import evaluate_student, export_onnx, predict, train_student
+from kdcli.commands.tutors import evaluate_tutors, generate_tutors
+from kdcli.common.errors import KdcliError
+from kdcli.common.stopping import Stopped, stopped_by_signals
 
 COMMANDS = (
     make_sample,
@@ -61,7 +62,7 @@ class _Commands(click.Group):
             click.echo(str(stop) or "Interrupted. Run the same command again to go on.", err=True)
             ctx.exit(128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
         except Exception as error:
-            message = str(error) if _is_users_mistake(error) else _of_the_system(error)
+            message = str(error) if isinstance(error, KdcliError) else _of_the_system(error)
             if message is None:
                 raise
             raise click.ClickException(message) from error
@@ -88,7 +89,7 @@ def main() -> None:
     warnings.formatwarning = _as_a_line
     # Detectron2 0.6 and exports of it call this the old way, and a user can do nothing about it.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
-    # Pillow warns where voc.pictures refuses, with a message.
+    # Pillow warns where voc.images refuses, with a message.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
 
 
@@ -107,16 +108,6 @@ def _as_a_line(
     if category is UserWarning:
         return f"Warning: {message}\n"
     return _shown_by_python(message, category, filename, lineno, line)
-
-
-def _is_users_mistake(error: Exception) -> bool:
-    """Whether ``error`` is one of the four packages' own; imported late, as most calls succeed."""
-    from cache.errors import CacheError
-    from student.errors import StudentError
-    from tutor_gen.errors import TutorError
-    from voc.errors import DevkitError
-
-    return isinstance(error, CacheError | DevkitError | StudentError | TutorError)
 
 
 def _of_the_system(error: Exception) -> str | None:

@@ -24,13 +24,13 @@ import numpy as np
 import zarr
 
 from benchmarks.cache_data import SETTINGS, simulated_outputs
-from cache.layout import table_names
-from cache.part import encode_image
-from cache.reader import TutorCache
-from cache.record import ImageEntry, TutorOutput
-from cache.shard import commit_shard, label_specs
-from cache.summary import summarise
-from cache.writer import CacheWriter
+from kdcli.cache.format.layout import table_names
+from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.summary import summarise
+from kdcli.cache.writer import CacheWriter
+from kdcli.cache.writing.part import encode_image
+from kdcli.cache.writing.shard import commit_shard, label_specs
 
 DENSE_IMAGES = 20
 """Images that are also written as dense float32, 15 MB each."""
@@ -205,7 +205,7 @@ def write_large(path: Path, outputs: Sequence[TutorOutput], images: int) -> None
 
 OPEN = """
 import sys, time
-from cache.reader import TutorCache
+from kdcli.cache.reader import TutorCache
 def private():
     lines = open("/proc/self/smaps_rollup").read().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
@@ -216,7 +216,7 @@ print((time.process_time() - cpu) * 1e3, (time.perf_counter() - begun) * 1e3, pr
 
 COLD = """
 import sys, numpy as np
-from cache.reader import TutorCache
+from kdcli.cache.reader import TutorCache
 def moved():
     return int(open("/proc/self/io").read().split("read_bytes: ")[1].split()[0])
 cache = TutorCache.open(sys.argv[1])

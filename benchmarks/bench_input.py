@@ -22,20 +22,20 @@ import torch
 
 from benchmarks.cache_data import SETTINGS, simulate
 from benchmarks.input_peers import PEERS
-from cache.reader import TutorCache
-from cache.writer import CacheWriter
-from student.batch import collate
-from student.data import Draw, StudentDataset, make_loader
-from student.model.blitznet import normalise
-from student.photometric import distort, draw_photometric
-from student.plan import image_entries
-from student.policy import draw_crop, draw_transform
-from student.settings import config_from_table
-from student.targets import ImageTargets
-from student.transforms import Transform, Window
-from voc.devkit import Devkit
-from voc.photograph import Photograph
-from voc.sample import make_sample
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.writer import CacheWriter
+from kdcli.student.config.toml import config_from_table
+from kdcli.student.data.assignment import ImageTargets
+from kdcli.student.data.augmentation import draw_crop, draw_transform
+from kdcli.student.data.batch import collate
+from kdcli.student.data.color_jitter import distort, draw_photometric
+from kdcli.student.data.dataset import Draw, StudentDataset, make_loader
+from kdcli.student.data.geometry import Transform, Window
+from kdcli.student.data.plan import image_entries
+from kdcli.student.model.blitznet import normalise
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.jpeg import Photograph
+from kdcli.voc.scenes.dataset import make_sample
 
 Row = tuple[str, str, str]
 BATCH = 30

@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.reader import TutorCache
-from cache.record import TutorOutput
-from cache.writer import CacheWriter
-from tutor_gen.coding import code_instances
-from tutor_gen.label_form import LabelForm
-from tutor_gen.load import load_tutor
-from tutor_gen.scan import scan_images
-from tutor_gen.tutor import Instances
-from voc.classes import CLASSES
-from voc.devkit import Devkit
+from kdcli.cache.format.record import TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.writer import CacheWriter
+from kdcli.tutor_gen.labels.coding import code_instances
+from kdcli.tutor_gen.registry import load_tutor
+from kdcli.tutor_gen.scan import scan_images
+from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.tutor import Instances
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit
 
 FORMS = (
     LabelForm(),

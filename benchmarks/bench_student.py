@@ -29,18 +29,18 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from student.batch import Batch
-from student.config import RunConfig
-from student.data import StudentDataset, make_loader
-from student.device import pick_device
-from student.learner import Learner
-from student.model.blitznet import BlitzNet, normalise
-from student.model.decode import detect, segment
-from student.plan import make_plan
-from student.run import prepare_run
-from student.settings import load_config
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.common.device import pick_device
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import load_config
+from kdcli.student.data.batch import Batch
+from kdcli.student.data.dataset import StudentDataset, make_loader
+from kdcli.student.data.plan import make_plan
+from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.decode import detect, segment
+from kdcli.student.runs.directory import prepare_run
+from kdcli.student.training.trainer import Learner
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 PHOTOGRAPH = (375, 500)
 ADAM_BYTES = 4 * 7  # a parameter: gradient read; weight, mean, mean of squares read and written

@@ -25,19 +25,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cache.files import sha256_file
-from cache.writer import CacheWriter
-from tutor_gen import detectron2_tutor
-from tutor_gen._detectron2 import GeneralizedRCNN
-from tutor_gen.generate import generate
-from tutor_gen.label import Machinery
-from tutor_gen.load import load_tutors
-from tutor_gen.pair import TutorPair
-from tutor_gen.prepare import prepare
-from tutor_gen.scan import scan_images
-from tutor_gen.torchscript_tutor import TorchScriptTutor
-from voc.devkit import Devkit
-from voc.sample import draw_scene
+from kdcli.cache.writer import CacheWriter
+from kdcli.common.files import sha256_file
+from kdcli.tutor_gen.detectron2 import tutor as detectron2_tutor
+from kdcli.tutor_gen.detectron2.door import GeneralizedRCNN
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.pipeline.label import Machinery
+from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.tutor_gen.scan import scan_images
+from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
+from kdcli.tutor_gen.tutors.preparation import prepare
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import draw_scene
 
 SEED = 7_500_000
 """The sample tutors were trained on scenes of other seeds."""

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.record import MASK_SIDE, Boxes, InstanceMasks, TutorOutput
-from tutor_gen.label_vectors import code_label_vectors
-from voc.annotation import Annotation
-from voc.classes import CLASSES
-from voc.devkit import Devkit, mask_folder
-from voc.sample import draw_scene
+from kdcli.cache.format.record import MASK_SIDE, Boxes, InstanceMasks, TutorOutput
+from kdcli.tutor_gen.labels.hard import code_label_vectors
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit, mask_folder
+from kdcli.voc.scenes.dataset import draw_scene
 
 SETTINGS = {
     "class_names": list(CLASSES),

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.probe_photographs import STILL
-from cache.reader import TutorCache
-from student.batch import Batch, collate
-from student.config import SegmentationTargets
-from student.data import Draw, StudentDataset
-from student.plan import make_plan
-from student.segmentation_targets import tutor_targets
-from student.settings import load_config
-from voc.classes import CLASSES, PALETTE
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.student.config.schema import SegmentationTargets
+from kdcli.student.config.toml import load_config
+from kdcli.student.data.batch import Batch, collate
+from kdcli.student.data.dataset import Draw, StudentDataset
+from kdcli.student.data.plan import make_plan
+from kdcli.student.losses.soft_labels import tutor_targets
+from kdcli.voc.classes import CLASSES, PALETTE
+from kdcli.voc.devkit import Devkit
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

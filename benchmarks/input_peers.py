@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from student.data import StudentDataset
-from student.transforms import MEAN_COLOUR
+from kdcli.student.data.dataset import StudentDataset
+from kdcli.student.data.geometry import MEAN_COLOUR
 
 SIDE = 300
 Peer = Callable[[StudentDataset], Callable[[int], object]]

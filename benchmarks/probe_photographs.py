@@ -1,7 +1,7 @@
 """Segmentation targets compared on real photographs, without training a whole network.
 
 Frozen ImageNet features of the student's trunk under a small convolutional head, trained on the
-devkit's Segmentation/train against the targets that ``student.segmentation_targets`` makes of a
+devkit's Segmentation/train against the targets that ``student.losses.soft_labels`` makes of a
 tutor's output, scored on Segmentation/val. A probe of the targets, not of BlitzNet.
 
     python -m benchmarks.probe_photographs --voc VOC --tutor STORE --trunk R50.pth --work FOLDER
@@ -23,22 +23,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cache.reader import TutorCache
-from cache.vectors import THRESHOLD
-from student.batch import collate
-from student.config import AugmentationConfig, RunConfig
-from student.data import Draw, StudentDataset
-from student.model.blitznet import BlitzNet, normalise
-from student.model.config import PRESETS
-from student.model.weights import load_trunk
-from student.plan import make_plan
-from student.segmentation_targets import tutor_targets
-from student.settings import load_config
-from student.transforms import Transform
-from tutor_gen.evaluate import evaluate_tutors
-from voc.classes import CLASSES, VOID
-from voc.devkit import Devkit
-from voc.segmentation_metric import ConfusionMatrix, SegmentationResult
+from kdcli.cache.format.vectors import THRESHOLD
+from kdcli.cache.reader import TutorCache
+from kdcli.student.config.schema import AugmentationConfig, RunConfig
+from kdcli.student.config.toml import load_config
+from kdcli.student.data.batch import collate
+from kdcli.student.data.dataset import Draw, StudentDataset
+from kdcli.student.data.geometry import Transform
+from kdcli.student.data.plan import make_plan
+from kdcli.student.losses.soft_labels import tutor_targets
+from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.config import PRESETS
+from kdcli.student.model.weights import load_trunk
+from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
+from kdcli.voc.classes import CLASSES, VOID
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.metrics.segmentation import ConfusionMatrix, SegmentationResult
 
 STILL = AugmentationConfig(
     zoom_out_probability=0.0, crop_area=(1.0, 1.0), crop_tries=0, flip_probability=0.0

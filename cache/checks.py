@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from cache.errors import CacheError
-from cache.fingerprint import entry_differences, listed
-from cache.reader import TutorCache
-from cache.record import ImageEntry
+from kdcli.cache.format.fingerprint import entry_differences, listed
+from kdcli.cache.format.record import ImageEntry
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import CacheError
 
 
 def check_fits(

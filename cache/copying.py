@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.layout import JSON
-from cache.record import FailedImage, ImageEntry, TutorOutput
-from cache.track import Track
-from cache.writer import CacheWriter
+from kdcli.cache.format.layout import JSON
+from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.writer import CacheWriter
+from kdcli.common.progress import Track
 
 
 def write_copy(

@@ -13,16 +13,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.copying import write_copy
-from cache.errors import CacheError
-from cache.files import atomic_file, sync
-from cache.hdf5_target import Target
-from cache.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES
-from cache.part import output_rows
-from cache.reader import TutorCache
-from cache.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
-from cache.root import CONVENTIONS, attributes_digest
-from cache.track import Track, no_track
+from kdcli.cache.copying import write_copy
+from kdcli.cache.format.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES
+from kdcli.cache.format.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.format.root import CONVENTIONS, attributes_digest
+from kdcli.cache.hdf5_target import Target
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.writing.part import output_rows
+from kdcli.common.errors import CacheError
+from kdcli.common.files import atomic_file, sync
+from kdcli.common.progress import Track, no_track
 
 HOW_TO_READ = """\
 import json

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.copying import write_copy
-from cache.errors import CacheError
-from cache.fingerprint import canonical_json, entry_differences, listed, settings_differences
-from cache.reader import TutorCache
-from cache.record import FailedImage, ImageEntry, TutorOutput
-from cache.track import Track, no_track
+from kdcli.cache.copying import write_copy
+from kdcli.cache.format.fingerprint import (
+    canonical_json,
+    entry_differences,
+    listed,
+    settings_differences,
+)
+from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import CacheError
+from kdcli.common.progress import Track, no_track
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.images import decode_entries
-from cache.record import Boxes, ImageEntry, InstanceMasks, TutorOutput
-from cache.store import Store
+from kdcli.cache.format.images import decode_entries
+from kdcli.cache.format.record import Boxes, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.reading.store import Store
+from kdcli.common.errors import CacheError
 
 ROLES = ("detection", "segmentation")
 

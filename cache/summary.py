@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.layout import ROOT
-from cache.reader import TutorCache
-from cache.record import DROPPED, NUM_CLASSES, Dropped, decode_dropped
-from cache.track import Track, no_track
+from kdcli.cache.format.layout import ROOT
+from kdcli.cache.format.record import DROPPED, NUM_CLASSES, Dropped, decode_dropped
+from kdcli.cache.reader import TutorCache
+from kdcli.common.progress import Track, no_track
 
 THRESHOLDS = (0.001, 0.01, 0.1, 0.3, 0.5)
 
@@ -26,8 +26,8 @@ class Summary:
     ``boxes_per_class``: the same as counts over all images, by class. ``class_pixels``: pixels by
     the largest entry of their label vector, background where it is all zero. ``label_vectors``:
     smallest, median and largest number of distinct ones in an image, row 0 included. ``dropped``:
-    counts of the instances that did not reach the cache, by role and reason (``cache.record``'s
-    ``DROPPED``); None where they are not known of every image.
+    counts of the instances that did not reach the cache, by role and reason (`DROPPED` of
+    `cache.format.record`); None where they are not known of every image.
     """
 
     images: int

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache.errors import CacheError
-from cache.files import sha256_file
-from cache.fingerprint import fingerprint, images_digest
-from cache.images import decode_entries
-from cache.layout import LOCK, PARTS, ROOT
-from cache.mapped import damaged_message, missing_message
-from cache.reader import TutorCache
-from cache.root import Root, read_root
-from cache.store import Store
-from cache.track import Track, no_track
-from cache.validate import check_output
+from kdcli.cache.format.fingerprint import fingerprint, images_digest
+from kdcli.cache.format.images import decode_entries
+from kdcli.cache.format.layout import LOCK, PARTS, ROOT
+from kdcli.cache.format.root import Root, read_root
+from kdcli.cache.format.validate import check_output
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.reading.mapped import damaged_message, missing_message
+from kdcli.cache.reading.store import Store
+from kdcli.common.errors import CacheError
+from kdcli.common.files import sha256_file
+from kdcli.common.progress import Track, no_track
 
 
 def verify(path: str | Path, track: Track = no_track) -> list[str]:

@@ -8,18 +8,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cache.errors import CacheError
-from cache.images import check_images, plain_json, plain_settings
-from cache.layout import IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT
-from cache.lock import Lock
-from cache.member import refuse_members
-from cache.outputs import encode_outputs
-from cache.part import EncodedImage
-from cache.record import FailedImage, ImageEntry, TutorOutput
-from cache.resume import State, begin, make_folder, reopen, resume
-from cache.root import Root
-from cache.shard import Shard, commit_shard, done_part, load_shard
-from cache.tables import write_tables
+from kdcli.cache.format.images import check_images, plain_json, plain_settings
+from kdcli.cache.format.layout import GENERATING, IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT
+from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.format.root import Root
+from kdcli.cache.writing.member import refuse_members
+from kdcli.cache.writing.outputs import encode_outputs
+from kdcli.cache.writing.part import EncodedImage
+from kdcli.cache.writing.resume import State, begin, make_folder, reopen, resume
+from kdcli.cache.writing.shard import Shard, commit_shard, done_part, load_shard
+from kdcli.cache.writing.tables import write_tables
+from kdcli.common.errors import CacheError
+from kdcli.common.lock import Lock
 
 __all__ = ["CacheWriter", "Shard"]
 
@@ -77,7 +77,7 @@ class CacheWriter:
         settings = plain_settings(settings)
         environment = plain_json(environment, "environment")
         make_folder(path)
-        lock = Lock(path / LOCK)
+        lock = Lock(path / LOCK, GENERATING)
         try:
             refuse_members(path)
             if (path / ROOT).exists():
@@ -106,12 +106,12 @@ class CacheWriter:
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the cache: see :func:`cache.fingerprint.fingerprint`."""
+        """What identifies the cache: see :func:`cache.format.fingerprint.fingerprint`."""
         return self._root.fingerprint
 
     @property
     def root(self) -> Root:
-        """What members of this run (:class:`cache.member.MemberWriter`) need to know."""
+        """What members of this run (:class:`cache.writing.member.MemberWriter`) need to know."""
         return self._root
 
     def is_new(self, shard: Shard) -> bool:
@@ -143,8 +143,8 @@ class CacheWriter:
         """Commit a shard that ``pending()`` offered: one output per image, in its order.
 
         Durable when it returns; killed within, the shard is offered again. Raises ``CacheError``
-        naming the image if an output breaks a rule (:func:`cache.validate.check_output`), or if
-        the disk is full.
+        naming the image if an output breaks a rule (`cache.format.validate.check_output`), and
+        ``ResourceError`` if the disk is full.
         """
         fresh = encode_outputs(self._path, self._root, shard, outputs)
         entries = self._entries(shard.index)

@@ -15,8 +15,8 @@ def env() -> None:
     Example:
       kdcli env
     """
-    from cache.environment import environment, memory_gib
-    from tutor_gen.detectron2_source import detectron2_source
+    from kdcli.common.versions import environment, memory_gib
+    from kdcli.tutor_gen.detectron2.source import detectron2_source
 
     rows = environment()
     rows["detectron2"] += f" ({detectron2_source()})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from voc.devkit import AUGMENTED_MASKS, Devkit, mask_folder
+from kdcli.voc.devkit import AUGMENTED_MASKS, Devkit, mask_folder
 
 
 def note_unused_masks(devkit: Devkit, list_name: str, folder: str) -> None:

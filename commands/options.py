@@ -48,7 +48,7 @@ def torch_device(name: str) -> str:
     """
     import torch
 
-    from student.device import pick_device
+    from kdcli.common.device import pick_device
 
     device = pick_device(name)
     if device.type == "cuda":
@@ -88,7 +88,7 @@ def label_form_options(command: Command) -> Command:
         label_levels: int,
         **options: object,
     ) -> None:
-        from tutor_gen.label_form import LabelForm
+        from kdcli.tutor_gen.tutors.label_form import LabelForm
 
         form = LabelForm(label_masks, label_classes, label_background, label_levels)  # type: ignore[arg-type]
         command(*given, form=form, **options)

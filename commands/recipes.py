@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.files import write_text
-from commands.options import PATH, voc_option
-from commands.progress import track
+from kdcli.commands.options import PATH, voc_option
+from kdcli.commands.progress import track
+from kdcli.common.files import write_text
 
 if TYPE_CHECKING:
-    from student.recipes.recipe import Cell, Recipe
-    from student.recipes.runner import Outcome
+    from kdcli.student.experiments.recipe import Cell, Recipe
+    from kdcli.student.experiments.runner import Outcome
 
 
 @click.command()
@@ -30,7 +30,7 @@ def list_recipes(sources: Sequence[str], verbose: bool) -> None:
       kdcli list-recipes
       kdcli list-recipes table-12 --verbose
     """
-    from student.recipes.recipe import load_recipe, shipped
+    from kdcli.student.experiments.recipe import load_recipe, shipped
 
     for source in sources or shipped():
         recipe = load_recipe(source)
@@ -85,14 +85,14 @@ def run_recipe(
       torchrun --nproc-per-node 8 --no-python kdcli run-recipe table-12 --voc VOCdevkit \\
           --cache cache.zarr --out results --set init.trunk=resnet50.pth
     """
-    from cache.reader import TutorCache
-    from commands.notes import note_unused_masks
-    from student.plan import class_masks
-    from student.recipes.matrix import Matrix, Scale, below_the_floor, distinct
-    from student.recipes.recipe import load_recipe
-    from student.recipes.record import write_record
-    from student.recipes.runner import Runner, Share
-    from voc.devkit import Devkit, mask_folder
+    from kdcli.cache.reader import TutorCache
+    from kdcli.commands.notes import note_unused_masks
+    from kdcli.student.data.plan import class_masks
+    from kdcli.student.experiments.matrix import Matrix, Scale, below_the_floor, distinct
+    from kdcli.student.experiments.recipe import load_recipe
+    from kdcli.student.experiments.record import write_record
+    from kdcli.student.experiments.runner import Runner, Share
+    from kdcli.voc.devkit import Devkit, mask_folder
 
     share = Share.of_torchrun()
     recipes = [load_recipe(source) for source in sources]
@@ -160,7 +160,7 @@ def _print_recipe(recipe: Recipe) -> None:
 
 
 def _units(recipe: Recipe) -> str:
-    from student.recipes.recipe import METRICS
+    from kdcli.student.experiments.recipe import METRICS
 
     return "/".join(METRICS[metric] for metric in recipe.metrics) + " %"
 
@@ -186,8 +186,8 @@ def report(out: Path, html: Path | None, markdown: Path | None, tutors: Path | N
     Example:
       kdcli report results --html report.html --markdown report.md
     """
-    from student.files import read_json
-    from student.report.page import make_report, to_html, to_markdown
+    from kdcli.common.files import read_json
+    from kdcli.student.experiments.report.page import make_report, to_html, to_markdown
 
     quality = None if tutors is None else read_json(tutors)
     made = make_report(out, quality, drawings=html is not None)

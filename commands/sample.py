@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from commands.options import PATH
-from commands.progress import track
+from kdcli.commands.options import PATH
+from kdcli.commands.progress import track
 
 
 @click.command()
@@ -36,7 +36,7 @@ def make_sample(out: Path, images: int, seed: int, mask_share: float) -> None:
     Example:
       kdcli make-sample voc --images 240 --seed 1
     """
-    from voc.sample import make_sample as draw
+    from kdcli.voc.scenes.dataset import make_sample as draw
 
     devkit = draw(out, images=images, seed=seed, track=track, mask_share=mask_share)
     counts = ", ".join(f"{name} {len(devkit.image_ids(name))}" for name in devkit.lists())

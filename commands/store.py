@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import PATH, device_option, torch_device, tutor_options, voc_option
-from commands.progress import track
+from kdcli.commands.options import PATH, device_option, torch_device, tutor_options, voc_option
+from kdcli.commands.progress import track
 
 if TYPE_CHECKING:
-    from cache.reader import TutorCache
-    from tutor_gen.compare import Difference, Tolerance
-    from voc.devkit import Devkit
+    from kdcli.cache.reader import TutorCache
+    from kdcli.tutor_gen.quality.compare import Difference, Tolerance
+    from kdcli.voc.devkit import Devkit
 
 
 @click.command()
@@ -65,12 +65,12 @@ def inspect_cache(
       kdcli inspect-cache cache.zarr --voc voc --gallery gallery.html
       kdcli inspect-cache cache.zarr --voc voc --verify --verify-against-tutor 10
     """
-    from cache.reader import TutorCache
-    from cache.summary import summarise
-    from cache.verify import verify as find_problems
-    from commands.tables import print_comparison, print_coverage, print_summary
-    from tutor_gen.gallery import write_cache_gallery
-    from voc.devkit import Devkit
+    from kdcli.cache.reader import TutorCache
+    from kdcli.cache.summary import summarise
+    from kdcli.cache.verify import verify as find_problems
+    from kdcli.commands.tables import print_comparison, print_coverage, print_summary
+    from kdcli.tutor_gen.gallery import write_cache_gallery
+    from kdcli.voc.devkit import Devkit
 
     if voc is None and (gallery is not None or sampled is not None):
         needs = "--gallery shows" if gallery is not None else "--verify-against-tutor labels"
@@ -103,8 +103,8 @@ def inspect_cache(
 
 def _check_photographs(store: TutorCache, devkit: Devkit) -> None:
     """Raise ``CacheError`` naming every photograph that changed since it was labelled."""
-    from cache.checks import check_fits
-    from tutor_gen.scan import scan_images
+    from kdcli.cache.checks import check_fits
+    from kdcli.tutor_gen.scan import scan_images
 
     check_fits(store, scan_images(devkit, store.image_ids))
 
@@ -129,10 +129,14 @@ def _compare(
     store: TutorCache, devkit: Devkit, images: int, named: Mapping[str, str | None]
 ) -> _Compared:
     """Run the store's tutors again, by the options of `tutor_options` and `device_option`."""
-    from cache.environment import environment
-    from tutor_gen.compare import compare_with_tutors, environment_differences, tolerance_for
-    from tutor_gen.device import device_environment
-    from tutor_gen.reload import Named, load_again
+    from kdcli.common.versions import environment
+    from kdcli.tutor_gen.quality.compare import (
+        compare_with_tutors,
+        environment_differences,
+        tolerance_for,
+    )
+    from kdcli.tutor_gen.reload import Named, load_again
+    from kdcli.tutor_gen.tutors.device import device_environment
 
     detection, segmentation = (
         Named(named[f"{role}_tutor"], named[f"{role}_weights"])
@@ -160,7 +164,7 @@ def export_cache(cache: Path, out: Path) -> None:
     Example:
       kdcli export-cache cache.zarr cache.h5
     """
-    from cache.hdf5 import export_cache as export
+    from kdcli.cache.hdf5 import export_cache as export
 
     export(cache, out, track=track)
     click.echo(f"{out}, {out.stat().st_size / 1e6:.2f} MB. Back: kdcli import-cache {out} CACHE")
@@ -178,7 +182,7 @@ def import_cache(file: Path, cache: Path) -> None:
     Example:
       kdcli import-cache cache.h5 cache.zarr
     """
-    from cache.hdf5 import import_cache as bring_back
+    from kdcli.cache.hdf5 import import_cache as bring_back
 
     bring_back(file, cache, track=track)
     click.echo(f"{cache} is complete. Look at it: kdcli inspect-cache {cache}")
@@ -197,7 +201,7 @@ def merge_caches(caches: Sequence[Path], out: Path) -> None:
     Example:
       kdcli merge-caches train.zarr val.zarr --out trainval.zarr
     """
-    from cache.merge import merge_caches as merge
+    from kdcli.cache.merge import merge_caches as merge
 
     result = merge(caches, out, track=track)
     click.echo(f"{out} holds {result.images} images. Look at it: kdcli inspect-cache {out}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import (
+from kdcli.commands.options import (
     PATH,
     checkpoint_option,
     device_option,
@@ -17,7 +17,7 @@ from commands.options import (
     list_option,
     voc_option,
 )
-from commands.progress import track
+from kdcli.commands.progress import track
 
 
 @click.command()
@@ -65,13 +65,13 @@ def train_student(
       kdcli train-student --voc voc --cache cache.zarr --list Segmentation/train \\
           --config tiny --set targets.segmentation.source=fill-in --out runs/first
     """
-    from cache.reader import TutorCache
-    from commands.notes import note_unused_masks
-    from student.distributed import is_first_process
-    from student.plan import class_masks
-    from student.settings import SEGMENTATION_TARGETS, load_config
-    from student.train import train
-    from voc.devkit import Devkit
+    from kdcli.cache.reader import TutorCache
+    from kdcli.commands.notes import note_unused_masks
+    from kdcli.common.distributed import is_first_process
+    from kdcli.student.config.toml import SEGMENTATION_TARGETS, load_config
+    from kdcli.student.data.plan import class_masks
+    from kdcli.student.training.train import train
+    from kdcli.voc.devkit import Devkit
 
     if list_name is not None:
         overrides = (*overrides, f"data.list={json.dumps(list_name)}")
@@ -119,13 +119,13 @@ def evaluate_student(
     Example:
       kdcli evaluate-student runs/first --voc voc --list Segmentation/val
     """
-    from commands.notes import note_unused_masks
-    from commands.tables import print_scores
-    from student.evaluate import evaluate_student as evaluate
-    from student.evaluate import evaluation_path
-    from student.plan import class_masks
-    from student.run import run_config
-    from voc.devkit import Devkit
+    from kdcli.commands.notes import note_unused_masks
+    from kdcli.commands.tables import print_scores
+    from kdcli.student.data.plan import class_masks
+    from kdcli.student.evaluation.evaluate import evaluate_student as evaluate
+    from kdcli.student.evaluation.evaluate import evaluation_path
+    from kdcli.student.runs.directory import run_config
+    from kdcli.voc.devkit import Devkit
 
     devkit = Devkit.open(voc)
     note_unused_masks(devkit, list_name, class_masks(run_config(run), list_name))
@@ -154,7 +154,7 @@ def export_onnx(run: Path, out: Path, checkpoint: str) -> None:
     Example:
       kdcli export-onnx runs/first --out student.onnx
     """
-    from student.export import export_onnx as export
+    from kdcli.student.evaluation.onnx import export_onnx as export
 
     written = export(run, out, checkpoint=checkpoint)
     compared = "not compared, as onnxruntime is not installed"
@@ -203,10 +203,10 @@ def predict(
       kdcli predict runs/first --voc voc --list Segmentation/val --out predictions \\
           --gallery predictions.html
     """
-    from student.gallery import write_prediction_gallery
-    from student.predict import find_images
-    from student.predict import predict as write_predictions
-    from voc.devkit import Devkit, mask_folder
+    from kdcli.student.evaluation.gallery import write_prediction_gallery
+    from kdcli.student.evaluation.predict import find_images
+    from kdcli.student.evaluation.predict import predict as write_predictions
+    from kdcli.voc.devkit import Devkit, mask_folder
 
     if bool(images) == (voc is not None and list_name is not None):
         raise click.UsageError("Name images or folders, or a devkit's list: --voc and --list.")

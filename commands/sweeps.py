@@ -10,16 +10,16 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from tutor_gen import thesis
-from tutor_gen.calibration import (
+from kdcli.tutor_gen.quality import thesis
+from kdcli.tutor_gen.quality.calibration import (
     BINS,
     LEAST_PROBABILITY,
     CalibrationScore,
     ThresholdScore,
     VectorThresholdScore,
 )
-from tutor_gen.evaluate import TutorEvaluation
-from voc.detection_metric import percent
+from kdcli.tutor_gen.quality.evaluate import TutorEvaluation
+from kdcli.voc.metrics.detection import percent
 
 
 def print_thresholds(scores: Sequence[ThresholdScore], images: int, floor: object) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from cache.reader import TutorCache
-from cache.summary import THRESHOLDS, Summary
-from tutor_gen.class_names import gaps
-from tutor_gen.compare import Difference, Tolerance
-from voc.classes import CLASSES
-from voc.detection_metric import percent
-from voc.devkit import Devkit, mask_folder
-from voc.errors import DevkitError
-from voc.evaluation import DetectionResult, SegmentationResult
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.summary import THRESHOLDS, Summary
+from kdcli.common.errors import DevkitError
+from kdcli.tutor_gen.classes.names import gaps
+from kdcli.tutor_gen.quality.compare import Difference, Tolerance
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit, mask_folder
+from kdcli.voc.metrics import DetectionResult, SegmentationResult
+from kdcli.voc.metrics.detection import percent
 
 
 def print_scores(

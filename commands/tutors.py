@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.vectors import THRESHOLD
-from commands.files import write_text
-from commands.options import (
+from kdcli.cache.format.vectors import THRESHOLD
+from kdcli.commands.options import (
     PATH,
     device_option,
     label_form_options,
@@ -20,16 +19,17 @@ from commands.options import (
     tutor_options,
     voc_option,
 )
-from commands.progress import track
-from tutor_gen.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
+from kdcli.commands.progress import track
+from kdcli.common.files import write_text
+from kdcli.tutor_gen.detectron2.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
 
 if TYPE_CHECKING:
-    from tutor_gen.evaluate import TutorEvaluation
-    from tutor_gen.generate import GenerationResult
-    from tutor_gen.label_form import LabelForm
-    from tutor_gen.pair import TutorPair
-    from tutor_gen.tutor import Tutor
-    from voc.devkit import Devkit
+    from kdcli.tutor_gen.generate import GenerationResult
+    from kdcli.tutor_gen.pipeline.pair import TutorPair
+    from kdcli.tutor_gen.quality.evaluate import TutorEvaluation
+    from kdcli.tutor_gen.tutors.label_form import LabelForm
+    from kdcli.tutor_gen.tutors.tutor import Tutor
+    from kdcli.voc.devkit import Devkit
 
 
 @click.command()
@@ -140,12 +140,12 @@ def generate_tutors(
     \b
       torchrun --nproc-per-node 4 --no-python kdcli generate-tutors ...
     """
-    from tutor_gen.generate import generate
-    from tutor_gen.label import Machinery
-    from tutor_gen.load import load_tutors
-    from tutor_gen.pair import TutorPair
-    from tutor_gen.team import current_team
-    from voc.devkit import Devkit
+    from kdcli.tutor_gen.generate import generate
+    from kdcli.tutor_gen.pipeline.label import Machinery
+    from kdcli.tutor_gen.pipeline.pair import TutorPair
+    from kdcli.tutor_gen.pipeline.team import current_team
+    from kdcli.tutor_gen.registry import load_tutors
+    from kdcli.voc.devkit import Devkit
 
     team = current_team()
     device = torch_device(device)
@@ -197,7 +197,7 @@ def generate_tutors(
 
 def _say_gaps(**tutors: Tutor | None) -> None:
     """Say before the run which of VOC's classes a tutor cannot label."""
-    from tutor_gen.class_names import gaps
+    from kdcli.tutor_gen.classes.names import gaps
 
     for role, tutor in tutors.items():
         if tutor is not None and (missing := gaps(tutor.description)):
@@ -220,7 +220,7 @@ def _estimate(
     devkit: Devkit, ids: Sequence[str], pair: TutorPair, out: Path, images_per_shard: int
 ) -> None:
     """Print what the run would take."""
-    from tutor_gen.estimate import estimate
+    from kdcli.tutor_gen.estimate import estimate
 
     found = estimate(devkit, ids, pair, out, images_per_shard=images_per_shard, track=track)
     click.echo(f"{out}: {found.images} images to label, {found.skipped} labelled before")
@@ -283,13 +283,13 @@ def evaluate_tutors(
       kdcli evaluate-tutors cache.zarr --voc voc --list Segmentation/val
       kdcli evaluate-tutors cache.zarr --voc voc --sweep-thresholds --plot sweep.png
     """
-    from cache.reader import TutorCache
-    from commands.notes import note_unused_masks
-    from commands.sweeps import print_thesis, sweeps_as_json
-    from commands.tables import print_scores
-    from tutor_gen.calibration import TEMPERATURES, THRESHOLDS, VECTOR_THRESHOLDS
-    from tutor_gen.evaluate import evaluate_tutors as evaluate
-    from voc.devkit import Devkit, mask_folder
+    from kdcli.cache.reader import TutorCache
+    from kdcli.commands.notes import note_unused_masks
+    from kdcli.commands.sweeps import print_thesis, sweeps_as_json
+    from kdcli.commands.tables import print_scores
+    from kdcli.tutor_gen.quality.calibration import TEMPERATURES, THRESHOLDS, VECTOR_THRESHOLDS
+    from kdcli.tutor_gen.quality.evaluate import evaluate_tutors as evaluate
+    from kdcli.voc.devkit import Devkit, mask_folder
 
     if plot is not None and not (sweep_thresholds or sweep_temperatures):
         raise click.UsageError("--plot draws --sweep-thresholds or --sweep-temperatures: add one.")
@@ -330,7 +330,7 @@ def _show_sweeps(
     result: TutorEvaluation, plot: Path | None, title: str, settings: Mapping[str, Any]
 ) -> None:
     """Print the sweeps of a store of these settings, and draw them if asked to."""
-    from commands.sweeps import print_calibration, print_thresholds, print_vector_thresholds
+    from kdcli.commands.sweeps import print_calibration, print_thresholds, print_vector_thresholds
 
     if result.thresholds and result.detection is not None:
         floor = settings.get("detection_floor")
@@ -345,7 +345,7 @@ def _show_sweeps(
         raise click.ClickException(
             f"nothing to draw in {plot}: the store has no such tutor, or the list no ground truth"
         )
-    from tutor_gen.sweep_plot import plot_sweeps
+    from kdcli.tutor_gen.quality.sweep_plot import plot_sweeps
 
     plot_sweeps(plot, result, title)
     click.echo(f"\nLook at {plot}")

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from student.model.blitznet import normalise
-from student.model.config import PRESETS
-from student.model.resnet import Trunk
-from voc.classes import NUM_CLASSES
-from voc.sample import Scene, draw_scene
+from kdcli.student.model.blitznet import normalise
+from kdcli.student.model.config import PRESETS
+from kdcli.student.model.resnet import Trunk
+from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.scenes.dataset import Scene, draw_scene
 
 OUT = Path(__file__).resolve().parents[1] / "student" / "sample" / "tiny-trunk.pth"
 SEED = 8_000_000

@@ -22,7 +22,8 @@ import torch
 from fvcore.nn.precise_bn import update_bn_stats  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from tutor_gen._detectron2 import (
+from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.detectron2.door import (
     BitMasks,
     Boxes,
     Detectron2Instances,
@@ -31,13 +32,12 @@ from tutor_gen._detectron2 import (
     build_model,
     get_cfg,
 )
-from tutor_gen.coco import voc_ids
-from tutor_gen.label_vectors import code_label_vectors
-from tutor_gen.load import Role, load_tutor
-from tutor_gen.sidecar import read_class_names
-from tutor_gen.tutor import Instances
-from voc.evaluation import ConfusionMatrix, Detections, evaluate_detections
-from voc.sample import Scene, draw_scene
+from kdcli.tutor_gen.labels.hard import code_label_vectors
+from kdcli.tutor_gen.registry import Role, load_tutor
+from kdcli.tutor_gen.tutors.sidecar import read_class_names
+from kdcli.tutor_gen.tutors.tutor import Instances
+from kdcli.voc.metrics import ConfusionMatrix, Detections, evaluate_detections
+from kdcli.voc.scenes.dataset import Scene, draw_scene
 
 SAMPLE = Path(__file__).resolve().parents[1] / "tutor_gen" / "sample"
 TRAINING_SEEDS = {"detection": 7_000_000, "segmentation": 7_100_000}

@@ -16,10 +16,10 @@ import pytest
 import torch
 import torchvision
 
-from tutor_gen.generate import generate
-from tutor_gen.load import load_tutors
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli import main
+from kdcli.cli import main
 
 COMMANDS = sorted(main.commands)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import CacheError
-from cache.reader import TutorCache
-from cache.verify import verify
-from voc.sample import make_sample
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.common.errors import CacheError
+from kdcli.voc.scenes.dataset import make_sample
 
 IMAGES, IMAGES_PER_SHARD = 48, 3  # seconds of work: not over before a signal comes
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from cli import main
+from kdcli.cli import main
 
 RECIPE = """
 name = "own"

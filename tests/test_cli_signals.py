@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from student.checkpoint import checkpoint_path, load_checkpoint
-from voc.sample import make_sample
+from kdcli.student.runs.checkpoint import checkpoint_path, load_checkpoint
+from kdcli.voc.scenes.dataset import make_sample
 
 GO_ON = "Interrupted. Run the same command again to go on."
 

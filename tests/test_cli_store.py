@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cache.reader import TutorCache
-from cache.writer import CacheWriter
-from cli import main
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.writer import CacheWriter
+from kdcli.cli import main
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 LISTS = ("Segmentation/train", "Segmentation/val")
 

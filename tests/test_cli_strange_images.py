@@ -14,12 +14,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from cache.reader import TutorCache
-from cache.verify import verify
-from cli import main
-from tutor_gen.load import load_tutor
-from voc.devkit import Devkit
-from voc.sample import draw_scene
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.cli import main
+from kdcli.tutor_gen.registry import load_tutor
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import draw_scene
 
 SCENE = Image.fromarray(draw_scene(7_500_000, 0).image)
 

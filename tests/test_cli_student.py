@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.cli import main
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 SMALL = (
     "--config", "tiny", "--set", "model.input_size=96", "--set", "optim.steps=1",

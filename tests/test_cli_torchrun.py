@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache.errors import CacheError
-from cache.layout import LOCK
-from cache.lock import Lock
-from cache.member import MemberWriter
-from cache.root import read_root
-from tutor_gen.generate import GenerationResult, generate
-from tutor_gen.load import load_tutors
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.cache.format.layout import LOCK
+from kdcli.cache.format.root import read_root
+from kdcli.cache.writing.member import MemberWriter
+from kdcli.common.errors import CacheError
+from kdcli.common.lock import Lock
+from kdcli.tutor_gen.generate import GenerationResult, generate
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 IMAGES = 14
 LIST = "Segmentation/trainval"

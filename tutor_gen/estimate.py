@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.record import ImageEntry, TutorOutput
-from cache.survey import expected_bytes, images_to_do
-from cache.track import Track, no_track
-from tutor_gen.pair import TutorPair
-from tutor_gen.scan import scan_images
-from voc.devkit import Devkit
-from voc.errors import DevkitError
+from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.writing.survey import expected_bytes, images_to_do
+from kdcli.common.errors import DevkitError
+from kdcli.common.progress import Track, no_track
+from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.scan import scan_images
+from kdcli.voc.devkit import Devkit
 
 SAMPLED = 4
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import atomic_file
-from cache.reader import TutorCache
-from cache.record import TutorOutput
-from tutor_gen.errors import TutorError
-from voc.classes import PALETTE
-from voc.devkit import Devkit
-from voc.draw import enlarged, overlay
-from voc.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
+from kdcli.cache.format.record import TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.common.files import atomic_file
+from kdcli.voc.classes import PALETTE
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
+from kdcli.voc.view.overlay import enlarged, overlay
 
 MAX_OPACITY = 0.8
 
@@ -31,7 +30,7 @@ def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: i
         "fingerprint": cache.fingerprint,
     }
     rows = gallery_rows(cache, devkit, [cache.image_ids[i] for i in chosen])
-    with atomic_file(path, TutorError) as file:
+    with atomic_file(path) as file:
         write_gallery(file, "What the tutors said", facts, rows)
 
 

@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.environment import environment
-from cache.member import MemberWriter
-from cache.record import ImageEntry
-from cache.root import Root
-from cache.track import Track, no_track
-from cache.writer import CacheWriter, Shard
-from tutor_gen.device import device_environment
-from tutor_gen.label import Machinery, Tally, label_shards
-from tutor_gen.label_form import THESIS, LabelForm
-from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
-from tutor_gen.scan import scan_images
-from tutor_gen.team import Team, alone
-from tutor_gen.tutor import Tutor
-from voc.devkit import Devkit
+from kdcli.cache.format.record import ImageEntry
+from kdcli.cache.format.root import Root
+from kdcli.cache.writer import CacheWriter, Shard
+from kdcli.cache.writing.member import MemberWriter
+from kdcli.common.progress import Track, no_track
+from kdcli.common.versions import environment
+from kdcli.tutor_gen.pipeline.label import Machinery, Tally, label_shards
+from kdcli.tutor_gen.pipeline.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
+from kdcli.tutor_gen.pipeline.team import Team, alone
+from kdcli.tutor_gen.scan import scan_images
+from kdcli.tutor_gen.tutors.device import device_environment
+from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
+from kdcli.tutor_gen.tutors.tutor import Tutor
+from kdcli.voc.devkit import Devkit
 
 PLAIN = Machinery()
 
@@ -70,7 +70,7 @@ def generate(
     Args:
         devkit: where the photographs lie.
         image_ids: which of them.
-        detection: see `tutor_gen.pair.TutorPair`, as for the next one and the floors.
+        detection: see `tutor_gen.pipeline.pair.TutorPair`, as for the next one and the floors.
         segmentation: the other tutor.
         out: the cache's folder.
         floor: for boxes.

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.files import sha256_file
-from cache.fingerprint import listed, settings_differences
-from cache.reader import TutorCache
-from tutor_gen import zoo
-from tutor_gen.errors import TutorError
-from tutor_gen.file_kinds import CONFIG_ENDINGS
-from tutor_gen.label_form import LabelForm
-from tutor_gen.load import DEFAULT_DETECTIONS, SAMPLE, Role, load_tutor
-from tutor_gen.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
-from tutor_gen.tutor import Tutor
+from kdcli.cache.format.fingerprint import listed, settings_differences
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import TutorError
+from kdcli.common.files import sha256_file
+from kdcli.tutor_gen.detectron2 import zoo
+from kdcli.tutor_gen.pipeline.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
+from kdcli.tutor_gen.registry import DEFAULT_DETECTIONS, SAMPLE, Role, load_tutor
+from kdcli.tutor_gen.tutors.file_kinds import CONFIG_ENDINGS
+from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.tutor import Tutor
 
 
 @dataclass(frozen=True)
 class Named:
-    """What a user names as a tutor, both parts as in `tutor_gen.load.load_tutor`.
+    """What a user names as a tutor, both parts as in `tutor_gen.registry.load_tutor`.
 
     ``spec`` None leaves it to the provenance, ``weights`` None to the tutor.
     """

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cache.files import sha256_file
-from cache.record import ImageEntry
-from voc.devkit import Devkit
-from voc.errors import DevkitError
+from kdcli.cache.format.record import ImageEntry
+from kdcli.common.errors import DevkitError
+from kdcli.common.files import sha256_file
+from kdcli.voc.devkit import Devkit
 
 UNKNOWN = "0" * 64
 _THREADS = 4

@@ -11,8 +11,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from voc.classes import CLASS_IDS, CLASSES
-from voc.errors import DevkitError
+from kdcli.common.errors import DevkitError
+from kdcli.voc.classes import CLASS_IDS, CLASSES
 
 _DECLARED = re.compile(rb"(?:\xef\xbb\xbf)?<\?xml[^>]*?encoding\s*=\s*[\"']([^\"'>]*)")
 

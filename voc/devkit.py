@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from voc import pictures
-from voc.annotation import Annotation, parse_annotation
-from voc.errors import DevkitError
-from voc.folder import file_of, files_by_id
+from kdcli.common.errors import DevkitError
+from kdcli.voc import images as pictures
+from kdcli.voc.annotation import Annotation, parse_annotation
+from kdcli.voc.folder import file_of, files_by_id
 
 CLASS_MASKS = "SegmentationClass"
 AUGMENTED_MASKS = "SegmentationClassAug"
@@ -119,7 +119,7 @@ class Devkit:
         return self._file("JPEGImages", image_id, ".jpg")
 
     def read_image(self, image_id: str) -> NDArray[np.uint8]:
-        """Return a photograph as (H, W, 3) uint8 RGB; see `voc.pictures.read_photograph`."""
+        """Return a photograph as (H, W, 3) uint8 RGB; see `voc.images.read_photograph`."""
         return pictures.read_photograph(self.image_path(image_id))
 
     def image_size(self, image_id: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from voc.errors import DevkitError
+from kdcli.common.errors import DevkitError
 
 _ENDINGS = {".jpg": (".jpg", ".jpeg"), ".png": (".png",), ".xml": (".xml",)}
 """What stands for an ending of the devkit, in any case: cameras write .JPG."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from student.model.config import ModelConfig
+from kdcli.student.model.config import ModelConfig
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 """Offsets are divided by these: centre x, centre y, width, height (BlitzNet paper)."""

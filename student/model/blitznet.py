@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from student.model.anchors import make_anchors
-from student.model.blocks import DetectionHead, ReverseBlock, SegmentationHead
-from student.model.config import ModelConfig
-from student.model.resnet import Trunk, make_block
+from kdcli.student.model.anchors import make_anchors
+from kdcli.student.model.blocks import DetectionHead, ReverseBlock, SegmentationHead
+from kdcli.student.model.config import ModelConfig
+from kdcli.student.model.resnet import Trunk, make_block
 
 MEAN_BGR = (103.062623801, 115.902882574, 123.151630838)
 """Mean colour that `normalise` subtracts, 0..255."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from student.model.resnet import conv, norm
+from kdcli.student.model.resnet import conv, norm
 
 
 def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from student.errors import StudentError
+from kdcli.common.errors import StudentError
 
 TRUNK_BLOCKS = 4  # ResNet stages, called block 1 to block 4; the extra blocks count on from there
 

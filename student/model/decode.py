@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from student.model.anchors import decode_boxes
-from student.model.blitznet import BlitzNetOutput
-from student.model.blocks import resize_bilinear
+from kdcli.student.model.anchors import decode_boxes
+from kdcli.student.model.blitznet import BlitzNetOutput
+from kdcli.student.model.blocks import resize_bilinear
 
 
 @dataclass(frozen=True)

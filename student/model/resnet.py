@@ -7,7 +7,7 @@ that published state dicts fit without renaming.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from student.model.config import ModelConfig
+from kdcli.student.model.config import ModelConfig
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1  # the running average keeps 0.9 per step

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from student.distributed import differentiable_sum_over_ranks, ranks
-from student.model.blitznet import BlitzNet
+from kdcli.common.distributed import differentiable_sum_over_ranks, ranks
+from kdcli.student.model.blitznet import BlitzNet
 
 
 class HostSyncBatchNorm2d(nn.BatchNorm2d):

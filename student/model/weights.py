@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from student.errors import StudentError
-from student.model.blitznet import BlitzNet
-from student.torch_file import read_torch_file, reason
+from kdcli.common.errors import StudentError
+from kdcli.common.torch_file import read_torch_file, reason
+from kdcli.student.model.blitznet import BlitzNet
 
 InputConvention = Literal["bgr-255", "rgb-unit"]
 

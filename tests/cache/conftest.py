@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from cache.record import TutorOutput
+from kdcli.cache.format.record import TutorOutput
 
 
 def _load(name: str) -> ModuleType:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.record import DROPPED, FailedImage, ImageEntry, InstanceMasks, TutorOutput
-from cache.writer import CacheWriter
+from kdcli.cache.format.record import DROPPED, FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.writer import CacheWriter
 
 CLASS_NAMES = ["background", *(f"class {i}" for i in range(1, 21))]
 SETTINGS = {

@@ -13,12 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.checks import check_fits
-from cache.errors import CacheError
-from cache.fingerprint import canonical_json, fingerprint, settings_differences
-from cache.hdf5 import export_cache, import_cache
-from cache.reader import TutorCache
-from cache.record import (
+from kdcli.cache.checks import check_fits
+from kdcli.cache.format.fingerprint import canonical_json, fingerprint, settings_differences
+from kdcli.cache.format.record import (
     MASK_ERROR_BOUND,
     FailedImage,
     InstanceMasks,
@@ -27,9 +24,12 @@ from cache.record import (
     encode_dropped,
     quantise_masks,
 )
-from cache.root import read_root
-from cache.summary import THRESHOLDS, count_class_pixels, summarise
-from cache.verify import verify
+from kdcli.cache.format.root import read_root
+from kdcli.cache.hdf5 import export_cache, import_cache
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.summary import THRESHOLDS, count_class_pixels, summarise
+from kdcli.cache.verify import verify
+from kdcli.common.errors import CacheError
 
 Sound = tuple[Path, list[TutorOutput]]
 

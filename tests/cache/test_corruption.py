@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.codec import encode_index
-from cache.errors import CacheError
-from cache.reader import TutorCache
-from cache.record import TutorOutput
-from cache.verify import verify
+from kdcli.cache.format.codec import encode_index
+from kdcli.cache.format.record import TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.common.errors import CacheError
 
 Sound = tuple[Path, list[TutorOutput]]
 

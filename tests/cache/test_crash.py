@@ -17,11 +17,11 @@ from types import ModuleType
 
 import pytest
 
-from cache.errors import CacheError
-from cache.reader import TutorCache
-from cache.record import FailedImage, ImageEntry, TutorOutput
-from cache.verify import verify
-from cache.writer import CacheWriter
+from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.cache.writer import CacheWriter
+from kdcli.common.errors import CacheError
 
 CHANGES = frozenset(
     {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree"}

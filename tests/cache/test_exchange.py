@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.errors import CacheError
-from cache.hdf5 import export_cache, import_cache
-from cache.merge import merge_caches
-from cache.reader import TutorCache
-from cache.record import FailedImage, TutorOutput
-from cache.root import attributes_digest
-from cache.verify import verify
+from kdcli.cache.format.record import FailedImage, TutorOutput
+from kdcli.cache.format.root import attributes_digest
+from kdcli.cache.hdf5 import export_cache, import_cache
+from kdcli.cache.merge import merge_caches
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.common.errors import CacheError
 
 Sound = tuple[Path, list[TutorOutput]]
 

@@ -12,19 +12,19 @@ from types import ModuleType
 
 import pytest
 
-from cache.errors import CacheError
-from cache.files import TEMPORARY, atomic_file, explained, write_atomic
-from cache.hdf5 import export_cache
-from cache.layout import LOCK
-from cache.lock import Lock
-from cache.member import MemberWriter
-from cache.root import read_root
-from cache.writer import CacheWriter
+from kdcli.cache.format.layout import LOCK
+from kdcli.cache.format.root import read_root
+from kdcli.cache.hdf5 import export_cache
+from kdcli.cache.writer import CacheWriter
+from kdcli.cache.writing.member import MemberWriter
+from kdcli.common.errors import CacheError
+from kdcli.common.files import TEMPORARY, atomic_file, explained, write_atomic
+from kdcli.common.lock import Lock
 
 EXPORT = """
 import resource, sys
-from cache.errors import CacheError
-from cache.hdf5 import export_cache
+from kdcli.common.errors import CacheError
+from kdcli.cache.hdf5 import export_cache
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
     export_cache(sys.argv[1], sys.argv[2])

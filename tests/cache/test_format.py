@@ -14,8 +14,8 @@ import pytest
 import zarr
 from numcodecs import zstd
 
-from cache.record import TutorOutput
-from cache.root import CONVENTIONS
+from kdcli.cache.format.record import TutorOutput
+from kdcli.cache.format.root import CONVENTIONS
 
 Sound = tuple[Path, list[TutorOutput]]
 TEXT = resources.files("cache").joinpath("FORMAT.md").read_text(encoding="utf-8")

@@ -19,14 +19,14 @@ import pytest
 import zarr
 from zarr.codecs import GzipCodec
 
-from cache import mapped
-from cache.errors import CacheError
-from cache.files import sha256_file
-from cache.layout import ATTRIBUTE
-from cache.reader import TutorCache
-from cache.record import ImageEntry, TutorOutput
-from cache.root import attributes_digest, read_root
-from cache.verify import verify
+from kdcli.cache.format.layout import ATTRIBUTE
+from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.format.root import attributes_digest, read_root
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.reading import mapped
+from kdcli.cache.verify import verify
+from kdcli.common.errors import CacheError
+from kdcli.common.files import sha256_file
 
 Sound = tuple[Path, list[TutorOutput]]
 

@@ -13,8 +13,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.reader import TutorCache
-from cache.record import ImageEntry, TutorOutput
+from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.reader import TutorCache
 
 ids = st.text(
     st.characters(exclude_categories=("Cs",), exclude_characters="\n\0"), min_size=1, max_size=12

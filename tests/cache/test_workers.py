@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cache.workers import read_batches, worker_options
+from kdcli.common.workers import read_batches, worker_options
 
 LEFT_ALIVE = """
 import sys, time, torch
 from torch.utils.data import DataLoader, Dataset
-from cache.workers import read_batches, worker_options
+from kdcli.common.workers import read_batches, worker_options
 
 class Slow(Dataset):
     def __len__(self):
@@ -93,7 +93,7 @@ def test_what_the_system_refuses_is_named_with_the_remedy(limit: str, words: str
     script = f"""
 import resource, torch
 from torch.utils.data import DataLoader
-from cache.workers import read_batches, worker_options
+from kdcli.common.workers import read_batches, worker_options
 torch.manual_seed(0)
 loader = DataLoader([torch.ones(9000)] * 20, **worker_options(2))
 resource.setrlimit(resource.{limit})

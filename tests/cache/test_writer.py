@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import zarr
 
-from cache.errors import CacheError
-from cache.layout import label_spec
-from cache.reader import TutorCache
-from cache.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
-from cache.verify import verify
-from cache.writer import CacheWriter
+from kdcli.cache.format.layout import label_spec
+from kdcli.cache.format.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.cache.writer import CacheWriter
+from kdcli.common.errors import CacheError
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -262,7 +262,7 @@ def test_a_second_generator_is_refused(drawn: ModuleType, tmp_path: Path) -> Non
     entries = drawn.draw_entries(2)
     program = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "import drawn; from cache.errors import CacheError\n"
+        "import drawn; from common.errors import CacheError\n"
         "try: drawn.CacheWriter.open(sys.argv[1], drawn.draw_entries(2), drawn.SETTINGS, {})\n"
         "except CacheError as error: print(error)\n"
     )

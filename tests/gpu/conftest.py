@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from cache.reader import TutorCache
-from student.config import RunConfig
-from student.settings import load_config
-from tutor_gen.generate import generate
-from tutor_gen.label import Machinery
-from tutor_gen.load import load_tutors
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.cache.reader import TutorCache
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import load_config
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.pipeline.label import Machinery
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 HERE = Path(__file__).parent
 LIST = "Segmentation/trainval"

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from cache.reader import TutorCache
-from student.config import RunConfig
-from student.data import StudentDataset, make_loader
-from student.errors import StudentError
-from student.evaluate import evaluate_student
-from student.plan import make_plan
-from student.settings import to_toml
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import to_toml
+from kdcli.student.data.dataset import StudentDataset, make_loader
+from kdcli.student.data.plan import make_plan
+from kdcli.student.evaluation.evaluate import evaluate_student
+from kdcli.student.training.train import train
+from kdcli.voc.devkit import Devkit
 
 Config = Callable[..., RunConfig]
 STEPS = 6

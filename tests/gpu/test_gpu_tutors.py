@@ -11,10 +11,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import cli
-from cache.reader import TutorCache
-from cache.shard import Shard
-from tutor_gen.compare import (
+from kdcli import cli
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.writing.shard import Shard
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.pipeline.label import Machinery, label_shards
+from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.quality.compare import (
     OTHER_MACHINE,
     OTHER_MACHINE_16_BIT,
     Difference,
@@ -22,14 +25,11 @@ from tutor_gen.compare import (
     compare_with_tutors,
     difference,
 )
-from tutor_gen.errors import TutorError
-from tutor_gen.label import Machinery, label_shards
-from tutor_gen.load import load_tutors
-from tutor_gen.pair import TutorPair
-from tutor_gen.reload import load_again
-from tutor_gen.scan import scan_images
-from voc.devkit import Devkit
-from voc.evaluation import ConfusionMatrix
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.tutor_gen.reload import load_again
+from kdcli.tutor_gen.scan import scan_images
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.metrics import ConfusionMatrix
 
 Label = Callable[..., TutorCache]
 

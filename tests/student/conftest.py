@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cache.reader import TutorCache
-from cache.record import ImageEntry, InstanceMasks, TutorOutput
-from cache.writer import CacheWriter
-from student.config import RunConfig
-from student.plan import image_entries
-from student.settings import config_from_table
-from voc.annotation import Annotation
-from voc.classes import CLASSES
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.cache.format.record import ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.writer import CacheWriter
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import config_from_table
+from kdcli.student.data.plan import image_entries
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 IMAGES = 12
 LIST = "Segmentation/trainval"

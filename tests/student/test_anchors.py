@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.model.anchors import decode_boxes, encode_boxes, make_anchors
-from student.model.config import PRESETS, ModelConfig
+from kdcli.student.model.anchors import decode_boxes, encode_boxes, make_anchors
+from kdcli.student.model.config import PRESETS, ModelConfig
 
 # The definition's numbers, apart from the presets' own: sides, smallest, min, max.
 VARIANTS = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from student.errors import StudentError
-from student.losses import detection_loss, segmentation_loss
-from student.matching import match
-from student.model.blitznet import MEAN_BGR, BlitzNet, normalise
-from student.model.config import PRESETS, ModelConfig
+from kdcli.common.errors import StudentError
+from kdcli.student.losses.losses import detection_loss, segmentation_loss
+from kdcli.student.losses.matching import match
+from kdcli.student.model.blitznet import MEAN_BGR, BlitzNet, normalise
+from kdcli.student.model.config import PRESETS, ModelConfig
 
 PARAMETERS = {  # the first three are the public TensorFlow code's
     "blitznet300-x4": 59_379_951,

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from student.model.blocks import (
+from kdcli.student.model.blocks import (
     DetectionHead,
     ReverseBlock,
     SegmentationHead,
     resize_bilinear,
     resize_nearest,
 )
-from student.model.resnet import Bottleneck, make_block, max_pool_same
+from kdcli.student.model.resnet import Bottleneck, make_block, max_pool_same
 
 # Resizes that the variants need, coarse to fine.
 RESIZES = [(2, 3), (3, 5), (5, 10), (10, 19), (19, 38), (38, 75), (1, 2), (2, 4), (64, 128)]

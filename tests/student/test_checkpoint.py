@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from student.errors import StudentError
+from kdcli.common.errors import StudentError
+from kdcli.student.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 def test_a_score_of_numpy_is_a_number(tmp_path: Path) -> None:

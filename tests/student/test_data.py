@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from cache.reader import TutorCache
-from student.batch import PADDING, collate
-from student.config import AugmentationConfig, RunConfig
-from student.data import Draw, Schedule, StudentDataset, compact, make_loader
-from student.plan import make_plan
-from student.targets import ImageTargets
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.student.config.schema import AugmentationConfig, RunConfig
+from kdcli.student.data.assignment import ImageTargets
+from kdcli.student.data.batch import PADDING, collate
+from kdcli.student.data.dataset import Draw, Schedule, StudentDataset, compact, make_loader
+from kdcli.student.data.plan import make_plan
+from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
 STILL = AugmentationConfig(

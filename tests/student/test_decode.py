@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from student.model.anchors import encode_boxes
-from student.model.blitznet import BlitzNetOutput
-from student.model.decode import DetectionLimits, detect, segment
+from kdcli.student.model.anchors import encode_boxes
+from kdcli.student.model.blitznet import BlitzNetOutput
+from kdcli.student.model.decode import DetectionLimits, detect, segment
 
 NOTHING = torch.zeros(1, 1)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from student.device import pick_device
-from student.errors import StudentError
+from kdcli.common.device import pick_device
+from kdcli.common.errors import StudentError
 
 
 @pytest.fixture

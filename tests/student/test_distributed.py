@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from cache.reader import TutorCache
-from student.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
-from student.config import RunConfig
-from student.errors import StudentError
-from student.settings import to_toml
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import to_toml
+from kdcli.student.runs.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from kdcli.student.training.train import train
+from kdcli.voc.devkit import Devkit
 
 STEPS = 14
 CLOCKS = ("images_per_second", "wait_ms")

@@ -12,18 +12,17 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cache.files import TEMPORARY
-from cli import main
-from student.errors import StudentError
-from student.evaluate import evaluate_model, evaluate_student
-from student.inference import InferenceSettings, infer
-from student.load import load_run
-from student.model.decode import DetectionLimits
-from student.predict import find_images, predict
-from student.train import train
-from voc.classes import CLASSES
-from voc.devkit import Devkit
-from voc.errors import DevkitError
+from kdcli.cli import main
+from kdcli.common.errors import DevkitError, StudentError
+from kdcli.common.files import TEMPORARY
+from kdcli.student.evaluation.evaluate import evaluate_model, evaluate_student
+from kdcli.student.evaluation.inference import InferenceSettings, infer
+from kdcli.student.evaluation.predict import find_images, predict
+from kdcli.student.model.decode import DetectionLimits
+from kdcli.student.runs.load import load_run
+from kdcli.student.training.train import train
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit
 
 LIST = "Segmentation/val"
 
@@ -31,7 +30,7 @@ LIST = "Segmentation/val"
 @pytest.fixture(scope="module")
 def run(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that knows its four scenes by heart."""
-    from student.settings import load_config
+    from kdcli.student.config.toml import load_config
 
     ids = devkit.image_ids(LIST)
     (devkit.root / "ImageSets" / "Main" / "known.txt").write_text("\n".join(ids) + "\n")

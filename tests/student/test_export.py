@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from student.config import RunConfig
-from student.errors import StudentError
-from student.export import export_onnx
-from student.load import load_run
-from student.model.blitznet import normalise
-from student.model.decode import DetectionLimits, detect
-from student.train import train
-from student.transforms import Transform
-from voc.classes import CLASSES
-from voc.devkit import Devkit
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.data.geometry import Transform
+from kdcli.student.evaluation.onnx import export_onnx
+from kdcli.student.model.blitznet import normalise
+from kdcli.student.model.decode import DetectionLimits, detect
+from kdcli.student.runs.load import load_run
+from kdcli.student.training.train import train
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit
 
 needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),

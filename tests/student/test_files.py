@@ -14,24 +14,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache.files import TEMPORARY
-from student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from student.config import RunConfig
-from student.errors import StudentError
-from student.files import append_text
-from student.journal import Journal
-from student.recipes.runner import Runner, Share
-from student.run import TENSORBOARD
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.common.errors import StudentError
+from kdcli.common.files import TEMPORARY, append_text
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.experiments.runner import Runner, Share
+from kdcli.student.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdcli.student.runs.directory import TENSORBOARD
+from kdcli.student.training.metric_logger import Journal
+from kdcli.student.training.train import train
+from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
 
 APPEND = """
 import resource, sys
 from pathlib import Path
-from student.errors import StudentError
-from student.files import append_text
+from kdcli.common.errors import StudentError
+from kdcli.common.files import append_text
 resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
 try:
     append_text(Path(sys.argv[1]), "a second line, too long\\n")

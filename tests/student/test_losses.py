@@ -8,18 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from student import losses
-from student.losses import (
+from kdcli.student.losses import losses
+from kdcli.student.losses.losses import (
     detection_loss,
     parameter_groups,
     segmentation_loss,
     soft_segmentation_loss,
     weight_decay_loss,
 )
-from student.matching import Matches
-from student.model.blitznet import BlitzNet
-from student.model.config import PRESETS
-from student.segmentation_targets import label_vector_target
+from kdcli.student.losses.matching import Matches
+from kdcli.student.losses.soft_labels import label_vector_target
+from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.model.config import PRESETS
 
 
 def slow_cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:

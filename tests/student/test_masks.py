@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from student.masks import Masks
-from voc.devkit import Devkit
-from voc.errors import DevkitError
+from kdcli.common.errors import DevkitError
+from kdcli.student.data.masks import Masks
+from kdcli.voc.devkit import Devkit
 
 FOLDER = "SegmentationClass"
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from student import matching
-from student.matching import Matches, match
-from student.model.anchors import make_anchors
-from student.model.config import PRESETS
+from kdcli.student.losses import matching
+from kdcli.student.losses.matching import Matches, match
+from kdcli.student.model.anchors import make_anchors
+from kdcli.student.model.config import PRESETS
 
 
 def slow_iou(anchor: np.ndarray, box: np.ndarray) -> float:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from student.batch import Batch, Boxes, Instances, Sample, collate
-from student.config import SegmentationTargets, TargetsConfig
-from student.losses import (
+from kdcli.student.config.schema import SegmentationTargets, TargetsConfig
+from kdcli.student.data.assignment import PARTS
+from kdcli.student.data.batch import Batch, Boxes, Instances, Sample, collate
+from kdcli.student.losses.losses import (
     detection_loss,
     segmentation_loss,
     soft_segmentation_loss,
 )
-from student.matching import match
-from student.model.blitznet import BlitzNetOutput
-from student.objective import objective
-from student.segmentation_targets import label_vector_target, look_up
-from student.targets import PARTS
+from kdcli.student.losses.matching import match
+from kdcli.student.losses.objective import objective
+from kdcli.student.losses.soft_labels import label_vector_target, look_up
+from kdcli.student.model.blitznet import BlitzNetOutput
 
 SIDE = 6
 BOXES = np.array([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.9]], np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from student.config import AugmentationConfig
-from student.photometric import ORDERS, distort, draw_photometric, saturate, turn_hue
+from kdcli.student.config.schema import AugmentationConfig
+from kdcli.student.data.color_jitter import ORDERS, distort, draw_photometric, saturate, turn_hue
 
 NEUTRAL = [0.0, 1.0, 1.0, 0.0]
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import CacheError
-from cache.reader import TutorCache
-from student.config import RunConfig
-from student.errors import StudentError
-from student.plan import class_masks, make_plan
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import CacheError, StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.data.plan import class_masks, make_plan
+from kdcli.student.training.train import train
+from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from student.config import AugmentationConfig
-from student.policy import covered, draw_canvas, draw_crop, draw_transform
-from student.transforms import Window
+from kdcli.student.config.schema import AugmentationConfig
+from kdcli.student.data.augmentation import covered, draw_canvas, draw_crop, draw_transform
+from kdcli.student.data.geometry import Window
 
 CONFIG = AugmentationConfig()
 DRAWS = 4000

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.reader import TutorCache
-from student.config import RunConfig
-from student.errors import StudentError
-from student.recipes.matrix import Matrix, Scale, below_the_floor, distinct
-from student.recipes.recipe import (
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import flatten, load_config
+from kdcli.student.experiments.matrix import Matrix, Scale, below_the_floor, distinct
+from kdcli.student.experiments.recipe import (
     Recipe,
     in_order,
     load_recipe,
@@ -23,8 +24,7 @@ from student.recipes.recipe import (
     parse_recipe,
     shipped,
 )
-from student.settings import flatten, load_config
-from voc.devkit import Devkit
+from kdcli.voc.devkit import Devkit
 
 THESIS = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "thesis_results.json"
 SMALLEST = 'name = "own"\ntitle = "Own"\nexplanation = "Mine"\n[[cells]]\nlabel = "one"\n'

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.reader import TutorCache
-from student.checkpoint import checkpoint_path
-from student.config import RunConfig
-from student.errors import StudentError
-from student.files import read_json
-from student.interrupts import TrainingInterrupted
-from student.recipes.matrix import Job, Matrix, Scale, cell_folder, distinct
-from student.recipes.recipe import Recipe, parse_recipe
-from student.recipes.record import write_record
-from student.recipes.runner import FAILURE, Runner, Share
-from student.settings import to_toml
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import StudentError
+from kdcli.common.files import read_json
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import to_toml
+from kdcli.student.experiments.matrix import Job, Matrix, Scale, cell_folder, distinct
+from kdcli.student.experiments.recipe import Recipe, parse_recipe
+from kdcli.student.experiments.record import write_record
+from kdcli.student.experiments.runner import FAILURE, Runner, Share
+from kdcli.student.runs.checkpoint import checkpoint_path
+from kdcli.student.training.interrupts import TrainingInterrupted
+from kdcli.voc.devkit import Devkit
 
 VAL = "Segmentation/val"
 TEXT = """
@@ -44,7 +44,7 @@ settings.targets.segmentation.source = "tutor"
 HOLD = """
 import sys, time
 from pathlib import Path
-from student.run import locked
+from kdcli.student.runs.directory import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

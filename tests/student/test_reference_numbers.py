@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from student.losses import (
+from kdcli.student.losses.losses import (
     detection_loss,
     segmentation_loss,
     soft_segmentation_loss,
     weight_decay_loss,
 )
-from student.matching import Matches, match
-from student.model.anchors import make_anchors
-from student.model.blitznet import BlitzNet, normalise
-from student.model.config import PRESETS
-from student.segmentation_targets import label_vector_target
+from kdcli.student.losses.matching import Matches, match
+from kdcli.student.losses.soft_labels import label_vector_target
+from kdcli.student.model.anchors import make_anchors
+from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.config import PRESETS
 
 NUMBERS = json.loads((Path(__file__).parent / "data" / "reference_numbers.json").read_text())
 STAGES = [name for name in NUMBERS["networks"] if "stages" in NUMBERS["networks"][name]]

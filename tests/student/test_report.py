@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.errors import StudentError
-from student.recipes.recipe import load_recipe
-from student.report.compare import entry, verdict
-from student.report.page import make_report, to_html, to_markdown
-from student.report.results import Stat, load_results
-from student.run import CONFIG, METRICS, RECORD
-from student.settings import load_config, to_toml
-from voc.classes import CLASSES
+from kdcli.common.errors import StudentError
+from kdcli.student.config.toml import load_config, to_toml
+from kdcli.student.experiments.recipe import load_recipe
+from kdcli.student.experiments.report.compare import entry, verdict
+from kdcli.student.experiments.report.page import make_report, to_html, to_markdown
+from kdcli.student.experiments.report.results import Stat, load_results
+from kdcli.student.runs.directory import CONFIG, METRICS, RECORD
+from kdcli.voc.classes import CLASSES
 
 SCORES = {  # (mAP, mIoU) by seed
     "GT only": {1: (0.30, 0.40), 2: (0.40, 0.50)},
@@ -177,7 +177,7 @@ def test_the_page_needs_no_other_file_and_shows_only_classes_that_occur(out: Pat
 
 
 def test_drawings_hold_the_values(out: Path) -> None:
-    from student.report.figures import class_bars, line_figure, loss_curves
+    from kdcli.student.experiments.report.figures import class_bars, line_figure, loss_curves
 
     (result,) = load_results(out)
     bars, curves = class_bars(result), loss_curves(result)

@@ -16,22 +16,22 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cache.reader import TutorCache
-from student.config import RunConfig
-from student.curves import curve, draw_curves
-from student.settings import to_toml
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import to_toml
+from kdcli.student.training.curves import curve, draw_curves
+from kdcli.student.training.train import train
+from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
 
 TRAIN_WITH_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from student.errors import StudentError
-from student.settings import load_config
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.common.errors import StudentError
+from kdcli.student.config.toml import load_config
+from kdcli.student.training.train import train
+from kdcli.voc.devkit import Devkit
 
 config, voc, out = sys.argv[1:]
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -47,7 +47,7 @@ except StudentError as error:
 @pytest.fixture(scope="module")
 def run(devkit: Devkit, cache: TutorCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with all kinds of targets and two evaluations."""
-    from student.settings import load_config
+    from kdcli.student.config.toml import load_config
 
     settings = """
         data.list=Segmentation/trainval init.trunk="" model.input_size=64 model.stem_width=8

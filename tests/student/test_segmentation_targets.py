@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.batch import PADDING, Batch, BoxTable, InstanceTable
-from student.config import SegmentationTargets, TargetForm
-from student.segmentation_targets import (
+from kdcli.student.config.schema import SegmentationTargets, TargetForm
+from kdcli.student.data.batch import PADDING, Batch, BoxTable, InstanceTable
+from kdcli.student.losses.soft_labels import (
     cover,
     doubtful,
     label_vector_target,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from student.config import RunConfig
-from student.errors import StudentError
-from student.model.config import PRESETS
-from student.settings import SEGMENTATION_TARGETS, flatten, load_config, presets, to_toml
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import SEGMENTATION_TARGETS, flatten, load_config, presets, to_toml
+from kdcli.student.model.config import PRESETS
 
 
 @pytest.mark.parametrize("name", presets())

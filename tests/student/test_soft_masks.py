@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cache.reader import TutorCache
-from student.batch import collate
-from student.config import RunConfig
-from student.data import Draw, StudentDataset
-from student.errors import StudentError
-from student.plan import make_plan
-from student.segmentation_targets import look_up, paste, tutor_targets
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.data.batch import collate
+from kdcli.student.data.dataset import Draw, StudentDataset
+from kdcli.student.data.plan import make_plan
+from kdcli.student.losses.soft_labels import look_up, paste, tutor_targets
+from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
 

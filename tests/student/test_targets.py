@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from student.config import DetectionTargets, SegmentationTargets, Source, TargetsConfig
-from student.errors import StudentError
-from student.targets import assign_targets, counts, required_roles, to_csv
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import DetectionTargets, SegmentationTargets, Source, TargetsConfig
+from kdcli.student.data.assignment import assign_targets, counts, required_roles, to_csv
 
 IDS = ("a", "b", "c", "d")
 MANY = tuple(f"2008_{number:06d}" for number in range(1000))

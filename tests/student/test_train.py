@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 import torch
 
-from cache.reader import TutorCache
-from student.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from student.config import RunConfig
-from student.errors import StudentError
-from student.interrupts import TrainingInterrupted
-from student.learner import learning_rate
-from student.load import load_run
-from student.run import locked
-from student.settings import load_config, to_toml
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import load_config, to_toml
+from kdcli.student.runs.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from kdcli.student.runs.directory import locked
+from kdcli.student.runs.load import load_run
+from kdcli.student.training.interrupts import TrainingInterrupted
+from kdcli.student.training.train import train
+from kdcli.student.training.trainer import learning_rate
+from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
 CLOCKS = ("images_per_second", "wait_ms")
@@ -36,10 +36,10 @@ RUN_IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
 import torch
-from cache.reader import TutorCache
-from student.settings import load_config
-from student.train import train
-from voc.devkit import Devkit
+from kdcli.cache.reader import TutorCache
+from kdcli.student.config.toml import load_config
+from kdcli.student.training.train import train
+from kdcli.voc.devkit import Devkit
 
 torch.set_num_threads(1)
 config, voc, cache, out = sys.argv[1:]
@@ -49,7 +49,7 @@ train(load_config(config), Devkit.open(voc), TutorCache.open(cache), Path(out))
 HOLD_THE_RUN = """
 import os, sys, time
 from pathlib import Path
-from student.run import locked
+from kdcli.student.runs.directory import locked
 
 with locked(Path(sys.argv[1])):
     worker = os.fork()
@@ -233,7 +233,7 @@ def test_another_cache_is_refused(
     config = small(targets__detection__source="tutor")
     train(config, devkit, cache, tmp_path / "run")
     other = make_cache(tmp_path / "other.zarr", roles=("detection",))
-    with pytest.raises(StudentError, match=f"cache: '{cache.fingerprint}' in the run"):
+    with pytest.raises(StudentError, match=f"cache: '{cache.format.fingerprint}' in the run"):
         train(config, devkit, other, tmp_path / "run")
 
 
@@ -329,7 +329,7 @@ def test_a_mistake_in_the_data_is_one_clear_message_even_from_a_worker(
 ) -> None:
     import shutil
 
-    from voc.errors import DevkitError
+    from kdcli.common.errors import DevkitError
 
     damaged = Devkit(Path(shutil.copytree(devkit.root, tmp_path / "voc")))
     for photograph in (damaged.root / "JPEGImages").iterdir():

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from student.transforms import MEAN_COLOUR, Transform, Window
-from voc.photograph import Photograph
+from kdcli.student.data.geometry import MEAN_COLOUR, Transform, Window
+from kdcli.voc.jpeg import Photograph
 
 SIDE = 120
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from student.errors import StudentError
-from student.model.blitznet import BlitzNet, normalise
-from student.model.config import PRESETS
-from student.model.resnet import Trunk, max_pool_same
-from student.model.weights import load_trunk
+from kdcli.common.errors import StudentError
+from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.config import PRESETS
+from kdcli.student.model.resnet import Trunk, max_pool_same
+from kdcli.student.model.weights import load_trunk
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 PARTIAL = SHARED / "weights" / "resnet50_imagenet_partial.pth"

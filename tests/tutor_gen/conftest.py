@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tutor_gen.load import load_tutor
-from tutor_gen.tutor import Tutor
-from voc.devkit import Devkit
-from voc.sample import Scene, draw_scene
+from kdcli.tutor_gen.registry import load_tutor
+from kdcli.tutor_gen.tutors.tutor import Tutor
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import Scene, draw_scene
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 HELD_OUT_SEED = 7_500_000

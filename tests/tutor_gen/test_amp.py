@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import CacheError
-from cache.reader import TutorCache
-from tutor_gen.errors import TutorError
-from tutor_gen.generate import generate
-from tutor_gen.label_form import LabelForm
-from tutor_gen.load import load_tutor, load_tutors
-from tutor_gen.reload import load_again
-from voc.devkit import Devkit
-from voc.sample import Scene
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import CacheError, TutorError
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.registry import load_tutor, load_tutors
+from kdcli.tutor_gen.reload import load_again
+from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import Scene
 
 SOFT = LabelForm(masks="soft", classes="full")
 

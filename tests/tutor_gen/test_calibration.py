@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.classification import MulticlassCalibrationError
 
-from cache.vectors import from_threshold
-from student.config import TargetForm
-from student.segmentation_targets import label_vector_target
-from tutor_gen.calibration import (
+from kdcli.cache.format.vectors import from_threshold
+from kdcli.student.config.schema import TargetForm
+from kdcli.student.losses.soft_labels import label_vector_target
+from kdcli.tutor_gen.quality.calibration import (
     BINS,
     LEAST_PROBABILITY,
     TEMPERATURES,
@@ -23,9 +23,9 @@ from tutor_gen.calibration import (
     softmax_form,
     sweep_thresholds,
 )
-from voc.annotation import Annotation
-from voc.detection_metric import Detections, evaluate_detections
-from voc.segmentation_metric import ConfusionMatrix
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.metrics.detection import Detections, evaluate_detections
+from kdcli.voc.metrics.segmentation import ConfusionMatrix
 
 CAT, DOG = 8, 12
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tutor_gen.checks import check_instances
-from tutor_gen.errors import TutorError
-from tutor_gen.tutor import Instances
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.tutors.checks import check_instances
+from kdcli.tutor_gen.tutors.tutor import Instances
 
 HEIGHT, WIDTH = 10, 20
 

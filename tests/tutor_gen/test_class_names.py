@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tutor_gen._detectron2 import MetadataCatalog
-from tutor_gen.class_names import check_class_names, describe_class_names, gaps, never_labelled
-from tutor_gen.coco import COCO_CLASSES, VOC_OF_COCO, voc_ids
-from tutor_gen.errors import TutorError
-from voc.classes import CLASSES
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.classes.coco import COCO_CLASSES, VOC_OF_COCO, voc_ids
+from kdcli.tutor_gen.classes.names import (
+    check_class_names,
+    describe_class_names,
+    gaps,
+    never_labelled,
+)
+from kdcli.tutor_gen.detectron2.door import MetadataCatalog
+from kdcli.voc.classes import CLASSES
 
 BOTH_LVIS = {
     "airplane": "aeroplane",

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from tutor_gen._detectron2 import MetadataCatalog
-from tutor_gen.coco import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_OF_COCO, voc_ids
-from voc.classes import CLASSES
+from kdcli.tutor_gen.classes.coco import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_OF_COCO, voc_ids
+from kdcli.tutor_gen.detectron2.door import MetadataCatalog
+from kdcli.voc.classes import CLASSES
 
 
 def test_names_and_numbers_are_those_detectron2_knows() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.environment import environment
-from cache.errors import CacheError
-from cache.reader import TutorCache
-from cache.record import InstanceMasks, TutorOutput
-from tutor_gen.compare import (
+from kdcli.cache.format.record import InstanceMasks, TutorOutput
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import CacheError, TutorError
+from kdcli.common.versions import environment
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.quality.compare import (
     ALIKE,
     OTHER_MACHINE,
     OTHER_MACHINE_16_BIT,
@@ -23,13 +25,10 @@ from tutor_gen.compare import (
     environment_differences,
     tolerance_for,
 )
-from tutor_gen.device import device_environment
-from tutor_gen.errors import TutorError
-from tutor_gen.generate import generate
-from tutor_gen.load import SAMPLE, load_tutors
-from tutor_gen.pair import TutorPair
-from tutor_gen.reload import Named, load_again
-from voc.devkit import Devkit
+from kdcli.tutor_gen.registry import SAMPLE, load_tutors
+from kdcli.tutor_gen.reload import Named, load_again
+from kdcli.tutor_gen.tutors.device import device_environment
+from kdcli.voc.devkit import Devkit
 
 FLOOR = 0.001
 

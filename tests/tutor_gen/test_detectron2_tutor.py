@@ -11,22 +11,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cache.files import sha256_file
-from tutor_gen import zoo
-from tutor_gen._detectron2 import (
+from kdcli.common.errors import TutorError
+from kdcli.common.files import sha256_file
+from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.detectron2 import zoo
+from kdcli.tutor_gen.detectron2.door import (
     DefaultPredictor,
     Detectron2Instances,
     MetadataCatalog,
     get_cfg,
 )
-from tutor_gen.coco import voc_ids
-from tutor_gen.detectron2_model import download, weights_url
-from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
-from tutor_gen.errors import TutorError
-from tutor_gen.label_vectors import code_label_vectors
-from tutor_gen.load import SAMPLE
-from tutor_gen.tutor import Instances, ModelSettings
-from voc.sample import Scene
+from kdcli.tutor_gen.detectron2.model import download, weights_url
+from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
+from kdcli.tutor_gen.labels.hard import code_label_vectors
+from kdcli.tutor_gen.registry import SAMPLE
+from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings
+from kdcli.voc.scenes.dataset import Scene
 
 Image = NDArray[np.uint8]
 

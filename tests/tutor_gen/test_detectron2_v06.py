@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tutor_gen import _detectron2_v06
-from tutor_gen._detectron2 import model_zoo
-from tutor_gen.errors import TutorError
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.detectron2 import v06 as _detectron2_v06
+from kdcli.tutor_gen.detectron2.door import model_zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutor_gen.device import device_environment, explained_shortage, full_float32
-from tutor_gen.errors import TutorError
-from tutor_gen.torchscript_tutor import TorchScriptTutor
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
+from kdcli.tutor_gen.tutors.device import device_environment, explained_shortage, full_float32
 
 SIDECAR = """
 [input]

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.record import TutorOutput
-from cache.survey import expected_bytes, images_to_do
-from tutor_gen.estimate import estimate
-from tutor_gen.generate import generate
-from tutor_gen.load import load_tutors
-from tutor_gen.pair import TutorPair
-from tutor_gen.scan import scan_images
-from tutor_gen.tutor import Instances, Tutor
-from voc.devkit import Devkit
+from kdcli.cache.format.record import TutorOutput
+from kdcli.cache.writing.survey import expected_bytes, images_to_do
+from kdcli.common.errors import CacheError
+from kdcli.tutor_gen.estimate import estimate
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.tutor_gen.scan import scan_images
+from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
+from kdcli.voc.devkit import Devkit
 
 
 class Stopping:

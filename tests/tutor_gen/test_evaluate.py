@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cache.reader import TutorCache
-from tutor_gen.errors import TutorError
-from tutor_gen.evaluate import evaluate_tutors
-from tutor_gen.generate import generate
-from tutor_gen.tutor import Instances
-from voc.classes import CLASSES
-from voc.devkit import Devkit
-from voc.pictures import write_mask
-from voc.sample import Scene
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
+from kdcli.tutor_gen.tutors.tutor import Instances
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.images import write_mask
+from kdcli.voc.scenes.dataset import Scene
 
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><truncated>0</truncated>
 <bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""

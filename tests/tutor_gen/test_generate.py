@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.reader import TutorCache
-from cache.summary import summarise
-from tutor_gen.errors import TutorError
-from tutor_gen.generate import generate
-from tutor_gen.label_vectors import code_label_vectors
-from tutor_gen.load import SAMPLE, load_tutor
-from tutor_gen.tutor import Instances, Tutor
-from voc.classes import CLASSES
-from voc.devkit import Devkit
-from voc.errors import DevkitError
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.summary import summarise
+from kdcli.common.errors import CacheError, DevkitError, TutorError
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.labels.hard import code_label_vectors
+from kdcli.tutor_gen.registry import SAMPLE, load_tutor
+from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit
 
 
 class Spoilt:

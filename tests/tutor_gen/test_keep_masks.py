@@ -11,18 +11,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cache.reader import TutorCache
-from cache.record import MASK_ERROR_BOUND
-from cache.verify import verify
-from tutor_gen.detectron2_config import read_config
-from tutor_gen.detectron2_model import load_model
-from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, paste_masks
-from tutor_gen.errors import TutorError
-from tutor_gen.generate import generate
-from tutor_gen.load import SAMPLE, load_tutor, load_tutors
-from tutor_gen.tutor import Instances, ModelSettings, Tutor
-from voc.devkit import Devkit
-from voc.sample import Scene
+from kdcli.cache.format.record import MASK_ERROR_BOUND
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.detectron2.config import read_config
+from kdcli.tutor_gen.detectron2.model import load_model
+from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, paste_masks
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.registry import SAMPLE, load_tutor, load_tutors
+from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings, Tutor
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import Scene
 
 CONFIG, WEIGHTS = SAMPLE / "segmentation.yaml", SAMPLE / "segmentation.pth"
 SETTINGS = ModelSettings(0.05, 100, None, masks=True, device="cpu", keep_masks=True)

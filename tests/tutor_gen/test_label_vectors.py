@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tutor_gen.errors import TutorError
-from tutor_gen.label_vectors import code_label_vectors
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.labels.hard import code_label_vectors
 
 
 def slow_label_vectors(

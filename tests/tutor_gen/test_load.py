@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutor_gen.errors import TutorError
-from tutor_gen.load import SAMPLE, load_tutor, load_tutors
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.registry import SAMPLE, load_tutor, load_tutors
 
 
 def test_none_is_no_tutor() -> None:

@@ -12,25 +12,25 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from cache.reader import TutorCache
-from cache.verify import verify
-from cli import main
-from tutor_gen._detectron2 import DefaultPredictor, get_cfg, paste_masks_in_image
-from tutor_gen.coco import voc_ids
-from tutor_gen.coding import code_instances
-from tutor_gen.compare import ALIKE, compare_with_tutors
-from tutor_gen.detectron2_model import weights_url
-from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
-from tutor_gen.errors import TutorError
-from tutor_gen.generate import generate
-from tutor_gen.label_form import LabelForm
-from tutor_gen.load import SAMPLE, load_tutors
-from tutor_gen.pair import TutorPair
-from tutor_gen.panoptic_vectors import code_panoptic
-from tutor_gen.reload import Named, load_again
-from tutor_gen.tutor import Instances, ModelSettings, Panoptic
-from voc.devkit import Devkit
-from voc.sample import Scene, make_sample
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.cli import main
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.detectron2.door import DefaultPredictor, get_cfg, paste_masks_in_image
+from kdcli.tutor_gen.detectron2.model import weights_url
+from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.labels.coding import code_instances
+from kdcli.tutor_gen.labels.panoptic import code_panoptic
+from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.quality.compare import ALIKE, compare_with_tutors
+from kdcli.tutor_gen.registry import SAMPLE, load_tutors
+from kdcli.tutor_gen.reload import Named, load_again
+from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings, Panoptic
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import Scene, make_sample
 
 NAMES = ["airplane", "boat", "bottle", "zebra", "cat", "person", "vase", "tv"]
 """The sample tutor's classes, two of them renamed to ones that VOC lacks."""

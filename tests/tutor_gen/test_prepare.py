@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tutor_gen._detectron2 import T
-from tutor_gen.errors import TutorError
-from tutor_gen.prepare import AS_IS, Preparation
-from tutor_gen.tutor import PreparingTutor, Tutor, predict_prepared, preparation_of
-from voc.sample import Scene
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.detectron2.door import T
+from kdcli.tutor_gen.tutors.preparation import AS_IS, Preparation
+from kdcli.tutor_gen.tutors.tutor import PreparingTutor, Tutor, predict_prepared, preparation_of
+from kdcli.voc.scenes.dataset import Scene
 
 Image = NDArray[np.uint8]
 SIDES = st.integers(1, 400)

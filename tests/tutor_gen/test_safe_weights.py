@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from cache.files import sha256_file
-from tutor_gen.errors import TutorError
-from tutor_gen.safe_weights import check_named_digest, read_checkpoint
+from kdcli.common.errors import TutorError
+from kdcli.common.files import sha256_file
+from kdcli.tutor_gen.detectron2.weights import check_named_digest, read_checkpoint
 
 
 class Calls:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tutor_gen.label_vectors import code_label_vectors
-from tutor_gen.load import SAMPLE
-from tutor_gen.tutor import Tutor
-from voc.evaluation import ConfusionMatrix, Detections, evaluate_detections
-from voc.sample import draw_scene
+from kdcli.tutor_gen.labels.hard import code_label_vectors
+from kdcli.tutor_gen.registry import SAMPLE
+from kdcli.tutor_gen.tutors.tutor import Tutor
+from kdcli.voc.metrics import ConfusionMatrix, Detections, evaluate_detections
+from kdcli.voc.scenes.dataset import draw_scene
 
 HELD_OUT_SEED = 7_500_000
 SCENES = 60

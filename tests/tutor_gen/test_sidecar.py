@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tutor_gen.errors import TutorError
-from tutor_gen.sidecar import read_class_names, sidecar_path
-from tutor_gen.torchscript_sidecar import read_torchscript_sidecar
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.torchscript.sidecar import read_torchscript_sidecar
+from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
 
 EXAMPLE = (
     Path(__file__).resolve().parents[2]

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cache.record import TutorOutput
-from tutor_gen.coding import code_instances
-from tutor_gen.errors import TutorError
-from tutor_gen.gallery import _tinted
-from tutor_gen.label_form import THESIS, Background, LabelForm
-from tutor_gen.label_vectors import add_background, at_class, code_hard
-from tutor_gen.soft_label_vectors import code_planes, code_soft
-from tutor_gen.tutor import Instances
+from kdcli.cache.format.record import TutorOutput
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.gallery import _tinted
+from kdcli.tutor_gen.labels.coding import code_instances
+from kdcli.tutor_gen.labels.hard import add_background, at_class, code_hard
+from kdcli.tutor_gen.labels.soft import code_planes, code_soft
+from kdcli.tutor_gen.tutors.label_form import THESIS, Background, LabelForm
+from kdcli.tutor_gen.tutors.tutor import Instances
 
 Floats = NDArray[np.float32]
 

@@ -10,21 +10,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.merge import merge_caches
-from cache.reader import TutorCache
-from cache.verify import verify
-from tutor_gen._detectron2 import paste_masks_in_image
-from tutor_gen.compare import ALIKE, compare_with_tutors
-from tutor_gen.detectron2_tutor import Detectron2Tutor, from_config, from_zoo
-from tutor_gen.errors import TutorError
-from tutor_gen.generate import generate
-from tutor_gen.label_form import LabelForm
-from tutor_gen.load import SAMPLE, load_tutor
-from tutor_gen.reload import load_again
-from tutor_gen.tutor import ModelSettings, Tutor
-from voc.devkit import Devkit
-from voc.sample import Scene
+from kdcli.cache.merge import merge_caches
+from kdcli.cache.reader import TutorCache
+from kdcli.cache.verify import verify
+from kdcli.common.errors import CacheError, TutorError
+from kdcli.tutor_gen.detectron2.door import paste_masks_in_image
+from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
+from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.quality.compare import ALIKE, compare_with_tutors
+from kdcli.tutor_gen.registry import SAMPLE, load_tutor
+from kdcli.tutor_gen.reload import load_again
+from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.tutor import ModelSettings, Tutor
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import Scene
 
 CONFIG, WEIGHTS = SAMPLE / "segmentation.yaml", SAMPLE / "segmentation.pth"
 SOFT = LabelForm("soft", "full", "complement")
@@ -135,7 +134,7 @@ def test_photographs_with_hundreds_of_levels(
     tmp_path: Path, photographs: list[NDArray[np.uint8]], soft: Detectron2Tutor
 ) -> None:
     """The definition from Detectron2's soft masks, one instance at a time, within half a level."""
-    from tutor_gen.coding import code_instances
+    from kdcli.tutor_gen.labels.coding import code_instances
 
     image = photographs[1]
     (found,) = loaded(SOFT, min_size=130, floor=0.3).predict([image])

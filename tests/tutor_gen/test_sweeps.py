@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from cli import main
-from commands.sweeps import print_thesis
-from tutor_gen import thesis
-from tutor_gen.calibration import TEMPERATURES, THRESHOLDS, VECTOR_THRESHOLDS
-from tutor_gen.evaluate import TutorEvaluation
-from voc.evaluation import ConfusionMatrix
-from voc.sample import make_sample
+from kdcli.cli import main
+from kdcli.commands.sweeps import print_thesis
+from kdcli.tutor_gen.quality import thesis
+from kdcli.tutor_gen.quality.calibration import TEMPERATURES, THRESHOLDS, VECTOR_THRESHOLDS
+from kdcli.tutor_gen.quality.evaluate import TutorEvaluation
+from kdcli.voc.metrics import ConfusionMatrix
+from kdcli.voc.scenes.dataset import make_sample
 
 
 @pytest.fixture(scope="module")

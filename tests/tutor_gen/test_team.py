@@ -7,7 +7,7 @@ import threading
 import pytest
 from torch.distributed import HashStore
 
-from tutor_gen.team import Team, alone, current_team
+from kdcli.tutor_gen.pipeline.team import Team, alone, current_team
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from tutor_gen.detectron2_tutor import paste_masks
-from tutor_gen.errors import TutorError
-from tutor_gen.label_form import LabelForm
-from tutor_gen.sidecar import sidecar_path
-from tutor_gen.torchscript_masks import flat_masks, mask_frame
-from tutor_gen.torchscript_tutor import TorchScriptTutor
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.detectron2.tutor import paste_masks
+from kdcli.tutor_gen.torchscript.masks import flat_masks, mask_frame
+from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
+from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.sidecar import sidecar_path
 
 SIDECAR = """
 [input]

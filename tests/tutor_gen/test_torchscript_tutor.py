@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tutor_gen.detectron2_tutor import paste_masks
-from tutor_gen.errors import TutorError
-from tutor_gen.label_form import LabelForm
-from tutor_gen.load import load_tutor
-from tutor_gen.sidecar import sidecar_path
-from tutor_gen.torchscript_tutor import TorchScriptTutor
-from voc.classes import CLASS_IDS
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.detectron2.tutor import paste_masks
+from kdcli.tutor_gen.registry import load_tutor
+from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
+from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.sidecar import sidecar_path
+from kdcli.voc.classes import CLASS_IDS
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 EXPORT = "faster_rcnn_fbnetv3a_coco_int8.torchscript.pt"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tutor_gen.tutor import Instances, Tutor
+from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
 
 
 def three() -> Instances:

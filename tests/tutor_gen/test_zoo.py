@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tutor_gen import zoo
-from tutor_gen.errors import TutorError
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.detectron2 import zoo
 
 
 def test_full_and_short_names_with_and_without_ending() -> None:
@@ -21,7 +21,7 @@ def test_short_names_mean_the_coco_model_where_others_share_the_name() -> None:
 
 @pytest.mark.parametrize("name", [zoo.DEFAULT_DETECTION, zoo.DEFAULT_SEGMENTATION])
 def test_the_default_pair_exists_and_has_official_weights(name: str) -> None:
-    from tutor_gen.detectron2_model import weights_url
+    from kdcli.tutor_gen.detectron2.model import weights_url
 
     assert zoo.config_path(zoo.resolve(name)).is_file()
     assert weights_url(name).endswith(".pkl")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from voc.devkit import Devkit
-from voc.sample import make_sample
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 

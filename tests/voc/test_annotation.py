@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voc.annotation import Annotation, parse_annotation
-from voc.classes import CLASS_IDS
-from voc.errors import DevkitError
-from voc.sample import annotation_xml
+from kdcli.common.errors import DevkitError
+from kdcli.voc.annotation import Annotation, parse_annotation
+from kdcli.voc.classes import CLASS_IDS
+from kdcli.voc.scenes.dataset import annotation_xml
 
 
 def write(folder: Path, objects: str, size: str = "<width>50</width><height>40</height>") -> Path:

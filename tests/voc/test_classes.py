@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from voc.classes import CLASS_IDS, CLASSES, NUM_CLASSES, PALETTE, VOID
+from kdcli.voc.classes import CLASS_IDS, CLASSES, NUM_CLASSES, PALETTE, VOID
 
 
 def test_classes_are_background_and_twenty_in_alphabetical_order() -> None:
@@ -46,7 +46,7 @@ def test_class_list_is_cheap_to_import() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["voc.classes", "voc.devkit", "voc.detection_metric", "voc.segmentation_metric"]
+    "module", ["voc.classes", "voc.devkit", "voc.metrics.detection", "voc.metrics.segmentation"]
 )
 def test_examples_in_docstrings(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutor_gen import _detectron2_v06
-from voc.annotation import Annotation
-from voc.classes import CLASS_IDS, CLASSES
-from voc.devkit import Devkit
-from voc.evaluation import (
+from kdcli.tutor_gen.detectron2 import v06 as _detectron2_v06
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.classes import CLASS_IDS, CLASSES
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.metrics import (
     DetectionResult,
     Detections,
     Metric,
@@ -21,7 +21,7 @@ from voc.evaluation import (
     box_iou,
     evaluate_detections,
 )
-from voc.sample import annotation_xml
+from kdcli.voc.scenes.dataset import annotation_xml
 
 CAT, DOG = CLASS_IDS["cat"], CLASS_IDS["dog"]
 METRICS: tuple[Metric, ...] = ("area", "11point")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from voc.devkit import Availability, Devkit, mask_folder
-from voc.errors import DevkitError
-from voc.pictures import write_mask
+from kdcli.common.errors import DevkitError
+from kdcli.voc.devkit import Availability, Devkit, mask_folder
+from kdcli.voc.images import write_mask
 
 FIRST = "0005_000000"
 

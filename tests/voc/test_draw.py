@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from voc.classes import CLASSES, PALETTE, VOID
-from voc.draw import overlay
-from voc.sample import draw_scene
+from kdcli.voc.classes import CLASSES, PALETTE, VOID
+from kdcli.voc.scenes.dataset import draw_scene
+from kdcli.voc.view.overlay import overlay
 
 GREY = np.full((120, 160, 3), 100, dtype=np.uint8)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from voc.devkit import Devkit
-from voc.errors import DevkitError
-from voc.photograph import REDUCTIONS, Photograph
-from voc.pictures import read_photograph
+from kdcli.common.errors import DevkitError
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.images import read_photograph
+from kdcli.voc.jpeg import REDUCTIONS, Photograph
 
 
 def photographs(devkit: Devkit, count: int) -> list[Path]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from voc.classes import PALETTE, labels_of_colours
-from voc.errors import DevkitError
-from voc.pictures import read_mask, read_photograph, read_picture, write_mask
+from kdcli.common.errors import DevkitError
+from kdcli.voc.classes import PALETTE, labels_of_colours
+from kdcli.voc.images import read_mask, read_photograph, read_picture, write_mask
 
 Pixels = NDArray[np.uint8]
 CLASSES = np.array([[0, 0, 15, 255], [8, 8, 15, 0]], np.uint8)

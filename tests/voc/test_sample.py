@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from voc.classes import CLASS_IDS, PALETTE, VOID
-from voc.devkit import Devkit
-from voc.errors import DevkitError
-from voc.sample import Scene, draw_scene, make_sample
-from voc.sample_shapes import KINDS
+from kdcli.common.errors import DevkitError
+from kdcli.voc.classes import CLASS_IDS, PALETTE, VOID
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import Scene, draw_scene, make_sample
+from kdcli.voc.scenes.shapes import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, existed: bool) -> Non
 
 def test_a_killed_run_leaves_no_lists(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    script = f"from voc.sample import make_sample; make_sample({str(out)!r}, images=5000)"
+    script = f"from voc.scenes.dataset import make_sample; make_sample({str(out)!r}, images=5000)"
     with subprocess.Popen([sys.executable, "-c", script]) as process:
         deadline = time.monotonic() + 30
         while not list(out.glob("JPEGImages/*.jpg")) and time.monotonic() < deadline:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voc.classes import CLASSES, NUM_CLASSES, VOID
-from voc.devkit import Devkit
-from voc.evaluation import ConfusionMatrix
+from kdcli.voc.classes import CLASSES, NUM_CLASSES, VOID
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.metrics import ConfusionMatrix
 
 
 def matrix(*pairs: tuple[list[int], list[int]]) -> ConfusionMatrix:

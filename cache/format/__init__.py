@@ -1,0 +1,1 @@
+"""The store on disk: names, types, rules, digests. FORMAT.md is its promise."""

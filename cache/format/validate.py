@@ -1,0 +1,117 @@
+"""What a tutor may say: outputs that break a rule are refused before they reach the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.cache.format.layout import MAX_PALETTE
+from kdcli.cache.format.record import (
+    DROPPED,
+    MASK_SIDE,
+    NUM_CLASSES,
+    ImageEntry,
+    InstanceMasks,
+    TutorOutput,
+)
+from kdcli.common.errors import CacheError
+
+
+def check_output(output: TutorOutput, entry: ImageEntry, keep_masks: bool) -> None:
+    """``CacheError`` naming the image unless the output is fit for it.
+
+    Checked: types and shapes; boxes finite, of positive area and inside the image; labels 1 to 20;
+    confidences within 0..1; the label map of the image's size and within its palette; the palette
+    finite with row 0 all zero; instances there if, and only if, the cache keeps them.
+    """
+    try:
+        _check_detections(output.boxes, output.labels, output.confidences, entry)
+        _check_label_map(output, entry)
+        if (output.instances is not None) != keep_masks:
+            there = "none" if output.instances is None else "some"
+            raise ValueError(
+                f"expected {'the' if keep_masks else 'no'} instance masks "
+                f"(settings.keep_masks is {str(keep_masks).lower()}), got {there}"
+            )
+        if output.instances is not None:
+            _check_instances(output.instances, entry)
+        if output.dropped is not None:
+            _check_array("dropped", output.dropped, "uint32", (len(DROPPED),))
+    except ValueError as error:
+        raise CacheError(
+            f"{entry.image_id}: a tutor's output cannot be stored: {error}. This is a fault of the "
+            "tutor or of its adapter, not of the image."
+        ) from error
+
+
+def _check_array(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.dtype(dtype) or array.shape != shape:
+        raise ValueError(
+            f"expected {name} of shape {shape} and type {dtype}, got {array.shape} {array.dtype}"
+        )
+
+
+def _check_detections(
+    boxes: NDArray[Any], labels: NDArray[Any], confidences: NDArray[Any], entry: ImageEntry
+) -> None:
+    n = len(boxes)
+    _check_array("boxes", boxes, "float32", (n, 4))
+    _check_array("labels", labels, "uint8", (n,))
+    _check_array("confidences", confidences, "float32", (n,))
+    if n == 0:
+        return
+    if not np.isfinite(boxes).all():
+        raise ValueError(f"expected finite boxes, got {_first(boxes, ~np.isfinite(boxes).all(1))}")
+    flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+    if flat.any():
+        raise ValueError(f"expected boxes of positive area, got {_first(boxes, flat)}")
+    limit = np.array([entry.width, entry.height], dtype=np.float32)
+    outside = (boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > limit).any(1)
+    if outside.any():
+        raise ValueError(
+            f"expected boxes inside {entry.width} x {entry.height} pixels, "
+            f"got {_first(boxes, outside)}"
+        )
+    if labels.min() < 1 or labels.max() >= NUM_CLASSES:
+        raise ValueError(
+            f"expected labels 1 to {NUM_CLASSES - 1}, got {np.unique(labels).tolist()}"
+        )
+    if not bool(((confidences >= 0) & (confidences <= 1)).all()):
+        raise ValueError("expected confidences within 0..1, got others (or NaN)")
+
+
+def _first(boxes: NDArray[Any], bad: np.bool_ | NDArray[np.bool_]) -> str:
+    index = int(np.flatnonzero(bad)[0])
+    return f"box {index}: {[float(v) for v in boxes[index]]}"
+
+
+def _check_label_map(output: TutorOutput, entry: ImageEntry) -> None:
+    palette, label_map = output.palette, output.label_map
+    k = len(palette)
+    _check_array("palette", palette, "float32", (k, NUM_CLASSES))
+    if not 1 <= k <= MAX_PALETTE:
+        raise ValueError(f"expected 1 to {MAX_PALETTE} label vectors in the palette, got {k}")
+    if palette[0].any():
+        raise ValueError("expected row 0 of the palette to be all zero")
+    if not np.isfinite(palette).all():
+        raise ValueError("expected a finite palette, got infinity or NaN")
+    if label_map.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"expected a label map of type uint8 or uint16, got {label_map.dtype}")
+    if label_map.shape != (entry.height, entry.width):
+        raise ValueError(
+            f"expected a label map of shape {(entry.height, entry.width)}, got {label_map.shape}"
+        )
+    if label_map.size == 0:
+        raise ValueError("expected an image of at least one pixel")
+    if int(label_map.max()) >= k:
+        raise ValueError(
+            f"expected indices below {k} (the palette's length), got {int(label_map.max())}"
+        )
+
+
+def _check_instances(instances: InstanceMasks, entry: ImageEntry) -> None:
+    n = len(instances.boxes)
+    _check_array("instance masks", instances.masks, "uint8", (n, MASK_SIDE, MASK_SIDE))
+    _check_detections(instances.boxes, instances.labels, instances.confidences, entry)

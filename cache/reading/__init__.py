@@ -1,0 +1,1 @@
+"""An open store: mapped files, one image at a time."""

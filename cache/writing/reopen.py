@@ -1,0 +1,70 @@
+"""A complete store back into parts, so that some of its shards can be redone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdcli.cache.format.root import Root
+from kdcli.cache.reading.direct import MappedLabels
+from kdcli.cache.reading.store import Store
+from kdcli.cache.writing.part import (
+    EncodedImage,
+    Part,
+    build_part,
+    failed_image,
+    part_path,
+    write_part,
+)
+from kdcli.cache.writing.shard import label_specs
+from kdcli.common.errors import CacheError
+from kdcli.common.files import file_intact, sync
+
+
+def restore_parts(cache: Path, root: Root) -> dict[int, Part]:
+    """Write the part file of every shard that can be read without a fault; the parts by shard.
+
+    The store stays complete and readable meanwhile. A shard with damage of any kind is left out,
+    and so is to be done again.
+    """
+    try:
+        store = Store(cache)
+    except CacheError:
+        return {}  # one of the tables that everything hangs on is damaged
+    parts = {}
+    for shard in range(root.shards):
+        try:
+            part = _part_of(store, shard)
+        except CacheError:
+            continue
+        write_part(cache, shard, part)
+        parts[shard] = part
+    sync(part_path(cache, shard) for shard in parts)
+    return parts
+
+
+def _part_of(store: Store, shard: int) -> Part:
+    root = store.root
+    files = {}
+    for spec in label_specs(root):
+        name = spec.file(shard)
+        if name in root.files:
+            if not file_intact(store.path / name, *root.files[name]):
+                raise CacheError(f"{store.path / name}: damaged")
+            files[name] = root.files[name]
+    first = shard * root.images_per_shard
+    stop = min(first + root.images_per_shard, root.images)
+    return build_part([_encoded(store, i) for i in range(first, stop)], files)
+
+
+def _encoded(store: Store, image: int) -> EncodedImage:
+    name = store.ids[image]
+    if name in store.root.failed:
+        return failed_image(store.root.failed[name], tuple(store.tables))
+    tables = {table: content.rows(image) for table, content in store.tables.items()}
+    if not isinstance(store.labels, MappedLabels):
+        raise CacheError(f"{store.path}: written by another program; its label maps stay unread")
+    height, width = store.sizes[image].tolist()
+    wide = store.is_wide(image)
+    chunks = store.labels.chunks(image, height * width, wide)
+    half = len(chunks) // 2 if wide else len(chunks)
+    return EncodedImage(tables, chunks[:half], chunks[half:])

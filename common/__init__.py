@@ -1,0 +1,1 @@
+"""What all rooms share: errors, files, progress, processes, devices. Imports nothing of ours."""

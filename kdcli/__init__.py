@@ -1,0 +1,1 @@
+"""Offline knowledge distillation for multi-task vision."""

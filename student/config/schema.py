@@ -1,0 +1,312 @@
+"""A run's configuration: frozen dataclasses, one per section of the TOML file.
+
+Defaults are the thesis' setting where it states one, BlitzNet's otherwise. ``student.config.toml``
+reads and writes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kdcli.cache.format.vectors import THRESHOLD
+from kdcli.common.errors import StudentError
+from kdcli.student.model.config import ModelConfig
+
+Source = Literal["gt", "tutor", "share", "fill-in", "combination"]
+TargetForm = Literal["softmax", "background", "complement", "remainder", "hard"]
+
+
+def _expect(condition: bool, setting: str, expected: str, got: object) -> None:
+    if not condition:
+        raise StudentError(f"Expected {setting} to be {expected}, got {got}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and which of their annotation.
+
+    Attributes:
+        list: Training list below ``ImageSets``, without ``.txt``.
+        mask_folder: Folder of the class masks of the training list; empty for the list's own (see
+            ``voc.devkit.mask_folder``), which those of other lists always are.
+        difficult: Whether objects marked difficult are learned from, as in the reference.
+    """
+
+    list: str = "Segmentation/train"
+    mask_folder: str = ""
+    difficult: bool = True
+
+
+@dataclass(frozen=True)
+class TaskTargets:
+    """What one task learns from, image by image.
+
+    Attributes:
+        source: ``gt``, ``tutor``; ``share``: the tutor for a share of the images, GT for the
+            others (thesis, tables 12 and 13, figures 15 and 16); ``fill-in``: GT where the image
+            has it, the tutor where not (table 17); ``combination``: both, weighted (table 19).
+        share: With source ``share``, the share of images that learn from the tutor.
+        share_draw: Which images those are: ``image``, a fixed, seeded subset by image id, as the
+            thesis' text says; or ``visit``, drawn anew each time an image comes up, as its code
+            did, so that every image sometimes learns from GT.
+        gt_weight: With source ``combination``, the weight of the loss against GT.
+        tutor_weight: With source ``combination``, the weight of the loss against the tutor.
+        gt_share: Only this seeded share of the images keeps its GT for this task; the others are
+            treated as images that have none.
+        missing_gt: What to do if images that should learn from GT have none in the devkit:
+            ``error``, or ``skip`` (they teach this task nothing).
+    """
+
+    source: Source = "gt"
+    share: float = 0.5
+    share_draw: Literal["image", "visit"] = "image"
+    gt_weight: float = 0.5
+    tutor_weight: float = 0.5
+    gt_share: float = 1.0
+    missing_gt: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        for name in ("share", "gt_share"):
+            value = getattr(self, name)
+            _expect(0 <= value <= 1, f"targets' {name}", "between 0 and 1", value)
+        for name in ("gt_weight", "tutor_weight"):
+            value = getattr(self, name)
+            _expect(value >= 0, f"targets' {name}", "at least 0", value)
+
+
+@dataclass(frozen=True)
+class DetectionTargets(TaskTargets):
+    """Targets of detection.
+
+    Attributes:
+        threshold: Tutor boxes of lower confidence are left out.
+        confidence_weighting: Whether the losses of an anchor are multiplied by the confidence of
+            the tutor's box that it was matched to.
+    """
+
+    threshold: float = 0.001
+    confidence_weighting: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _expect(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
+
+
+@dataclass(frozen=True)
+class SegmentationTargets(TaskTargets):
+    """Targets of segmentation; ``student.losses.soft_labels`` has the formulas.
+
+    The defaults are what docs/segmentation_study.md recommends: one class a pixel, weighted.
+
+    Attributes:
+        threshold: Entries of label vectors below it do not exist; a vector without any is
+            background.
+        form: How a label vector v becomes a distribution: ``softmax`` is the thesis'
+            softmax(v / temperature); ``background`` gives the background 1 - max(v),
+            ``complement`` prod(1 - v), ``remainder`` what the sum lacks of 1, and each normalises;
+            ``hard`` is the class of the largest entry alone.
+        temperature: Of the softmax.
+        masks: ``hard``: the cache's label vectors; ``soft``: mask probability times confidence,
+            from the tutor's own masks (a cache made with ``--keep-masks``).
+        confidence_weighting: Whether the loss of a covered pixel is multiplied by its confidence.
+        ignore: Pixels whose largest confidence, whatever the threshold, is at least the first and
+            below the second number teach nothing.
+        ignore_border: Pixels within this distance of another class teach nothing; in pixels of the
+            network's segmentation map.
+        confirm: Which of the tutor's pixels are believed: ``none``: all; ``gt-classes``: of classes
+            that the image's GT boxes have; ``gt-boxes``: inside a GT box of the class (both in
+            images that learn detection from GT); ``tutor-boxes``: inside a box of the class from
+            the detection tutor.
+        confirm_threshold: With ``tutor-boxes``, the least confidence of such a box.
+        ignore_missed: With ``confirm``, whether the unlabelled pixels of boxes in which the tutor
+            labelled nothing teach nothing, instead of background.
+    """
+
+    threshold: float = THRESHOLD
+    form: TargetForm = "hard"
+    temperature: float = 0.4
+    masks: Literal["hard", "soft"] = "hard"
+    confidence_weighting: bool = True
+    ignore: tuple[float, float] = (0.0, 0.0)
+    ignore_border: int = 0
+    confirm: Literal["none", "gt-classes", "gt-boxes", "tutor-boxes"] = "none"
+    confirm_threshold: float = 0.3
+    ignore_missed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _expect(0 <= self.threshold <= 1, "segmentation.threshold", "between 0 and 1",
+                self.threshold)  # fmt: skip
+        _expect(self.temperature > 0, "temperature", "above 0", self.temperature)
+        low, high = self.ignore
+        _expect(0 <= low <= high, "segmentation.ignore", "two rising numbers from 0", self.ignore)
+        _expect(self.ignore_border >= 0, "ignore_border", "at least 0", self.ignore_border)
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    """Targets of both tasks; ``gt_share`` keeps the GT of *both* for only a share of the images."""
+
+    gt_share: float = 1.0
+    detection: DetectionTargets = field(default_factory=DetectionTargets)
+    segmentation: SegmentationTargets = field(default_factory=SegmentationTargets)
+
+    def __post_init__(self) -> None:
+        _expect(0 <= self.gt_share <= 1, "targets.gt_share", "between 0 and 1", self.gt_share)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Ranges of the random policy; the defaults are BlitzNet's.
+
+    Attributes:
+        zoom_out_probability: Of placing the image on a larger canvas of the mean colour.
+        zoom_out_range: That canvas' size relative to the image's.
+        crop_area: Range of a crop's area relative to the canvas.
+        crop_aspect: Range of a crop's width by its height.
+        crop_coverages: One is drawn; a crop has to cover at least that fraction of some box.
+        crop_tries: Crops drawn before the whole canvas is taken.
+        flip_probability: Of mirroring.
+        min_box: Boxes with a side below this many pixels of the network's input are dropped.
+        brightness: Largest amount added, images in 0..1.
+        contrast: Largest deviation of the contrast's factor from 1.
+        saturation: Largest deviation of the saturation's factor from 1.
+        hue: Largest turn, as a fraction of the circle.
+    """
+
+    zoom_out_probability: float = 0.5
+    zoom_out_range: tuple[float, float] = (1.05, 4.0)
+    crop_area: tuple[float, float] = (0.3, 1.0)
+    crop_aspect: tuple[float, float] = (0.5, 2.0)
+    crop_coverages: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+    crop_tries: int = 50
+    flip_probability: float = 0.5
+    min_box: float = 2.0
+    brightness: float = 0.125
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.07
+
+    def __post_init__(self) -> None:
+        for name in ("zoom_out_range", "crop_area", "crop_aspect"):
+            low, high = getattr(self, name)
+            _expect(0 < low <= high, f"augmentation.{name}", "two rising positive numbers",
+                    getattr(self, name))  # fmt: skip
+        _expect(len(self.crop_coverages) > 0, "augmentation.crop_coverages", "a list of at least "
+                "one number", "an empty one")  # fmt: skip
+        _expect(self.zoom_out_range[0] >= 1, "augmentation.zoom_out_range", "at least 1",
+                self.zoom_out_range)  # fmt: skip
+        _expect(self.crop_area[1] <= 1, "augmentation.crop_area", "at most 1", self.crop_area)
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where weights come from.
+
+    Attributes:
+        trunk: A file of ImageNet weights; empty for random ones; ``sample`` for the trunk that
+            ships with the project, which fits the tiny network and knows the drawn classes.
+    """
+
+    trunk: str = ""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam and its schedule.
+
+    Attributes:
+        steps: Training steps.
+        batch_size: Images a step, over all processes that train together.
+        accumulate: Parts in which these are worked off, one after the other, for want of memory;
+            their gradients are averaged. Batch norm, the losses' normalisers and the mining of
+            negatives then see a part, ``batch_size / accumulate`` images.
+        lr: Learning rate.
+        milestones: After these steps the learning rate is multiplied by ``decay``.
+        decay: See ``milestones``.
+        weight_decay: Of the convolutions' weights, as part of the loss.
+        bf16: Whether the network runs under bfloat16 autocast.
+    """
+
+    steps: int = 65_000
+    batch_size: int = 32
+    accumulate: int = 1
+    lr: float = 1e-4
+    milestones: tuple[int, ...] = (40_000, 50_000)
+    decay: float = 0.1
+    weight_decay: float = 5e-5
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "lr"):
+            value = getattr(self, name)
+            _expect(value > 0, f"optim.{name}", "above 0", value)
+        _expect(self.batch_size % self.accumulate == 0, "optim.accumulate",
+                f"a divisor of optim.batch_size ({self.batch_size})", self.accumulate)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation during training: every ``every`` steps on ``list`` (0: never).
+
+    ``metric`` is VOC's average precision: ``area`` (2010 and later) or ``11point`` (2007).
+    """
+
+    every: int = 0
+    list: str = "Segmentation/val"
+    batch_size: int = 32
+    metric: Literal["area", "11point"] = "area"
+
+    def __post_init__(self) -> None:
+        _expect(self.every >= 0, "evaluation.every", "at least 0", self.every)
+        _expect(self.batch_size > 0, "evaluation.batch_size", "above 0", self.batch_size)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How a run is carried out; nothing here changes what is learned, so it may change on resuming.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: Processes that prepare samples; 0 prepares them in the training process.
+        channels_last: Whether the network runs in channels-last memory format.
+        compile: Whether ``torch.compile`` translates the network for the device first; takes a
+            minute or more and, on a CPU, a C++ compiler.
+        sync_bn: Whether batch norms see the whole batch when several processes share it, as one
+            process would; without, each process' own images, which is faster and less exact.
+        log_every: Steps between lines of the loss curve.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    device: str = "auto"
+    workers: int = 2
+    channels_last: bool = False
+    compile: bool = False
+    sync_bn: bool = True
+    log_every: int = 20
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            _expect(value > 0, f"runtime.{name}", "above 0", value)
+        _expect(self.workers >= 0, "runtime.workers", "at least 0", self.workers)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a training run, apart from where its data lie."""
+
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        _expect(self.seed >= 0, "seed", "at least 0", self.seed)

@@ -1,0 +1,214 @@
+"""A batch on its way to the device: uint8 images and maps, and small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdcli.student.data.assignment import PARTS
+from kdcli.student.data.geometry import FloatArray, UInt8Array
+
+PADDING = -1
+"""In an index map: the pixel lies beyond the image, and teaches nothing."""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one sample: (n, 4) x1 y1 x2 y2 relative to the sample, labels and confidences."""
+
+    boxes: FloatArray
+    labels: npt.NDArray[np.int64]
+    confidences: FloatArray
+
+    @classmethod
+    def none(cls) -> Boxes:
+        """Return no boxes."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Masks (n, 28, 28) uint8, probability times 255, over the boxes of ``found``.
+
+    The boxes reach outside the sample where the crop cut them; masks are mirrored with it.
+    """
+
+    masks: UInt8Array
+    found: Boxes
+
+    @classmethod
+    def none(cls) -> Instances:
+        """Return no instances."""
+        return cls(np.zeros((0, 28, 28), np.uint8), Boxes.none())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One augmented training image with what it learns from, S the input's side, s the maps'.
+
+    Attributes:
+        image_id: Which image.
+        image: (S, S, 3) uint8 RGB.
+        gt: Ground truth boxes, all of confidence 1.
+        tutor: The detection tutor's boxes.
+        confirming: Boxes that may confirm what the segmentation tutor says, reaching outside the
+            sample where the crop cut them; None if there is nobody to ask.
+        instances: The segmentation tutor's own masks, for soft targets.
+        mask: (s, s) uint8 class ids, 255 where nothing is to be learned.
+        index_map: (s, s) whole numbers, the row of ``palette`` for each pixel, or `PADDING`.
+        palette: (k, 21) float32 label vectors.
+        weights: (4,) float32, of the losses in the order of ``PARTS``.
+        photometric: (5,) float32, see ``draw_photometric``.
+    """
+
+    image_id: str
+    image: UInt8Array
+    gt: Boxes
+    tutor: Boxes
+    confirming: Boxes | None
+    instances: Instances
+    mask: UInt8Array
+    index_map: npt.NDArray[np.generic]
+    palette: FloatArray
+    weights: FloatArray
+    photometric: FloatArray
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """Boxes of a batch: boxes (B, M, 4), labels (B, M), 0 for padding, confidences (B, M)."""
+
+    boxes: Tensor
+    labels: Tensor
+    confidences: Tensor
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> BoxTable:
+        """Return the table with every tensor replaced."""
+        return BoxTable(*(function(x) for x in (self.boxes, self.labels, self.confidences)))
+
+
+@dataclass(frozen=True)
+class InstanceTable:
+    """Instances of a batch: masks (B, N, 28, 28) uint8 over the boxes of ``found`` (B, N, ...)."""
+
+    masks: Tensor
+    found: BoxTable
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> InstanceTable:
+        """Return the table with every tensor replaced."""
+        return InstanceTable(function(self.masks), self.found.apply(function))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples.
+
+    Attributes:
+        image_ids: B ids.
+        images: (B, 3, S, S) uint8 RGB, channels last in memory.
+        gt: Ground truth boxes.
+        tutor: Tutor boxes.
+        confirming: Boxes that may confirm the segmentation tutor; see ``Sample``.
+        confirmable: (B,) bool, whether there are such boxes to ask, be it none.
+        instances: The segmentation tutor's own masks.
+        masks: (B, s, s) uint8.
+        index_maps: (B, s, s) int32, rows of the palettes or `PADDING`.
+        palettes: (B, K, 21) float32, padded with zeros.
+        weights: (B, 4) float32 in the order of ``PARTS``.
+        photometric: (B, 5) float32; stays on the host (see ``photometric.distort``).
+        shares: For each part, the share of the batch's images that learn it.
+    """
+
+    image_ids: tuple[str, ...]
+    images: Tensor
+    gt: BoxTable
+    tutor: BoxTable
+    confirming: BoxTable
+    confirmable: Tensor
+    instances: InstanceTable
+    masks: Tensor
+    index_maps: Tensor
+    palettes: Tensor
+    weights: Tensor
+    photometric: Tensor
+    shares: dict[str, float]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy everything but ``photometric`` to a device; asynchronously from pinned memory."""
+        moved = self._apply(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, photometric=self.photometric)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; the DataLoader calls this."""
+        return self._apply(Tensor.pin_memory)
+
+    def _apply(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            images=function(self.images),
+            gt=self.gt.apply(function),
+            tutor=self.tutor.apply(function),
+            confirming=self.confirming.apply(function),
+            confirmable=function(self.confirmable),
+            instances=self.instances.apply(function),
+            masks=function(self.masks),
+            index_maps=function(self.index_maps),
+            palettes=function(self.palettes),
+            weights=function(self.weights),
+            photometric=function(self.photometric),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples into a batch; boxes and palettes are padded to the longest."""
+    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    rows = max(len(sample.palette) for sample in samples)
+    palettes = np.zeros((len(samples), rows, samples[0].palette.shape[1]), np.float32)
+    for row, sample in zip(palettes, samples, strict=True):
+        row[: len(sample.palette)] = sample.palette
+    weights = np.stack([sample.weights for sample in samples])
+    index_maps = np.stack([sample.index_map.astype(np.int32) for sample in samples])
+    return Batch(
+        image_ids=tuple(sample.image_id for sample in samples),
+        images=images.permute(0, 3, 1, 2),
+        gt=_pad([sample.gt for sample in samples]),
+        tutor=_pad([sample.tutor for sample in samples]),
+        confirming=_pad([sample.confirming or Boxes.none() for sample in samples]),
+        confirmable=torch.tensor([sample.confirming is not None for sample in samples]),
+        instances=_pad_instances([sample.instances for sample in samples]),
+        masks=torch.from_numpy(np.stack([sample.mask for sample in samples])),
+        index_maps=torch.from_numpy(index_maps),
+        palettes=torch.from_numpy(palettes),
+        weights=torch.from_numpy(weights),
+        photometric=torch.from_numpy(np.stack([sample.photometric for sample in samples])),
+        shares=dict(zip(PARTS, (weights > 0).mean(axis=0).tolist(), strict=True)),
+    )
+
+
+def _pad(samples: Sequence[Boxes]) -> BoxTable:
+    longest = max(len(sample.labels) for sample in samples)
+    boxes = np.zeros((len(samples), longest, 4), np.float32)
+    labels = np.zeros((len(samples), longest), np.int64)
+    confidences = np.zeros((len(samples), longest), np.float32)
+    for row, sample in enumerate(samples):
+        count = len(sample.labels)
+        boxes[row, :count] = sample.boxes
+        labels[row, :count] = sample.labels
+        confidences[row, :count] = sample.confidences
+    return BoxTable(*(torch.from_numpy(array) for array in (boxes, labels, confidences)))
+
+
+def _pad_instances(samples: Sequence[Instances]) -> InstanceTable:
+    found = _pad([sample.found for sample in samples])
+    masks = np.zeros((*found.labels.shape, 28, 28), np.uint8)
+    for row, sample in zip(masks, samples, strict=True):
+        row[: len(sample.masks)] = sample.masks
+    return InstanceTable(torch.from_numpy(masks), found)

@@ -1,0 +1,111 @@
+"""Photometric distortion: drawn per sample on the host, applied to whole batches on the device.
+
+Brightness, contrast, saturation and hue, in one of four orders, then clipped (the BlitzNet
+paper's public code; ranges in ``AugmentationConfig``). The distortion sees the finished sample,
+so where an image was zoomed out its border changes colour with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcli.student.data.geometry import FloatArray
+
+if TYPE_CHECKING:
+    from kdcli.student.config.schema import AugmentationConfig
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ORDERS = (
+    (BRIGHTNESS, SATURATION, HUE, CONTRAST),
+    (SATURATION, BRIGHTNESS, CONTRAST, HUE),
+    (CONTRAST, HUE, BRIGHTNESS, SATURATION),
+    (HUE, SATURATION, CONTRAST, BRIGHTNESS),
+)
+
+
+def draw_photometric(rng: np.random.Generator, config: AugmentationConfig) -> FloatArray:
+    """Draw one sample's distortion.
+
+    Returns:
+        (5,) float32: brightness added (images in 0..1), contrast factor, saturation factor, hue
+        added (fraction of the circle), and the index of the order in ``ORDERS``.
+    """
+    reach = np.array([config.brightness, config.contrast, config.saturation, config.hue])
+    drawn = np.array([0.0, 1.0, 1.0, 0.0, 0.0], np.float32)  # neutral
+    drawn[:4] += rng.uniform(-1, 1, 4) * reach
+    drawn[4] = rng.integers(len(ORDERS))
+    return drawn
+
+
+def distort(images: Tensor, parameters: Tensor) -> Tensor:
+    """Apply each sample's own distortion.
+
+    Args:
+        images: (B, 3, H, W) RGB, uint8 or float in 0..255, on any device.
+        parameters: (B, 5) as ``draw_photometric`` gives them, *on the host*: which samples share
+            an order must be known without waiting for the device.
+
+    Returns:
+        (B, 3, H, W) float32 RGB, clipped to 0..255.
+    """
+    images = images.float() / 255
+    out = torch.empty_like(images)
+    orders = parameters[:, 4].long()
+    factors = parameters[:, :4].to(images.device, non_blocking=True)
+    for index, order in enumerate(ORDERS):
+        members = torch.nonzero(orders == index)[:, 0].to(images.device, non_blocking=True)
+        if len(members):
+            out[members] = _apply(images[members], factors[members], order)
+    return out.clamp_(0, 1) * 255
+
+
+def _apply(images: Tensor, factors: Tensor, order: tuple[int, ...]) -> Tensor:
+    for operation in order:
+        factor = factors[:, operation, None, None, None]
+        if operation == BRIGHTNESS:
+            images = images + factor
+        elif operation == CONTRAST:
+            # About each channel's own mean over the picture.
+            mean = images.mean(dim=(2, 3), keepdim=True)
+            images = mean + (images - mean) * factor
+        elif operation == SATURATION:
+            images = saturate(images, factor)
+        else:
+            images = turn_hue(images, factor)
+    return images
+
+
+def saturate(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the HSV saturation, at most to 1; value and hue stay.
+
+    Scaling the saturation of a colour c with value v = max(c) by f is v - (v - c) f, so no
+    conversion to HSV is needed. Saturation 1 is where the smallest channel meets 0.
+    """
+    value = images.amax(dim=1, keepdim=True)
+    chroma = value - images.amin(dim=1, keepdim=True)
+    largest = value.clamp(min=0) / chroma.clamp(min=1e-6)
+    # A colour that an earlier step drove below 0 has a saturation above 1: leave that one be.
+    factor = torch.minimum(factor.expand_as(largest), largest.clamp(min=1))
+    return value - (value - images) * factor
+
+
+def turn_hue(images: Tensor, angle: Tensor) -> Tensor:
+    """Add ``angle`` (fraction of the circle) to the HSV hue; value and saturation stay."""
+    value = images.amax(dim=1, keepdim=True)
+    chroma = value - images.amin(dim=1, keepdim=True)
+    red, green, blue = (images[:, channel, None] for channel in range(3))
+    safe = chroma.clamp(min=1e-6)
+    sextant = torch.where(
+        red == value,
+        (green - blue) / safe,
+        torch.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    sextant = sextant + 6 * angle
+    # Of HSV -> RGB: each channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k by hue.
+    turned = [torch.remainder(sextant + start, 6) for start in (5, 3, 1)]
+    fall = torch.cat([torch.minimum(k, 4 - k).clamp(0, 1) for k in turned], dim=1)
+    return value - chroma * fall

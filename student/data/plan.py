@@ -1,0 +1,114 @@
+"""What a run will do, worked out and checked before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdcli.cache.checks import check_fits
+from kdcli.cache.format.record import ImageEntry
+from kdcli.cache.format.vectors import READING
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import StudentError
+from kdcli.common.files import sha256_file
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.data.assignment import (
+    ImageTargets,
+    assign_targets,
+    counts,
+    required_roles,
+    to_csv,
+)
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit, mask_folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The data of a run.
+
+    Attributes:
+        rows: What each image of the list learns from.
+        mask_folder: Folder of the class masks.
+        facts: What identifies the run beside its configuration, as JSON values.
+    """
+
+    rows: tuple[ImageTargets, ...]
+    mask_folder: str
+    facts: dict[str, Any]
+
+    @property
+    def learning(self) -> tuple[ImageTargets, ...]:
+        """The rows of the images that learn something; only these are drawn."""
+        return tuple(row for row in self.rows if any(row.weights))
+
+    @property
+    def every_task(self) -> bool:
+        """Whether each of these images learns both tasks, from whomever."""
+        return all(any(row.weights[:2]) and any(row.weights[2:]) for row in self.learning)
+
+    @property
+    def targets_csv(self) -> str:
+        """The assignment as CSV."""
+        return to_csv(self.rows)
+
+
+def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Plan:
+    """Assign the targets of the training list, and check that all of them can be had.
+
+    Raises:
+        StudentError: Ground truth or the cache is missing.
+        CacheError: The cache does not fit the images.
+        DevkitError: The list is missing or names images that are.
+    """
+    ids = devkit.image_ids(config.data.list)
+    folder = class_masks(config, config.data.list)
+    if config.data.mask_folder and not (devkit.root / folder).is_dir():
+        raise StudentError(
+            f"Found no folder {devkit.root / folder}: data.mask_folder names one of class masks"
+        )
+    present = devkit.availability(ids, folder)
+    rows = assign_targets(ids, present.boxes, present.masks, config.targets, config.seed)
+    roles = required_roles(rows)
+    segmentation = config.targets.segmentation
+    if "segmentation" in roles and segmentation.confirm == "tutor-boxes":
+        roles |= {"detection"}
+    if roles and cache is None:
+        raise StudentError(
+            f"The {' and '.join(sorted(roles))} targets ask for a tutor, but no cache is given: "
+            "give the cache that generate-tutors wrote, or set targets.*.source to gt"
+        )
+    taught = [row.image_id for row in rows if row.detection_tutor or row.segmentation_tutor]
+    if roles and cache is not None:
+        check_fits(cache, image_entries(devkit, taught), roles=roles, class_names=CLASSES)
+        if "segmentation" in roles and segmentation.masks == "soft" and not cache.has_instances:
+            raise StudentError(
+                'targets.segmentation.masks = "soft" asks for the tutor\'s own masks, which this '
+                "cache does not keep: generate it with --keep-masks"
+            )
+    facts = {
+        "list": config.data.list,
+        "images": len(ids),
+        "counts": counts(rows),
+        # Without a tutor's target the cache plays no part, and may be another on resuming.
+        "cache": cache.fingerprint if roles and cache is not None else None,
+        "label_vectors": READING if "segmentation" in roles else None,
+    }
+    return Plan(rows, folder, facts)
+
+
+def class_masks(config: RunConfig, list_name: str) -> str:
+    """Return the folder of a list's class masks; of the training list the one that is set."""
+    own = config.data.mask_folder if list_name == config.data.list else ""
+    return own or mask_folder(list_name)
+
+
+def image_entries(devkit: Devkit, image_ids: Sequence[str]) -> list[ImageEntry]:
+    """Return size and SHA-256 of each photograph's file, to compare with a cache's."""
+    entries = []
+    for image_id in image_ids:
+        height, width = devkit.image_size(image_id)
+        digest = sha256_file(devkit.image_path(image_id))
+        entries.append(ImageEntry(image_id, height, width, digest))
+    return entries

@@ -1,0 +1,1 @@
+"""A trained student applied: scores, predictions, galleries, ONNX."""

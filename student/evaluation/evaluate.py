@@ -1,0 +1,217 @@
+"""VOC mAP and mIoU of a student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdcli.common.device import pick_device
+from kdcli.common.distributed import objects_of_ranks, rank, ranks
+from kdcli.common.errors import StudentError
+from kdcli.common.files import write_json, write_text
+from kdcli.common.progress import Track, no_track
+from kdcli.student.data.plan import class_masks
+from kdcli.student.evaluation.inference import InferenceSettings, infer
+from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.runs.load import load_run
+from kdcli.student.runs.memory import explained_shortage
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.metrics import (
+    ConfusionMatrix,
+    DetectionResult,
+    Detections,
+    Metric,
+    SegmentationResult,
+    evaluate_detections,
+)
+from kdcli.voc.metrics.detection import percent
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Both metrics over one list of images.
+
+    Attributes:
+        images: How many images were evaluated.
+        detection: Of the images with boxes in the devkit, which are all of them.
+        segmentation: Of the images with a mask; None if none has one.
+    """
+
+    images: int
+    detection: DetectionResult
+    segmentation: SegmentationResult | None
+
+    @property
+    def score(self) -> float:
+        """Mean of mAP and mIoU, by which the best checkpoint is chosen."""
+        values = [self.detection.map]
+        if self.segmentation is not None:
+            values.append(self.segmentation.miou)
+        known = [value for value in values if not math.isnan(value)]
+        return sum(known) / len(known) if known else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; None stands for what is not defined."""
+        return {
+            "images": self.images,
+            "detection": self.detection.to_dict(),
+            "segmentation": self.segmentation and self.segmentation.to_dict(),
+        }
+
+
+def evaluate_student(
+    run: Path,
+    devkit: Devkit,
+    list_name: str,
+    *,
+    checkpoint: str = "last",
+    device: str = "auto",
+    batch_size: int | None = None,
+    bf16: bool | None = None,
+    workers: int | None = None,
+    metric: Metric | None = None,
+    track: Track = no_track,
+    show: Callable[[Evaluation], None] | None = None,
+    save: bool = True,
+) -> Evaluation:
+    """Evaluate a run's checkpoint on a list, and save the result in the run.
+
+    The result goes to ``evaluation-<list>.json`` in the run's directory, with a dash for the
+    list's slash, and as a table per class to the ``.md`` beside it.
+
+    Args:
+        run: The run's directory.
+        devkit: Photographs and ground truth.
+        list_name: Below ``ImageSets``.
+        checkpoint: ``last`` or ``best``.
+        device: Where to compute.
+        batch_size: Images at once; by default the run's.
+        bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
+        workers: Processes that read images; by default the run's.
+        metric: Average precision; by default the run's.
+        track: Shows progress.
+        show: Called with the result before it is saved, which may fail.
+        save: Whether the result is saved.
+
+    Raises:
+        StudentError: No such run or checkpoint, images without boxes, or no room for the result.
+    """
+    config, model, step = load_run(run, checkpoint=checkpoint, device=pick_device(device))
+    settings = InferenceSettings.of_run(config, batch_size, bf16)
+    if workers is not None:
+        settings = replace(settings, workers=workers)
+    with explained_shortage(config, "--batch-size"):
+        evaluation = evaluate_model(
+            model,
+            devkit,
+            devkit.image_ids(list_name),
+            folder=class_masks(config, list_name),
+            settings=settings,
+            metric=metric or config.evaluation.metric,
+            track=track,
+        )
+    if show is not None:
+        show(evaluation)
+    if save:
+        write_evaluation(run, list_name, checkpoint, step, evaluation)
+    return evaluation
+
+
+def write_evaluation(
+    run: Path, list_name: str, checkpoint: str, step: int, evaluation: Evaluation
+) -> None:
+    """Write a result to its run, as JSON and as a table."""
+    path = evaluation_path(run, list_name)
+    facts = {"list": list_name, "checkpoint": checkpoint, "step": step}
+    write_json(path, {**facts, **evaluation.to_dict()})
+    title = f"{list_name}, {evaluation.images} images, {checkpoint} checkpoint, step {step}"
+    write_text(path.with_suffix(".md"), _markdown(title, evaluation))
+
+
+def _markdown(title: str, evaluation: Evaluation) -> str:
+    """Return average precision and IoU per class, in per cent; a dash where there is none."""
+    detection, segmentation = evaluation.detection, evaluation.segmentation
+    rows = [
+        (
+            name,
+            detection.average_precision.get(name, math.nan),
+            segmentation.iou[name] if segmentation else math.nan,
+        )
+        for name in CLASSES
+    ]
+    rows.append(("**mean**", detection.map, segmentation.miou if segmentation else math.nan))
+    lines = [f"# {title}", "", "| class | AP % | IoU % |", "|---|---:|---:|"]
+    lines += [f"| {name} | {percent(ap)} | {percent(iou)} |" for name, ap, iou in rows]
+    return "\n".join(lines) + "\n"
+
+
+def evaluation_path(run: Path, list_name: str) -> Path:
+    """Return where a run keeps the result on a list."""
+    return run / f"evaluation-{list_name.replace('/', '-')}.json"
+
+
+def evaluate_model(
+    model: BlitzNet,
+    devkit: Devkit,
+    image_ids: Sequence[str],
+    *,
+    folder: str,
+    settings: InferenceSettings,
+    metric: Metric = "area",
+    track: Track = no_track,
+) -> Evaluation:
+    """Evaluate a network on images; ``folder`` holds their class masks.
+
+    Processes that train together share the images; each returns the whole result.
+    """
+    annotations = load_annotations(devkit, image_ids)
+    own = image_ids[rank() :: ranks()]
+    images = [(image_id, devkit.image_path(image_id)) for image_id in own]
+    found: dict[str, Detections] = {}
+    confusion, masks = ConfusionMatrix(), 0
+    predictions = infer(model, images, settings)
+    for prediction in track(predictions, len(images), "evaluate"):
+        found[prediction.image_id] = prediction.detections
+        mask = devkit.mask(prediction.image_id, folder)
+        if mask is not None:
+            masks += 1
+            confusion.update(prediction.label_map, mask)
+    found, confusion, masks = _gathered(found, confusion, masks)
+    ordered = {image_id: found[image_id] for image_id in image_ids}
+    detection = evaluate_detections(ordered, annotations, metric=metric)
+    return Evaluation(len(image_ids), detection, confusion.result() if masks else None)
+
+
+def _gathered(
+    found: dict[str, Detections], confusion: ConfusionMatrix, masks: int
+) -> tuple[dict[str, Detections], ConfusionMatrix, int]:
+    """Put together what the processes found."""
+    parts = objects_of_ranks((found, confusion.counts, masks))
+    together = ConfusionMatrix()
+    for _, counts, _ in parts:
+        together.counts += counts
+    everything = {name: boxes for part, _, _ in parts for name, boxes in part.items()}
+    return everything, together, sum(count for _, _, count in parts)
+
+
+def load_annotations(devkit: Devkit, image_ids: Sequence[str]) -> dict[str, Annotation]:
+    """Return the boxes of all images.
+
+    Raises:
+        StudentError: Some have none in the devkit.
+    """
+    found = {image_id: devkit.annotation(image_id) for image_id in image_ids}
+    known = {name: annotation for name, annotation in found.items() if annotation is not None}
+    if len(known) < len(found):
+        lacking = sorted(set(found) - set(known))
+        raise StudentError(
+            f"{len(lacking)} of the {len(found)} images to evaluate on have no boxes in "
+            f"{devkit.root / 'Annotations'}, {lacking[0]} for one: evaluate on a list with "
+            "ground truth"
+        )
+    return known

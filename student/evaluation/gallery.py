@@ -1,0 +1,93 @@
+"""A student's predictions as pictures: one row an image on one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kdcli.common.files import atomic_file
+from kdcli.student.data.geometry import UInt8Array
+from kdcli.student.evaluation.inference import InferenceSettings, infer
+from kdcli.student.evaluation.predict import PredictionFiles
+from kdcli.student.model.blitznet import BlitzNet
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.images import read_picture
+from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
+from kdcli.voc.view.overlay import enlarged, overlay
+
+
+def write_prediction_gallery(
+    path: Path,
+    run: Path,
+    files: Sequence[PredictionFiles],
+    devkit: Devkit | None,
+    folder: str | None = None,
+) -> None:
+    """Write all predictions as one HTML page, beside the ground truth where ``devkit`` has it.
+
+    Args:
+        path: The page.
+        run: The student's.
+        files: The predictions.
+        devkit: Of the photographs, if they are of one.
+        folder: Of the class masks; see ``ground_truth_panels``.
+    """
+    facts = {"student": str(run), "images": str(len(files))}
+    rows = prediction_rows(files, devkit, folder)
+    with atomic_file(path) as file:
+        write_gallery(file, "What the student says", facts, rows)
+
+
+def beside_ground_truth(
+    model: BlitzNet,
+    devkit: Devkit,
+    image_ids: Sequence[str],
+    folder: str,
+    settings: InferenceSettings,
+    threshold: float = 0.5,
+) -> dict[str, UInt8Array]:
+    """Return a picture of each image: ground truth to the left, the student's word to the right.
+
+    Args:
+        model: The student.
+        devkit: Photographs and ground truth.
+        image_ids: Which images.
+        folder: Of the class masks.
+        settings: Of inference.
+        threshold: Confidence that a box must have to be drawn.
+    """
+    paths = [(image_id, devkit.image_path(image_id)) for image_id in image_ids]
+    pictures = {}
+    for prediction in infer(model, paths, replace(settings, workers=0)):
+        name, found = prediction.image_id, prediction.detections
+        image, annotation = devkit.read_image(name), devkit.annotation(name)
+        scale, drawn = panel_scale(image), found.confidences >= threshold
+        true = overlay(
+            image,
+            None if annotation is None else annotation.boxes,
+            None if annotation is None else annotation.labels,
+            label_map=devkit.mask(name, folder),
+            scale=scale,
+        )
+        said = overlay(
+            image, found.boxes[drawn], found.labels[drawn], found.confidences[drawn],
+            prediction.label_map, scale=scale,
+        )  # fmt: skip
+        pictures[name] = np.concatenate([true, said], axis=1)
+    return pictures
+
+
+def prediction_rows(
+    files: Iterable[PredictionFiles], devkit: Devkit | None, folder: str | None = None
+) -> Iterator[Row]:
+    """Show each prediction; the arguments are those of ``write_prediction_gallery``."""
+    for prediction in files:
+        panels = [Panel("student", read_picture(prediction.overlay))]
+        if devkit is not None:
+            image = devkit.read_image(prediction.image_id)
+            panels.insert(0, Panel("photograph", enlarged(image, panel_scale(image))))
+            panels += ground_truth_panels(devkit, prediction.image_id, image, folder)
+        yield Row(prediction.image_id, "", tuple(panels))

@@ -1,0 +1,157 @@
+"""Predictions as files: an overlay to look at, a mask, and the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from kdcli.common.device import pick_device
+from kdcli.common.errors import DevkitError, StudentError
+from kdcli.common.files import atomic_file, explained, write_json
+from kdcli.common.progress import Track, no_track
+from kdcli.student.evaluation.inference import InferenceSettings, Prediction, infer
+from kdcli.student.runs.load import load_run
+from kdcli.student.runs.memory import explained_shortage
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.images import read_picture, write_mask
+from kdcli.voc.view.overlay import overlay
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class PredictionFiles:
+    """The files of one image's prediction."""
+
+    image_id: str
+    overlay: Path
+    mask: Path
+    boxes: Path
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What a call of ``predict`` did: the files, and by name why other images have none."""
+
+    files: list[PredictionFiles]
+    failed: Mapping[str, str]
+
+
+def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return (name, file) of image files and of the images directly in folders.
+
+    Raises:
+        StudentError: A path does not exist, a folder cannot be read, no image is found, or two have
+            one name.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += _images_in(path)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise StudentError(f"Found no image or folder {path}")
+    if not files:
+        raise StudentError(f"Found no images in {', '.join(map(str, paths))}")
+    names: dict[str, Path] = {}
+    for file in dict.fromkeys(files):
+        if file.stem in names:
+            raise StudentError(
+                f"{names[file.stem]} and {file} would both be written as {file.stem}: predict "
+                "them in two calls"
+            )
+        names[file.stem] = file
+    return list(names.items())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return what looks like a picture in a folder; a broken link does, a folder never."""
+    try:
+        items = sorted(folder.iterdir())
+    except OSError as error:
+        raise StudentError(f"Cannot read the folder {folder}: {error.strerror}") from error
+    return [item for item in items if item.suffix.lower() in ENDINGS and not item.is_dir()]
+
+
+def predict(
+    run: Path,
+    images: Sequence[tuple[str, Path]],
+    out: Path,
+    *,
+    threshold: float = 0.5,
+    checkpoint: str = "last",
+    device: str = "auto",
+    batch_size: int | None = None,
+    bf16: bool | None = None,
+    track: Track = no_track,
+) -> PredictionResult:
+    """Predict images with a trained run and write the results to ``out``.
+
+    For an image called N: ``N.overlay.png`` shows the class mask and the boxes of at least
+    ``threshold``; ``N.mask.png`` is the class mask with VOC's palette; ``N.json`` holds *all*
+    boxes, in continuous 0-based pixels x1 y1 x2 y2. An image that cannot be read is left out, and
+    said in the result.
+
+    Args:
+        run: The run's directory.
+        images: (name, file), see ``find_images``; of a devkit: (id, ``devkit.image_path(id)``).
+        out: Folder to write to; made if it is missing.
+        threshold: Confidence that a box must have to be drawn.
+        checkpoint: ``last`` or ``best``.
+        device: Where to compute.
+        batch_size: Images at once; by default the run's.
+        bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
+        track: Shows progress.
+    """
+    config, model, _ = load_run(run, checkpoint=checkpoint, device=pick_device(device))
+    settings = replace(InferenceSettings.of_run(config, batch_size, bf16), workers=0)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    paths, failed, written = dict(images), dict[str, str](), []
+    with explained_shortage(config, "--batch-size"):
+        for prediction in track(infer(model, images, settings, failed), len(images), "predict"):
+            name = prediction.image_id
+            try:
+                written.append(write_prediction(prediction, paths[name], out, threshold))
+            except DevkitError as error:  # read a second time, to draw on it
+                failed[name] = str(error)
+    return PredictionResult(written, failed)
+
+
+def write_prediction(
+    prediction: Prediction, photograph: Path, out: Path, threshold: float
+) -> PredictionFiles:
+    """Write the three files of one prediction."""
+    name, found = prediction.image_id, prediction.detections
+    files = PredictionFiles(
+        name, out / f"{name}.overlay.png", out / f"{name}.mask.png", out / f"{name}.json"
+    )
+    drawn = found.confidences >= threshold
+    picture = overlay(
+        read_picture(photograph),
+        boxes=found.boxes[drawn],
+        labels=found.labels[drawn],
+        confidences=found.confidences[drawn],
+        label_map=prediction.label_map,
+    )
+    with atomic_file(files.overlay) as file:
+        Image.fromarray(picture).save(file, "PNG")
+    with atomic_file(files.mask) as file:
+        write_mask(file, prediction.label_map)
+    height, width = prediction.label_map.shape
+    boxes = [
+        {
+            "class": CLASSES[label],
+            "confidence": round(float(confidence), 6),
+            "box": [round(float(side), 2) for side in box],
+        }
+        for box, label, confidence in zip(found.boxes, found.labels, found.confidences, strict=True)
+    ]
+    write_json(
+        files.boxes, {"image": str(photograph), "width": width, "height": height, "boxes": boxes}
+    )
+    return files

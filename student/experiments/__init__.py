@@ -1,0 +1,1 @@
+"""Recipes: the thesis' experiments and one's own, and what runs them."""

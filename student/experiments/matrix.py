@@ -1,0 +1,162 @@
+"""From recipes to training runs: which there are, and where in a results folder they lie.
+
+A results folder holds
+
+    recipes/<name>.json          a recipe as it was run: its text, its runs, its data
+    cells/<digest>/seed-<n>/     one training run, shared by all recipes that ask for it
+        run/                     what ``train`` writes, and the evaluation
+        samples/                 predictions of a few images
+        failure.txt              why it failed, if it did
+    samples/                     the ground truth of those few images
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcli.cache.format.fingerprint import canonical_json
+from kdcli.cache.format.vectors import READING
+from kdcli.cache.reader import TutorCache
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import flatten, load_config
+from kdcli.student.data.plan import class_masks
+from kdcli.student.experiments.recipe import Cell, Recipe
+from kdcli.voc.devkit import Devkit
+
+CELLS = "cells"
+RUN = "run"
+_HEX = 16
+
+
+@dataclass(frozen=True)
+class Scale:
+    """At which size a recipe is run.
+
+    Attributes:
+        config: A TOML file or a preset in the place of the recipe's own scale; None for that.
+        overrides: What all cells change beside that; a cell's own settings have the last word.
+    """
+
+    config: Path | str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        digest: Identifies its settings, data and tutors, apart from the seed.
+        config: Its resolved configuration.
+        title: Recipe, cell and seed that first asked for it.
+    """
+
+    digest: str
+    config: RunConfig
+    title: str
+
+    @property
+    def name(self) -> str:
+        """Its folder below ``cells``."""
+        return f"{self.digest}/seed-{self.config.seed}"
+
+
+class Matrix:
+    """All runs of some recipes at one scale, on one devkit and cache.
+
+    Equal cells of different recipes are one run.
+
+    Args:
+        devkit: Photographs and ground truth.
+        cache: What the tutors said; None if nothing is learned from them.
+        scale: The size.
+    """
+
+    def __init__(self, devkit: Devkit, cache: TutorCache | None, scale: Scale) -> None:
+        self.devkit = devkit
+        self.cache = cache
+        self.scale = scale
+        self._lists: dict[tuple[str, str], str] = {}
+
+    def job(self, recipe: Recipe, cell: Cell, seed: int) -> Job:
+        """Return the run of one cell with one seed.
+
+        Raises:
+            StudentError: Its settings are no configuration.
+            DevkitError: Its training list does not exist.
+        """
+        config = self.config(recipe, cell, seed)
+        identity = {
+            "settings": changed_settings(config),
+            "images": self._list_digest(config),
+            "cache": self.cache.fingerprint if self.cache and learns_from_tutors(config) else None,
+        }
+        if config.targets.segmentation.source != "gt":
+            identity["label_vectors"] = READING
+        digest = hashlib.sha256(canonical_json(identity)).hexdigest()[:_HEX]
+        return Job(digest, config, f"{recipe.name}: {cell.label}, seed {seed}")
+
+    def jobs(self, recipe: Recipe, cells: Sequence[Cell], seeds: Sequence[int]) -> list[Job]:
+        """Return the runs of some cells, seed by seed, so that a first answer is there early."""
+        return [self.job(recipe, cell, seed) for seed in seeds for cell in cells]
+
+    def config(self, recipe: Recipe, cell: Cell | None, seed: int) -> RunConfig:
+        """Return the resolved configuration of a cell; without one, what all cells share."""
+        source: Path | str = recipe.preset
+        budget = recipe.budget
+        if self.scale.config is not None:
+            source, budget = self.scale.config, ()
+        own = () if cell is None else cell.settings
+        return load_config(
+            source, (*budget, *recipe.settings, *self.scale.overrides, *own, f"seed={seed}")
+        )
+
+    def _list_digest(self, config: RunConfig) -> str:
+        """SHA-256 of the training list's ids, and of which have boxes and masks."""
+        name = config.data.list
+        folder = class_masks(config, name)
+        if (name, folder) not in self._lists:
+            ids = self.devkit.image_ids(name)
+            known = self.devkit.availability(ids, folder)
+            content = [list(ids), sorted(known.boxes), sorted(known.masks)]
+            self._lists[name, folder] = hashlib.sha256(canonical_json(content)).hexdigest()
+        return self._lists[name, folder]
+
+
+def distinct(jobs: Sequence[Job]) -> list[Job]:
+    """Return the runs without those that occurred before."""
+    return list({job.name: job for job in reversed(jobs)}.values())[::-1]
+
+
+def learns_from_tutors(config: RunConfig) -> bool:
+    """Whether some task's source involves a tutor."""
+    tasks = (config.targets.detection, config.targets.segmentation)
+    return any(task.source != "gt" for task in tasks)
+
+
+def below_the_floor(jobs: Sequence[Job], floor: float) -> list[Job]:
+    """Return the runs that ask for boxes less sure than ``floor``, the least that a store holds."""
+    targets = [(job, job.config.targets.detection) for job in jobs]
+    return [job for job, each in targets if each.source != "gt" and each.threshold < floor]
+
+
+def changed_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that are not the defaults and change what is learned, without the seed.
+
+    Only these: a setting that a later version adds leaves the identity of earlier runs alone.
+    """
+    default = flatten(RunConfig())
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if value != default[key] and not key.startswith("runtime.") and key != "seed"
+    }
+
+
+def cell_folder(out: Path, name: str) -> Path:
+    """Return the folder of a run by its ``Job.name``."""
+    return out / CELLS / name

@@ -1,0 +1,1 @@
+"""Results of recipes as one page."""

@@ -1,1 +1,0 @@
-"""Experiments as recipes: TOML files whose cells are training runs, and the runner."""

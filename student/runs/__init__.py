@@ -1,0 +1,1 @@
+"""A run's directory: what it records, its checkpoints, loading it again."""

@@ -1,0 +1,155 @@
+"""A run's directory: what it records about itself, and the refusal to mix two runs.
+
+config.toml      the resolved configuration
+targets.csv      what each image learns from
+run.json         data, cache, seed; for every start: versions, machine, git state
+checkpoints/     last.pt, and best.pt if the run evaluates
+metrics.jsonl    the loss curve and the evaluations, a line each
+tensorboard/     the same as TensorBoard scalars
+summary.json     how far it got
+curves.png       the loss curve and the evaluations as a picture
+evaluation-*     the last evaluation on a list, JSON and a table per class
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcli.common.errors import StudentError
+from kdcli.common.files import TEMPORARY, read_json, write_json, write_text
+from kdcli.common.lock import Lock
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import flatten, load_config, to_toml
+
+CONFIG = "config.toml"
+TARGETS = "targets.csv"
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+TENSORBOARD = "tensorboard"
+LOCK = ".lock"
+
+
+def locked(out: Path) -> Lock:
+    """Hold a run's directory, so that two processes never train into it at once."""
+    return Lock(out / LOCK, "training there")
+
+
+def prepare_run(out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any]) -> None:
+    """Create a run's files, or check that what is to be trained is what lies there already.
+
+    Args:
+        out: The run's directory, locked.
+        config: The configuration of this start.
+        targets: The assignment of targets as CSV.
+        facts: What else identifies the run: JSON values, such as the cache's fingerprint.
+
+    Raises:
+        StudentError: The directory holds something else, or a run that differs; all differences
+            are named.
+    """
+    if (out / CONFIG).is_file():
+        check_same(out, config, targets, facts)
+    else:
+        own = {CONFIG, TARGETS, RECORD, METRICS, SUMMARY, TENSORBOARD, LOCK, "checkpoints"}
+        names = sorted(item.name for item in out.iterdir())
+        strangers = [name for name in names if name not in own and not name.endswith(TEMPORARY)]
+        if strangers:
+            raise StudentError(f"{out} is no run and not empty ({strangers[0]} lies there): "
+                               "choose another folder")  # fmt: skip
+        write_text(out / TARGETS, targets)
+        write_json(out / RECORD, {**facts, "starts": []})
+    # Last, as it marks the run as complete; anew at each start, as ``runtime`` may change.
+    write_text(out / CONFIG, to_toml(config))
+
+
+def record_start(out: Path, step: int, device: torch.device, **more: object) -> None:
+    """Add this start to the run's record: from which step, with what, where."""
+    record = read_json(out / RECORD)
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "step": step,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "git": git_state(),
+        "command": sys.argv,
+        **more,
+    }
+    record["starts"].append(start)
+    write_json(out / RECORD, record)
+
+
+def run_config(run: Path) -> RunConfig:
+    """Return the configuration a run was trained with."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise StudentError(f"{run} is no run of this program: it has no {CONFIG}")
+    return load_config(path)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a run depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("kdcli", "torch", "torchvision", "numpy", "pillow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return commit and changed files of the checkout this program runs from; None outside one."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not merely inside some checkout
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--short").split("\n")}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def check_same(out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any]) -> None:
+    """Raise StudentError if the run in ``out`` differs from this one; see `prepare_run`."""
+    before, now = flatten(run_config(out)), flatten(config)
+    differences = [
+        f"  {key}: {before[key]!r} in the run, {now[key]!r} asked for"
+        for key in now
+        if before[key] != now[key] and not key.startswith("runtime.")
+    ]
+    record = read_json(out / RECORD)
+    differences += [
+        f"  {key}: {record.get(key)!r} in the run, {value!r} now"
+        for key, value in facts.items()
+        if record.get(key) != value
+    ]
+    if not differences and (out / TARGETS).read_text(encoding="utf-8") != targets:
+        differences = [f"  the images or their ground truth, compared with {TARGETS}"]
+    if differences:
+        raise StudentError(
+            f"{out} holds a run that differs from this one:\n" + "\n".join(differences)
+            + "\nGive another output folder, or the settings of that run to go on with it."
+        )  # fmt: skip
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)

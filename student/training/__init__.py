@@ -1,0 +1,1 @@
+"""Training: read `train` from top to bottom."""

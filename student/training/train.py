@@ -1,0 +1,217 @@
+"""Training a student: read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcli.cache.reader import TutorCache
+from kdcli.common.device import pick_device
+from kdcli.common.distributed import (
+    all_raise,
+    first_rank_does,
+    is_first_process,
+    process_group,
+    rank,
+    ranks,
+    sum_over_ranks,
+)
+from kdcli.common.errors import StudentError
+from kdcli.common.progress import Track, no_track
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.data.dataset import StudentDataset, make_loader
+from kdcli.student.data.loading import Step, steps
+from kdcli.student.data.plan import Plan, class_masks, make_plan
+from kdcli.student.evaluation.evaluate import evaluate_model, write_evaluation
+from kdcli.student.evaluation.gallery import beside_ground_truth
+from kdcli.student.evaluation.inference import InferenceSettings
+from kdcli.student.runs.checkpoint import BEST, LAST, checkpoint_path, save_checkpoint
+from kdcli.student.runs.directory import check_same, locked, prepare_run
+from kdcli.student.runs.memory import explained_shortage
+from kdcli.student.runs.summary import TrainingSummary, finished_summary
+from kdcli.student.training.curves import draw_curves
+from kdcli.student.training.interrupts import Interrupts, TrainingInterrupted
+from kdcli.student.training.metric_logger import Journal
+from kdcli.student.training.trainer import Learner, learning_rate
+from kdcli.voc.devkit import Devkit
+
+SHOWN = 4
+"""Images of the evaluation's list that TensorBoard shows."""
+
+
+def train(
+    config: RunConfig,
+    devkit: Devkit,
+    cache: TutorCache | None,
+    out: Path,
+    track: Track = no_track,
+) -> TrainingSummary:
+    """Train a student into ``out``, or go on where a stopped run of the same settings stands.
+
+    On the CPU a resumed run gives the same weights, bit for bit, as an undisturbed one (with the
+    same number of threads). Below ``torchrun`` its processes share the work of every batch.
+
+    Raises:
+        StudentError: Settings, data or ``out`` do not allow it, or the loss is not finite.
+        CacheError, DevkitError: The cache or the devkit does not fit.
+        TrainingInterrupted: After Ctrl-C, SIGTERM or SIGUSR1.
+    """
+    device = pick_device(config.runtime.device)
+    with process_group(device), contextlib.ExitStack() as held:
+        plan = first_rank_does(lambda: _prepare(config, devkit, cache, out, held))
+        if finished := first_rank_does(lambda: finished_summary(out)):
+            return finished
+        learner = Learner.start(config, out, device, every_task=plan.every_task)
+        dataset = StudentDataset(devkit, cache, plan.learning, config, plan.mask_folder)
+        loader = make_loader(dataset, learner.step, device)
+        todo = config.optim.steps - learner.step
+        show = track if is_first_process() else no_track
+        with Journal(out, learner.step) as journal, Interrupts() as interrupts:
+            loop = Loop(config, devkit, out, plan, learner, journal)
+            for step in show(steps(loader, config.optim.accumulate), todo, "train"):
+                loop.step(step)
+                if _anyone(interrupts.number > 0) and learner.step < config.optim.steps:
+                    loop.stop(interrupts.number or signal.SIGTERM)
+        return loop.summary()
+
+
+def _prepare(
+    config: RunConfig,
+    devkit: Devkit,
+    cache: TutorCache | None,
+    out: Path,
+    held: contextlib.ExitStack,
+) -> Plan:
+    """Check all that can be checked beforehand, and make the run's directory."""
+    share = config.optim.accumulate * ranks()
+    if config.optim.batch_size % share:
+        raise StudentError(
+            f"Expected optim.batch_size to be a multiple of {share} ({ranks()} processes, "
+            f"optim.accumulate={config.optim.accumulate}), got {config.optim.batch_size}"
+        )
+    plan = make_plan(config, devkit, cache)
+    if finished_summary(out):  # which may lie where nothing can be written
+        check_same(out, config, plan.targets_csv, plan.facts)
+    else:
+        held.enter_context(locked(out))
+        prepare_run(out, config, plan.targets_csv, plan.facts)
+    return plan
+
+
+def _anyone(requested: bool) -> bool:
+    """Whether some process was asked to stop, so that all stop after the same step."""
+    return bool(sum_over_ranks(torch.tensor(int(requested))))
+
+
+class Loop:
+    """What happens around the training steps: the loss curve, evaluations, checkpoints."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        devkit: Devkit,
+        out: Path,
+        plan: Plan,
+        learner: Learner,
+        journal: Journal,
+    ) -> None:
+        self.config = config
+        self.devkit = devkit
+        self.out = out
+        self.plan = plan
+        self.learner = learner
+        self.journal = journal
+        self.evaluation: dict[str, Any] | None = None
+        self._started = time.perf_counter()
+        self._seconds_before = learner.seconds
+
+    def step(self, step: Step) -> None:
+        """Train on the batches of a step, and do what is due after it."""
+        learner, runtime = self.learner, self.config.runtime
+        with explained_shortage(self.config):
+            total, parts = learner.update([batch.to(learner.device) for batch in step.batches])
+        ids = tuple(image_id for batch in step.batches for image_id in batch.image_ids)
+        self.journal.note(learner.step, ids, total, parts, step.waited)
+        done = learner.step == self.config.optim.steps
+        evaluates = self.config.evaluation.every
+        due = bool(evaluates) and (done or learner.step % evaluates == 0)
+        if learner.step % runtime.log_every == 0 or due or done:
+            self._write_line()
+        if due:
+            self._evaluate()
+        if learner.step % runtime.checkpoint_every == 0 or done:
+            self._save()
+
+    def stop(self, number: int) -> None:
+        """Save what is there and end the run early, as the signal of this number asks."""
+        self._save()
+        self.summary()
+        all_raise(TrainingInterrupted(
+            number,
+            f"Stopped after step {self.learner.step} of {self.config.optim.steps}; the same "
+            f"command goes on from {checkpoint_path(self.out)}"
+        ))  # fmt: skip
+
+    def summary(self) -> TrainingSummary:
+        """Return how far the run is; write and draw it to the run."""
+        learner, steps = self.learner, self.config.optim.steps
+        summary = TrainingSummary(
+            finished=learner.step == steps,
+            step=learner.step,
+            steps=steps,
+            seconds=learner.seconds,
+            losses=self.journal.last,
+            evaluation=self.evaluation,
+            best_score=learner.best_score if learner.best_score >= 0 else None,
+            images=len(self.plan.learning),
+            parameters=sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
+        )
+        if rank() == 0:
+            summary.write(self.out)
+            draw_curves(self.out)
+        return summary
+
+    def _write_line(self) -> None:
+        # The rate that the last step was made with.
+        lr = learning_rate(self.config.optim, self.learner.step - 1)
+        self.journal.write(self.learner.step, lr)
+
+    def _save(self) -> None:
+        # First the line: it finds out about losses that are not finite.
+        self._write_line()
+        self.learner.seconds = self._seconds_before + time.perf_counter() - self._started
+        self._save_as(LAST)
+
+    def _save_as(self, name: str) -> None:
+        if rank() == 0:
+            save_checkpoint(checkpoint_path(self.out, name), self.learner.checkpoint())
+
+    def _evaluate(self) -> None:
+        learner, settings = self.learner, self.config.evaluation
+        learner.share_statistics()
+        ids, folder = self.devkit.image_ids(settings.list), class_masks(self.config, settings.list)
+        inference = InferenceSettings.of_run(self.config)
+        with explained_shortage(self.config, "evaluation.batch_size"):
+            result = evaluate_model(
+                learner.model, self.devkit, ids,
+                folder=folder, settings=inference, metric=settings.metric,
+            )  # fmt: skip
+        scalars = {"evaluation/map": result.detection.map}
+        if result.segmentation is not None:
+            scalars["evaluation/miou"] = result.segmentation.miou
+        self.evaluation = {"step": learner.step, "list": settings.list, **scalars}
+        self.journal.add(learner.step, scalars)
+        if rank() == 0:
+            write_evaluation(self.out, settings.list, LAST, learner.step, result)
+            shown = beside_ground_truth(learner.model, self.devkit, ids[:SHOWN], folder, inference)
+            self.journal.show(learner.step, result, shown)
+            draw_curves(self.out)
+        if result.score > learner.best_score:
+            learner.best_score = result.score
+            self._save_as(BEST)
+        self.journal.restart_clock()

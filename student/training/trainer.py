@@ -1,0 +1,194 @@
+"""The student while it learns: network, optimiser, and one training step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdcli.common.distributed import (
+    all_raise,
+    objects_of_ranks,
+    rank,
+    ranks,
+    sum_over_ranks,
+)
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import OptimConfig, RunConfig
+from kdcli.student.data.batch import Batch
+from kdcli.student.data.color_jitter import distort
+from kdcli.student.losses.losses import parameter_groups
+from kdcli.student.losses.objective import objective
+from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.sync_norm import synchronise_batch_norms
+from kdcli.student.model.weights import load_trunk
+from kdcli.student.runs.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from kdcli.student.runs.directory import record_start
+
+SAMPLE_TRUNK = Path(__file__).parents[1] / "sample" / "tiny-trunk.pth"
+"""Made by ``scripts/train_sample_trunk.py``."""
+
+
+class LossOfBatch(nn.Module):
+    """From a batch to its loss, as one module: what ``DistributedDataParallel`` wraps.
+
+    With the loss outside, the outputs that no image of a batch learns would look used to it.
+    """
+
+    def __init__(self, network: nn.Module, anchors: Tensor, config: RunConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.anchors = anchors
+        self.config = config
+        self.memory_format = (
+            torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        )
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and its parts without a gradient."""
+        images = normalise(distort(batch.images, batch.photometric))
+        images = images.contiguous(memory_format=self.memory_format)
+        bf16 = self.config.optim.bf16
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            output = self.network(images)
+        total, parts = objective(output, batch, self.anchors, self.config.targets)
+        return total, {name: part.detach() for name, part in parts.items()}
+
+
+class Learner:
+    """Network, optimiser and step: all that a checkpoint holds, and the training step itself."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.device = device
+        self.model = BlitzNet(config.model)
+        self.step = 0
+        self.best_score = -1.0
+        self.seconds = 0.0
+        self.every_task = False
+        self.weights: dict[str, Any] | None = None
+
+    @classmethod
+    def start(
+        cls, config: RunConfig, out: Path, device: torch.device, *, every_task: bool = False
+    ) -> Learner:
+        """Return a fresh learner, or the one of the run's last checkpoint.
+
+        Args:
+            config: Of the run.
+            out: The run's directory.
+            device: Of this process.
+            every_task: Whether every batch is known to teach both tasks.
+        """
+        learner = cls(config, device)
+        learner.every_task = every_task
+        path = checkpoint_path(out)
+        if path.is_file():
+            learner._to_device()
+            learner._restore(load_checkpoint(path))
+        else:
+            if config.init.trunk:
+                path = SAMPLE_TRUNK if config.init.trunk == "sample" else Path(config.init.trunk)
+                learner.weights = asdict(load_trunk(learner.model, path))
+            learner._to_device()
+        if len(set(objects_of_ranks(learner.step))) > 1:
+            all_raise(StudentError(f"The processes do not see the same files in {out}: it must "
+                                   "be one folder for all machines"))  # fmt: skip
+        if rank() == 0:
+            record_start(out, learner.step, device, processes=ranks(), trunk=learner.weights)
+        return learner
+
+    def update(self, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Do one training step on this process' share of it, in ``optim.accumulate`` batches.
+
+        Returns:
+            The loss and its parts, means over the batches that have them; the losses of all
+            processes are to be summed.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optim, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for index, batch in enumerate(batches):
+            with self._gradients_shared(index == len(batches) - 1):
+                total, parts = self.loss(replace(batch, shares=_shares_of_all(batch.shares)))
+                # DistributedDataParallel averages over processes, where the sum is wanted.
+                torch.autograd.backward(total * (ranks() / len(batches)))
+            losses.append({"loss": total.detach(), **parts})
+        self.optimizer.step()
+        self.step += 1
+        means = _means(losses)
+        return means.pop("loss"), means
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the state to save."""
+        return Checkpoint(
+            step=self.step,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            best_score=self.best_score,
+            seconds=self.seconds,
+        )
+
+    def share_statistics(self) -> None:
+        """Give all processes the batch norms' statistics of the first, which are the ones saved."""
+        if ranks() > 1 and not self.config.runtime.sync_bn:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _to_device(self) -> None:
+        runtime = self.config.runtime
+        if ranks() > 1 and runtime.sync_bn:
+            synchronise_batch_norms(self.model, self.device)
+        self.model.to(self.device)
+        if runtime.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.model.train()
+        network: Any = torch.compile(self.model) if runtime.compile else self.model
+        self.loss: nn.Module = LossOfBatch(network, self.model.anchors, self.config)
+        if ranks() > 1:
+            unused = not self.every_task
+            self.loss = DistributedDataParallel(self.loss, find_unused_parameters=unused)
+        # The L2 term is part of the loss; Adam adds its gradient, which costs less than its value.
+        groups = parameter_groups(self.model, self.config.optim.weight_decay)
+        fused = self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(groups, lr=self.config.optim.lr, fused=fused)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.step = checkpoint.step
+        self.best_score = checkpoint.best_score
+        self.seconds = checkpoint.seconds
+
+    def _gradients_shared(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Return in what to compute gradients: the processes add theirs after a step's last."""
+        if isinstance(self.loss, DistributedDataParallel) and not last:
+            manager: contextlib.AbstractContextManager[None] = self.loss.no_sync()
+            return manager
+        return contextlib.nullcontext()
+
+
+def _shares_of_all(shares: Mapping[str, float]) -> dict[str, float]:
+    """Return of each part the share of all processes' images that learn it."""
+    own = torch.tensor(list(shares.values()), dtype=torch.float64)
+    return dict(zip(shares, (sum_over_ranks(own) / ranks()).tolist(), strict=True))
+
+
+def _means(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of every loss over the batches that have it."""
+    names = dict.fromkeys(name for batch in losses for name in batch)
+    found = {name: [batch[name] for batch in losses if name in batch] for name in names}
+    return {name: torch.stack(values).mean(dim=0) for name, values in found.items()}
+
+
+def learning_rate(optim: OptimConfig, step: int) -> float:
+    """Return the rate of the step that follows ``step`` steps."""
+    return optim.lr * optim.decay ** sum(step >= milestone for milestone in optim.milestones)

@@ -1,0 +1,1 @@
+"""Which of VOC's classes a tutor's names mean."""

@@ -1,0 +1,1 @@
+"""Tutors that are Detectron2 models."""

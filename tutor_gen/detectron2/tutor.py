@@ -1,0 +1,328 @@
+"""A tutor that is a Detectron2 model: from its model zoo, or any configuration and weights.
+
+Import this module only where a Detectron2 tutor is wanted: it imports Detectron2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdcli.cache.format.record import MASK_SIDE
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.classes.names import check_class_names, describe_class_names
+from kdcli.tutor_gen.detectron2 import zoo
+from kdcli.tutor_gen.detectron2.config import read_config
+from kdcli.tutor_gen.detectron2.door import (
+    CfgNode,
+    GeneralizedRCNN,
+    MetadataCatalog,
+    PanopticFPN,
+    paste_masks_in_image,
+)
+from kdcli.tutor_gen.detectron2.model import download, load_model, weights_url
+from kdcli.tutor_gen.detectron2.outputs import (
+    THINGS,
+    Said,
+    keep_distributions,
+    postprocess,
+    run_network,
+)
+from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
+from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
+from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
+from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings, Panoptic
+from kdcli.voc.classes import NUM_CLASSES
+
+
+class Detectron2Tutor:
+    """A Detectron2 model behind the `tutor_gen.tutors.tutor.PreparingTutor` protocol.
+
+    `predict` takes images through the model one by one, exactly as Detectron2's own
+    ``DefaultPredictor`` does it: shorter side resized, channels in the order the configuration
+    states. `predict_prepared` takes several at once.
+
+    Args:
+        config: the resolved configuration.
+        model: built from it, in evaluation mode.
+        class_names: what its class numbers mean.
+        description: provenance, see `tutor_gen.tutors.tutor.Tutor`.
+        keep_masks: whether `Instances.mask_probabilities` are wanted.
+        form: whether masks are wanted soft, and `Instances.distributions`.
+        amp: see `tutor_gen.tutors.tutor.ModelSettings`.
+
+    Raises:
+        TutorError: something is wanted that the model does not make.
+    """
+
+    def __init__(
+        self,
+        config: CfgNode,
+        model: torch.nn.Module,
+        class_names: Sequence[str],
+        description: Mapping[str, Any],
+        keep_masks: bool = False,
+        form: LabelForm = THESIS,
+        amp: str | None = None,
+    ) -> None:
+        name = str(description["name"])
+        if keep_masks and not isinstance(model, GeneralizedRCNN):
+            raise _no_own_masks(name, type(model).__name__)
+        self.model = model
+        backbone: Any = model.backbone
+        self.preparation = Preparation(
+            short_side=config.INPUT.MIN_SIZE_TEST,
+            long_side=config.INPUT.MAX_SIZE_TEST,
+            bgr=config.INPUT.FORMAT == "BGR",
+            multiple=max(1, backbone.size_divisibility),
+        )
+        self._device = torch.device(config.MODEL.DEVICE)
+        self._amp = amp
+        self._masks = bool(config.MODEL.MASK_ON)
+        self._keep_masks = keep_masks
+        self._soft = self._masks and form.masks == "soft"
+        self._distributions = self._masks and form.classes == "full"
+        # Masks are pasted apart from a network in 16 bits, which is too coarse for their grid.
+        apart = keep_masks or self._soft or (amp is not None and self._masks)
+        self._two_steps = apart or isinstance(model, PanopticFPN)
+        if self._distributions:
+            keep_distributions(model, name)
+        self._voc_ids = np.array(voc_ids(class_names), dtype=np.uint8)
+        self._name = name
+        self._description = dict(description)
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Kind, name, weights' digest and settings."""
+        return self._description
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        """Label images, each (H, W, 3) uint8 RGB; boxes and masks in the given images' pixels."""
+        return [self.predict_prepared([self.preparation(image)])[0] for image in images]
+
+    def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Instances]:
+        """Label prepared images in one pass; see `tutor_gen.tutors.tutor.PreparingTutor`."""
+        with torch.inference_mode():
+            inputs = [self._as_input(each) for each in prepared]
+            return [self._as_instances(said) for said in self._run(inputs)]
+
+    def _autocast(self) -> torch.autocast:
+        dtype = getattr(torch, self._amp) if self._amp else None
+        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+
+    def _as_input(self, prepared: Prepared) -> dict[str, Any]:
+        # As bytes, a quarter of what floats take; from pinned memory it does not wait.
+        pixels = prepared.pixels.to(self._device, non_blocking=True).permute(2, 0, 1).float()
+        return {"image": pixels, "height": prepared.height, "width": prepared.width}
+
+    def _run(self, inputs: list[dict[str, Any]]) -> list[Said]:
+        if not self._two_steps:
+            with self._autocast():
+                return [Said(self._instances_of(output)) for output in self.model(inputs)]
+        with self._autocast():
+            raw = run_network(self.model, inputs, masks=self._masks)
+        said = postprocess(raw, inputs, soft=self._soft)
+        if self._keep_masks:
+            for each in said:
+                side = each.instances.mask_probabilities.shape[-1]
+                if side != MASK_SIDE:
+                    reason = f"its mask head gives {side} x {side}"
+                    raise _no_own_masks(self._name, reason)
+        return said
+
+    def _instances_of(self, output: Any) -> Any:
+        if not isinstance(output, Mapping) or "instances" not in output:
+            given = ", ".join(output) if isinstance(output, Mapping) else type(output).__name__
+            raise TutorError(f"{self._name} gives no instances (objects with boxes), but {given}")
+        return output["instances"]
+
+    def _as_instances(self, said: Said) -> Instances:
+        found = said.instances.to("cpu")
+        boxes = found.pred_boxes.tensor.float().numpy()
+        if boxes.shape[1] != 4:
+            raise TutorError(
+                f"{self._name} gives boxes of {boxes.shape[1]} numbers, rotated ones perhaps; a "
+                "tutor's are x1 y1 x2 y2"
+            )
+        masks = own = distributions = None
+        if self._masks:
+            masks = found.pred_masks.numpy()
+            masks = masks if self._soft else masks.astype(np.bool_)
+        if self._keep_masks:
+            own = found.mask_probabilities.numpy().astype(np.float32)
+        if self._distributions:
+            distributions = self._voc_part(found.distributions.float().numpy())
+        numbers = found.pred_classes.numpy()
+        everything = Instances(
+            boxes=boxes,
+            labels=self._voc_ids[numbers],
+            confidences=found.scores.float().numpy(),
+            masks=masks,
+            mask_probabilities=own,
+            distributions=distributions,
+        )
+        instances = everything.select(everything.labels > 0, "class")
+        if said.things is None:
+            return instances
+        numbered = replace(everything, labels=numbers)
+        others = replace(numbered.select(everything.labels == 0, "class"), dropped={})
+        return replace(instances, panoptic=Panoptic(said.things.cpu().numpy(), others))
+
+    def _voc_part(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, 21) of (n, K + 1): classes that VOC lacks, and background, are left out."""
+        known = np.flatnonzero(self._voc_ids)
+        part = np.zeros((len(probabilities), NUM_CLASSES), dtype=np.float32)
+        part[:, self._voc_ids[known]] = probabilities[:, known]
+        return part
+
+
+def from_zoo(name: str, weights: Path | str | None, settings: ModelSettings) -> Detectron2Tutor:
+    """Load a model of the zoo; without ``weights`` Detectron2 downloads its official ones.
+
+    Raises:
+        TutorError: unknown name, no weights to be had, or weights that do not fit.
+    """
+    full_name = zoo.resolve(name)
+    config = read_config(zoo.config_path(full_name), settings)
+    names = _data_set_class_names(config)
+    if len(names) != _number_of_classes(config):
+        raise TutorError(f"{full_name}: Detectron2 does not say what its class numbers mean")
+    where = weights or download(weights_url(full_name))
+    return _load(full_name, config, names, where, settings)
+
+
+def from_config(path: Path, weights: Path | str | None, settings: ModelSettings) -> Detectron2Tutor:
+    """Load a model from a configuration file and a weights file.
+
+    What the class numbers mean is taken from ``class_names`` in the sidecar (``<path>.toml``) if
+    there is one, else from the data set that the configuration names, if Detectron2 knows it.
+
+    Raises:
+        TutorError: a file is missing or broken, the weights do not fit, or classes are unknown.
+    """
+    config = read_config(path, settings)
+    if weights is None:
+        raise TutorError(
+            f"{path} needs a weights file: give it with --detection-weights or "
+            "--segmentation-weights (or random:SEED for random weights)"
+        )
+    return _load(path.name, config, _class_names(path, config), weights, settings)
+
+
+def paste_masks(
+    masks: torch.Tensor,
+    boxes: NDArray[np.float32],
+    height: int,
+    width: int,
+    soft: bool = False,
+) -> NDArray[np.bool_] | NDArray[np.uint8]:
+    """Paste (n, M, M) mask probabilities into (n, height, width) by Detectron2's own function.
+
+    Returns bool, or if ``soft`` uint8: probability times 255, rounded down.
+    """
+    pasted = paste_masks_in_image(
+        masks, torch.from_numpy(boxes), (height, width), threshold=-1 if soft else 0.5
+    )
+    array: NDArray[np.bool_] | NDArray[np.uint8] = pasted.numpy()
+    return array if soft else array.astype(np.bool_, copy=False)
+
+
+def _load(
+    name: str,
+    config: CfgNode,
+    class_names: Sequence[str],
+    weights: Path | str,
+    settings: ModelSettings,
+) -> Detectron2Tutor:
+    if settings.keep_masks:
+        _check_mask_side(name, config)
+    model, origin = load_model(config, weights)
+    description = {"kind": "detectron2", "name": name, **origin, **_describe(config, class_names)}
+    if settings.amp is not None:
+        description["amp"] = settings.amp
+    return Detectron2Tutor(
+        config, model, class_names, description, settings.keep_masks, settings.form, settings.amp
+    )
+
+
+def _check_mask_side(name: str, config: CfgNode) -> None:
+    """Refuse what is known to give masks of another side, before anything is computed."""
+    head = config.MODEL.ROI_MASK_HEAD
+    side = 2 * int(head.POOLER_RESOLUTION)  # its one deconvolution doubles it
+    if head.NAME == "MaskRCNNConvUpsampleHead" and side != MASK_SIDE:
+        raise _no_own_masks(name, f"its mask head gives {side} x {side}")
+
+
+def _no_own_masks(name: str, reason: str) -> TutorError:
+    return TutorError(
+        f"--keep-masks stores the {MASK_SIDE} x {MASK_SIDE} mask probabilities of a Mask R-CNN, "
+        f"which {name} does not make ({reason}); generate without it, or with another tutor"
+    )
+
+
+def _class_names(path: Path, config: CfgNode) -> list[str]:
+    """What the class numbers of a configuration file mean: sidecar first, then its data set."""
+    has_sidecar = sidecar_path(path).exists()
+    names = read_class_names(path) if has_sidecar else _data_set_class_names(config)
+    expected = _number_of_classes(config)
+    if len(names) != expected:
+        raise TutorError(
+            f"{path} has {expected} classes but {len(names)} class names are known; say what they "
+            f'mean in {sidecar_path(path)}: class_names = ["...", ...]'
+        )
+    check_class_names(str(path), names, f"Say in {sidecar_path(path)} which are VOC's: class_names")
+    return names
+
+
+def _data_set_class_names(config: CfgNode) -> list[str]:
+    for data_set in (*config.DATASETS.TEST, *config.DATASETS.TRAIN):
+        names = MetadataCatalog.get(data_set).get("thing_classes")
+        if names:
+            return list(names)
+    return []
+
+
+def _number_of_classes(config: CfgNode) -> int:
+    if config.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return int(config.MODEL.RETINANET.NUM_CLASSES)
+    return int(config.MODEL.ROI_HEADS.NUM_CLASSES)
+
+
+def _describe(config: CfgNode, class_names: Sequence[str]) -> dict[str, Any]:
+    """The settings that decide what the model says, and a digest of the whole configuration."""
+    whole = config.clone()
+    whole.MODEL.WEIGHTS = whole.MODEL.DEVICE = whole.OUTPUT_DIR = ""
+    return {
+        "class_names": list(class_names),
+        **describe_class_names(class_names),
+        "min_size": int(config.INPUT.MIN_SIZE_TEST),
+        "max_size": int(config.INPUT.MAX_SIZE_TEST),
+        "score_threshold": float(config.MODEL.ROI_HEADS.SCORE_THRESH_TEST),
+        "nms_threshold": float(config.MODEL.ROI_HEADS.NMS_THRESH_TEST),
+        "detections_per_image": int(config.TEST.DETECTIONS_PER_IMAGE),
+        "masks": bool(config.MODEL.MASK_ON),
+        **_describe_panoptic(config),
+        "config_sha256": hashlib.sha256(whole.dump().encode()).hexdigest(),
+    }
+
+
+def _describe_panoptic(config: CfgNode) -> dict[str, Any]:
+    """What there is to say of a panoptic model's semantic head; nothing of others."""
+    if config.MODEL.META_ARCHITECTURE != "PanopticFPN" or not config.MODEL.MASK_ON:
+        return {}
+    for data_set in (*config.DATASETS.TEST, *config.DATASETS.TRAIN):
+        names = MetadataCatalog.get(data_set).get("stuff_classes")
+        if names and names[THINGS] != "things":
+            raise TutorError(
+                f"the semantic classes of {data_set} have no 'things' at {THINGS}, which tell "
+                "objects from background; a panoptic tutor needs a head trained with them"
+            )
+    return {"panoptic": {"semantic_classes": int(config.MODEL.SEM_SEG_HEAD.NUM_CLASSES)}}

@@ -1,0 +1,1 @@
+"""From a tutor's instances to label vectors: hard, soft, panoptic."""

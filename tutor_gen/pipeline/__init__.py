@@ -1,0 +1,1 @@
+"""A generation run's parts: reading ahead, asking the tutors, coding beside them."""

@@ -1,0 +1,1 @@
+"""How good tutors are: scores, thresholds, calibration, a store beside its tutors."""

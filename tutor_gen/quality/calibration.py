@@ -1,0 +1,232 @@
+"""How sure may one be of a tutor? Its confidence thresholds and softmax temperatures, swept.
+
+The thesis (section 4.2) chooses the threshold on tutor boxes and the temperature of the label
+vectors' softmax by sweeping them. Label vectors have a threshold, too. The cache is read elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.cache.format.vectors import background_mass, from_threshold, winners
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.classes import NUM_CLASSES, VOID
+from kdcli.voc.metrics.detection import Detections, evaluate_detections, judge
+from kdcli.voc.metrics.segmentation import intersection_over_union
+
+THRESHOLDS: tuple[float | None, ...] = (None, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.3, 0.5, 0.7)
+"""Of boxes. None keeps all that the cache holds."""
+VECTOR_THRESHOLDS: tuple[float | None, ...] = (
+    None, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+)  # fmt: skip
+"""Of label vectors' entries."""
+TEMPERATURES = (0.05, 0.1, 0.15, 0.25, 0.35, 0.4, 0.45, 0.5, 0.75, 1.0, 2.0)
+"""Those of the thesis (figure 14) and beyond."""
+BINS = 15
+"""Of the expected calibration error, as Guo et al. (ICML 2017) use."""
+LEAST_PROBABILITY = 1e-4
+"""A probability below it counts as it: one pixel given 0 would make the mean infinite."""
+
+
+@dataclass(frozen=True)
+class ThresholdScore:
+    """The boxes of at least a confidence.
+
+    Attributes:
+        threshold: the least confidence; None for all boxes.
+        map: mean average precision at IoU .5, area under the curve.
+        boxes: how many boxes.
+        precision: share of right ones among those that count; nan without any.
+        recall: share of the objects, of all classes together, that they find; nan without objects.
+    """
+
+    threshold: float | None
+    map: float
+    boxes: int
+    precision: float
+    recall: float
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; nan if one is undefined."""
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else total
+
+
+def sweep_thresholds(
+    predictions: Mapping[str, Detections],
+    annotations: Mapping[str, Annotation],
+    thresholds: Sequence[float | None] = THRESHOLDS,
+) -> tuple[ThresholdScore, ...]:
+    """Score the boxes above each threshold; difficult objects are ignored as the devkit does.
+
+    Args:
+        predictions: by image id.
+        annotations: by image id, every image that is evaluated.
+        thresholds: least confidences.
+    """
+    objects = sum(int((~each.difficult).sum()) for each in annotations.values())
+    none = np.zeros(0, dtype=np.bool_)
+    verdicts = [judge(boxes, annotations[image_id]) for image_id, boxes in predictions.items()]
+    right = np.concatenate([none, *(r for r, _ in verdicts)])
+    counts = np.concatenate([none, *(c for _, c in verdicts)])
+    confidences = np.concatenate([none, *(each.confidences for each in predictions.values())])
+    scores = []
+    for threshold in thresholds:
+        least = 0.0 if threshold is None else threshold
+        # In float32, as the confidences are: 0.001 keeps a box of exactly that.
+        kept = confidences >= np.float32(least)
+        found, judged = int((right & kept).sum()), int((counts & kept).sum())
+        chosen = {i: _at_least(boxes, least) for i, boxes in predictions.items()}
+        scores.append(
+            ThresholdScore(
+                threshold,
+                evaluate_detections(chosen, annotations).map,
+                int(kept.sum()),
+                found / judged if judged else float("nan"),
+                found / objects if objects else float("nan"),
+            )
+        )
+    return tuple(scores)
+
+
+def _at_least(found: Detections, threshold: float) -> Detections:
+    kept = found.confidences >= np.float32(threshold)
+    return Detections(found.boxes[kept], found.labels[kept], found.confidences[kept])
+
+
+def count_vectors(
+    label_map: NDArray[np.integer], palette: NDArray[np.float32], truth: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Count an image's pixels by their label vector and their true class.
+
+    Args:
+        label_map: (H, W) rows of the palette.
+        palette: (k, 21) label vectors.
+        truth: (H, W) class ids; void is left out.
+
+    Returns:
+        (k, 21) int64.
+    """
+    known = truth != VOID
+    cells = label_map[known].astype(np.int64) * NUM_CLASSES + truth[known]
+    return np.bincount(cells, minlength=palette.size).reshape(palette.shape)
+
+
+@dataclass(frozen=True)
+class VectorThresholdScore:
+    """The classes of label vectors without the entries below a confidence.
+
+    Attributes:
+        threshold: the least confidence; None for all entries.
+        miou: mean intersection over union.
+        pixel_accuracy: share of pixels with the right class; nan without any.
+        covered: share of the pixels that get another class than background; nan without any.
+    """
+
+    threshold: float | None
+    miou: float
+    pixel_accuracy: float
+    covered: float
+
+
+class VectorSums:
+    """Adds up, image by image, what label vectors from one threshold on say of pixels.
+
+    Attributes:
+        counts: (21, 21) int64, rows are the true classes, columns the vectors'.
+    """
+
+    def __init__(self, threshold: float | None) -> None:
+        self.threshold = threshold
+        self.counts: NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+
+    def add(self, palette: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
+        """Count one image, see `count_vectors`; a pixel is of the class that the student learns."""
+        np.add.at(self.counts.T, winners(from_threshold(palette, self.threshold or 0.0)), counts)
+
+    def score(self) -> VectorThresholdScore:
+        """Return the score of everything counted so far."""
+        found, total = intersection_over_union(self.counts), int(self.counts.sum())
+        covered = int(self.counts[:, 1:].sum()) / total if total else float("nan")
+        return VectorThresholdScore(self.threshold, found.miou, found.pixel_accuracy, covered)
+
+
+@dataclass(frozen=True)
+class CalibrationScore:
+    """Distributions made of label vectors, against the classes of the pixels.
+
+    Attributes:
+        temperature: T of softmax(v / T); None for the background form.
+        cross_entropy: mean of -log p(true class), p at least `LEAST_PROBABILITY`; nats.
+        calibration_error: expected calibration error over `BINS` bins of equal width.
+        brier: mean of the summed squared differences from the true class's one-hot vector, 0..2.
+        entropy: mean entropy of the distributions; nats.
+    """
+
+    temperature: float | None
+    cross_entropy: float
+    calibration_error: float
+    brier: float
+    entropy: float
+
+
+def softmax_form(vectors: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """Return softmax(v / T) of (k, 21) label vectors, the thesis' target; all zero is background.
+
+    In the student: `student.losses.soft_labels.label_vector_target`.
+    """
+    scaled = vectors.astype(np.float64) / temperature
+    scaled[(vectors == 0).all(axis=1), 0] = 1 / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def background_form(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return (k, 21) label vectors as distributions: what they lack of 1 is background.
+
+    The background form of the student's targets, `student.losses.soft_labels`.
+    """
+    completed = vectors.astype(np.float64)
+    completed[:, 0] = background_mass(completed[:, 0], 1 - completed[:, 1:].max(axis=1))
+    return np.asarray(completed / completed.sum(axis=1, keepdims=True))
+
+
+@dataclass
+class CalibrationSums:
+    """Adds up, image by image, what one `CalibrationScore` is made of."""
+
+    temperature: float | None
+    pixels: float = 0.0
+    cross_entropy: float = 0.0
+    brier: float = 0.0
+    entropy: float = 0.0
+    bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((BINS, 2)))
+    """Per bin: summed confidence and right pixels."""
+
+    def add(self, vectors: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
+        """Count one image: (k, 21) label vectors, (k, 21) pixels of each by true class."""
+        t = self.temperature
+        p = background_form(vectors) if t is None else softmax_form(vectors, t)
+        each = counts.sum(axis=1)
+        log_p = np.log(np.maximum(p, LEAST_PROBABILITY))
+        self.pixels += float(each.sum())
+        self.cross_entropy -= float((counts * log_p).sum())
+        self.entropy -= float((each * (p * np.log(np.where(p > 0, p, 1))).sum(axis=1)).sum())
+        # |p - y|^2 = sum of p^2 - 2 p[true] + 1
+        self.brier += float((each * ((p**2).sum(axis=1) + 1)).sum() - 2 * (counts * p).sum())
+        confidence, said = p.max(axis=1), p.argmax(axis=1)
+        bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        np.add.at(self.bins[:, 0], bins, confidence * each)
+        np.add.at(self.bins[:, 1], bins, counts[np.arange(len(said)), said])
+
+    def score(self) -> CalibrationScore:
+        """Return the means over all pixels so far; nan without any."""
+        n = self.pixels or float("nan")
+        apart = float(np.abs(self.bins[:, 0] - self.bins[:, 1]).sum())
+        sums = (self.cross_entropy, apart, self.brier, self.entropy)
+        return CalibrationScore(self.temperature, *(value / n for value in sums))

@@ -1,0 +1,139 @@
+"""How good are the tutors? Their cache against the devkit's ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.cache.format.vectors import THRESHOLD
+from kdcli.cache.reader import TutorCache
+from kdcli.common.errors import TutorError
+from kdcli.common.progress import Track, no_track
+from kdcli.tutor_gen.quality.calibration import (
+    CalibrationScore,
+    CalibrationSums,
+    ThresholdScore,
+    VectorSums,
+    VectorThresholdScore,
+    count_vectors,
+    sweep_thresholds,
+)
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.devkit import Devkit
+from kdcli.voc.metrics import (
+    DetectionResult,
+    Detections,
+    SegmentationResult,
+    evaluate_detections,
+    intersection_over_union,
+)
+
+
+@dataclass(frozen=True)
+class TutorEvaluation:
+    """The tutors' scores; a role the cache lacks, or without any ground truth, is None.
+
+    Attributes:
+        detection: average precision of the boxes, over the images with annotations.
+        segmentation: intersection over union of the label vectors' classes as the student reads
+            them (`cache.format.vectors`), over the images with masks.
+        thresholds: the boxes from each confidence threshold that was asked for.
+        vector_thresholds: the label vectors from each of theirs.
+        calibration: the label vectors' softmax at each temperature that was asked for, and last
+            their background form.
+    """
+
+    detection: DetectionResult | None
+    segmentation: SegmentationResult | None
+    thresholds: tuple[ThresholdScore, ...] = ()
+    vector_thresholds: tuple[VectorThresholdScore, ...] = ()
+    calibration: tuple[CalibrationScore, ...] = ()
+
+
+def evaluate_tutors(
+    cache: TutorCache,
+    devkit: Devkit,
+    image_ids: Sequence[str],
+    track: Track = no_track,
+    *,
+    mask_folder: str = "SegmentationClass",
+    segmentation_threshold: float = THRESHOLD,
+    thresholds: Sequence[float | None] = (),
+    vector_thresholds: Sequence[float | None] = (),
+    temperatures: Sequence[float] = (),
+) -> TutorEvaluation:
+    """Score a cache against ground truth, as the thesis does in its section on the tutors.
+
+    Args:
+        cache: has to hold every image; an image whose labelling failed counts as one where the
+            tutors found nothing.
+        devkit: gives the ground truth.
+        image_ids: which images.
+        track: wraps the loop for a progress bar.
+        mask_folder: which masks are the truth.
+        segmentation_threshold: entries of label vectors below it do not exist, as for a student
+            with that ``targets.segmentation.threshold``.
+        thresholds: of the boxes' confidence, None for all boxes; see `calibration`.
+        vector_thresholds: of the label vectors' entries, None for all.
+        temperatures: of the label vectors' softmax; no threshold applies there.
+
+    Raises:
+        TutorError: an image is not in the cache.
+    """
+    _check_all_there(cache, image_ids)
+    predictions: dict[str, Detections] = {}
+    annotations: dict[str, Annotation] = {}
+    own, *swept = (VectorSums(t) for t in (segmentation_threshold, *vector_thresholds))
+    softened = [CalibrationSums(t) for t in (*temperatures, None)] if temperatures else []
+    everything: list[VectorSums | CalibrationSums] = [own, *swept, *softened]
+    masks = 0
+    for image_id in track(image_ids, len(image_ids), "evaluate"):
+        if "detection" in cache.roles:
+            annotation = devkit.annotation(image_id)
+            if annotation is not None:
+                annotations[image_id] = annotation
+                predictions[image_id] = _detections(cache, image_id)
+        if "segmentation" in cache.roles:
+            truth = devkit.mask(image_id, mask_folder)
+            if truth is not None:
+                label_map, palette = _label_vectors(cache, image_id, truth.shape)
+                counts = count_vectors(label_map, palette, truth)
+                for sums in everything:
+                    sums.add(palette, counts)
+                masks += 1
+    return TutorEvaluation(
+        evaluate_detections(predictions, annotations) if annotations else None,
+        intersection_over_union(own.counts) if masks else None,
+        sweep_thresholds(predictions, annotations, thresholds) if annotations else (),
+        tuple(sums.score() for sums in swept) if masks else (),
+        tuple(sums.score() for sums in softened) if masks else (),
+    )
+
+
+def _check_all_there(cache: TutorCache, image_ids: Sequence[str]) -> None:
+    absent = [i for i in image_ids if i not in cache and i not in cache.failed]
+    if absent:
+        raise TutorError(
+            f"{len(absent)} of {len(image_ids)} images are not in {cache.path}, the first is "
+            f"{absent[0]}; generate them first, or name the list that the cache was made from"
+        )
+
+
+def _detections(cache: TutorCache, image_id: str) -> Detections:
+    if image_id in cache.failed:
+        none = np.zeros(0, dtype=np.float32)
+        return Detections(np.zeros((0, 4), dtype=np.float32), none.astype(np.int64), none)
+    return Detections(*cache.boxes(image_id))
+
+
+def _label_vectors(
+    cache: TutorCache, image_id: str, shape: tuple[int, ...]
+) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+    """Map and palette; all zero vectors for an image whose labelling failed."""
+    if image_id in cache.failed:
+        return np.zeros(shape, dtype=np.uint8), np.zeros((1, NUM_CLASSES), dtype=np.float32)
+    return cache.label_map(image_id), cache.palette(image_id)

@@ -1,0 +1,1 @@
+"""Tutors that are TorchScript exports."""

@@ -1,0 +1,1 @@
+"""What a tutor is, what it says, and what is checked of that."""

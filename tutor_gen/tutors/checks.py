@@ -1,0 +1,124 @@
+"""Is what a tutor said possible at all? What is not is refused, with the image named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.cache.format.record import MASK_SIDE
+from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.tutors.tutor import Instances
+from kdcli.voc.classes import NUM_CLASSES
+
+LARGEST_OVERHANG = 1.0
+"""Pixels by which a box may stick out of the image, from rounding; it is clipped."""
+_CONFIDENCE_ROUNDING = 1e-5
+
+
+def check_instances(found: Instances, image_id: str, height: int, width: int) -> Instances:
+    """Return ``found`` with boxes inside the image and of positive area.
+
+    Boxes that stick out by at most `LARGEST_OVERHANG` are clipped, boxes without area are left out;
+    ``dropped`` counts the two as ``"clipped"`` and ``"empty"``.
+
+    Raises:
+        TutorError: naming the image: wrong shapes or types, values that are no numbers, negative
+            sizes, boxes further outside, labels that are no VOC class, confidences outside 0..1.
+    """
+    problem = _problem(found, height, width)
+    if problem:
+        raise TutorError(
+            f"image {image_id}: the tutor's output cannot be true: {problem}; check that its "
+            "configuration (or sidecar) belongs to its weights"
+        )
+    limits = np.array([width, height, width, height], dtype=np.float32)
+    boxes = np.clip(found.boxes, 0, limits).astype(np.float32)
+    clipped = int((boxes != found.boxes).any(axis=1).sum())
+    dropped = {**found.dropped, "clipped": clipped} if clipped else found.dropped
+    panoptic = found.panoptic
+    if panoptic is not None:
+        panoptic = replace(panoptic, things=np.clip(panoptic.things, 0, 1).astype(np.float32))
+    checked = replace(
+        found,
+        boxes=boxes,
+        confidences=np.clip(found.confidences, 0, 1).astype(np.float32),
+        dropped=dropped,
+        panoptic=panoptic,
+    )
+    filled = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return checked.select(filled, "empty")
+
+
+def _problem(found: Instances, height: int, width: int) -> str | None:
+    """Say what is wrong, or None."""
+    n = len(found.labels)
+    masks_shape = None if found.masks is None else found.masks.shape
+    shapes = (found.boxes.shape, found.labels.shape, found.confidences.shape, masks_shape)
+    expected = ((n, 4), (n,), (n,), None if found.masks is None else (n, height, width))
+    if shapes != expected:
+        return f"expected boxes, labels, confidences, masks of shapes {expected}, got {shapes}"
+    if found.masks is not None and found.masks.dtype not in (np.bool_, np.uint8):
+        return f"expected masks of type bool or uint8, got {found.masks.dtype}"
+    own = found.mask_probabilities
+    if own is not None and own.shape != (n, MASK_SIDE, MASK_SIDE):
+        return f"expected mask probabilities of shape {(n, MASK_SIDE, MASK_SIDE)}, got {own.shape}"
+    if own is not None and not ((own >= 0) & (own <= 1)).all():
+        return "expected mask probabilities 0..1, got others (or NaN)"
+    return (
+        _wrong_numbers(found, height, width)
+        or _wrong_distributions(found)
+        or _wrong_panoptic(found, height, width)
+    )
+
+
+def _wrong_numbers(found: Instances, height: int, width: int) -> str | None:
+    boxes, confidences = found.boxes, found.confidences
+    if not (np.isfinite(boxes).all() and np.isfinite(confidences).all()):
+        return "it holds NaN or infinite numbers"
+    negative = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    if negative.size:
+        return f"expected boxes x1 y1 x2 y2 with x1 <= x2 and y1 <= y2, got {_row(boxes, negative)}"
+    lowest, limits = -LARGEST_OVERHANG, np.array([width, height]) + LARGEST_OVERHANG
+    beyond = (boxes[:, :2] < lowest).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)
+    outside = np.flatnonzero(beyond)
+    if outside.size:
+        return f"expected boxes within {width} x {height} pixels, got {_row(boxes, outside)}"
+    if ((found.labels < 1) | (found.labels >= NUM_CLASSES)).any():
+        return f"expected VOC class ids 1..20, got {sorted(set(found.labels.tolist()))}"
+    if ((confidences < 0) | (confidences > 1 + _CONFIDENCE_ROUNDING)).any():
+        return f"expected confidences 0..1, got {confidences.min()} to {confidences.max()}"
+    return None
+
+
+def _wrong_distributions(found: Instances) -> str | None:
+    given = found.distributions
+    if given is None:
+        return None
+    if given.shape != (len(found), NUM_CLASSES):
+        return (
+            f"expected class distributions of shape {(len(found), NUM_CLASSES)}, got {given.shape}"
+        )
+    if not ((given >= 0) & (given <= 1 + _CONFIDENCE_ROUNDING)).all():
+        return "expected class distributions within 0..1, got others (or NaN)"
+    own = given[np.arange(len(found)), found.labels]
+    if not np.allclose(own, found.confidences, rtol=0, atol=_CONFIDENCE_ROUNDING):
+        return "expected each box's distribution to hold its confidence, got others"
+    return None
+
+
+def _wrong_panoptic(found: Instances, height: int, width: int) -> str | None:
+    if found.panoptic is None:
+        return None
+    things, others = found.panoptic.things, found.panoptic.others
+    if things.shape != (height, width):
+        return f"expected the semantic head's output of {(height, width)}, got {things.shape}"
+    if not ((things >= 0) & (things <= 1 + _CONFIDENCE_ROUNDING)).all():
+        return "expected the semantic head's probabilities within 0..1, got others (or NaN)"
+    # Their labels are the tutor's own; any of VOC's passes for one.
+    return _problem(replace(others, labels=np.ones_like(others.labels)), height, width)
+
+
+def _row(boxes: NDArray[np.float32], which: NDArray[np.intp]) -> str:
+    return str(boxes[which[0]].round(2).tolist())

@@ -1,0 +1,170 @@
+"""What a tutor is, and what it says about one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
+from kdcli.tutor_gen.tutors.preparation import AS_IS, Preparation, Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The objects of VOC's classes that a tutor found in one image, highest confidence first.
+
+    Attributes:
+        boxes: (n, 4) float32, x1 y1 x2 y2, continuous 0-based pixels of the original image.
+        labels: (n,) uint8, VOC class ids 1..20.
+        confidences: (n,) float32, 0..1.
+        masks: (n, H, W) at the original image's size, or None from a pure detector: bool, or where
+            soft masks were asked for uint8, the mask's probability times 255.
+        dropped: how many objects were left out, by reason: ``"class"`` for classes that VOC lacks.
+        mask_probabilities: (n, 28, 28) float32, 0..1, the network's own masks over their boxes,
+            before they were pasted into ``masks``; None unless asked for.
+        distributions: (n, 21) float32, 0..1, the VOC part of the class distribution that each
+            box's confidence is an entry of, column 0 zero; None unless asked for.
+        panoptic: what else a panoptic tutor says about the image; None from other tutors.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    confidences: NDArray[np.float32]
+    masks: NDArray[np.bool_] | NDArray[np.uint8] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    mask_probabilities: NDArray[np.float32] | None = None
+    distributions: NDArray[np.float32] | None = None
+    panoptic: Panoptic | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, keep: NDArray[Any], reason: str) -> Instances:
+        """Return the objects that ``keep`` (indices or a mask) names; count the others."""
+        if keep.dtype == np.bool_ and keep.all():
+            return self  # masks are large; spare the copy
+        labels = self.labels[keep]
+        lost = len(self) - len(labels)
+        dropped = dict(self.dropped)
+        if lost:
+            dropped[reason] = dropped.get(reason, 0) + lost
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            labels=labels,
+            confidences=self.confidences[keep],
+            masks=_rows(self.masks, keep),
+            dropped=dropped,
+            mask_probabilities=_rows(self.mask_probabilities, keep),
+            distributions=_rows(self.distributions, keep),
+        )
+
+    def above(self, floor: float) -> Instances:
+        """Return the objects of at least this confidence, those of other classes included."""
+        kept = self.select(self.confidences >= floor, "floor")
+        if kept.panoptic is None:
+            return kept
+        others = kept.panoptic.others
+        others = others.select(others.confidences >= floor, "floor")
+        return replace(kept, panoptic=replace(kept.panoptic, others=others))
+
+
+def _rows(array: NDArray[Any] | None, keep: NDArray[Any]) -> Any:
+    return None if array is None else array[keep]
+
+
+@dataclass(frozen=True, eq=False)
+class Panoptic:
+    """What a panoptic tutor says about an image beside its instances of VOC's classes.
+
+    Attributes:
+        things: (H, W) float32, 0..1: the semantic head's probability that a pixel belongs to
+            countable objects of any class.
+        others: the instances of classes that VOC lacks; their labels are the tutor's own class
+            numbers, int64: there may be more than a byte holds.
+    """
+
+    things: NDArray[np.float32]
+    others: Instances
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a Detectron2 model is run.
+
+    Attributes:
+        floor: detections of lower confidence are not returned (``SCORE_THRESH_TEST``).
+        detections_per_image: at most so many, the most confident ones.
+        min_size: the image's shorter side is resized to it; None keeps the configuration's.
+        masks: whether masks are wanted; without them a Mask R-CNN runs as a Faster R-CNN.
+        device: a PyTorch device such as ``"cpu"`` or ``"cuda"``.
+        keep_masks: whether `Instances.mask_probabilities` are wanted, too.
+        amp: the network computes in ``"bfloat16"`` or ``"float16"`` where PyTorch's autocast
+            thinks it harmless; None computes in float32.
+        form: what the label vectors are to be made of; decides the type of `Instances.masks` and
+            whether `Instances.distributions` are wanted.
+    """
+
+    floor: float
+    detections_per_image: int
+    min_size: int | None
+    masks: bool
+    device: str
+    keep_masks: bool = False
+    amp: str | None = None
+    form: LabelForm = THESIS
+
+
+@runtime_checkable
+class Tutor(Protocol):
+    """A trained model that labels images.
+
+    ``description`` goes into the provenance of every cache the tutor fills: its kind, name, the
+    SHA-256 of its weights, its settings. Two tutors of equal description say the same.
+    """
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What the tutor is; JSON values only."""
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        """Label images.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB, sizes may differ.
+
+        Returns:
+            One `Instances` per image, unfiltered except for classes that VOC lacks.
+        """
+
+
+@runtime_checkable
+class PreparingTutor(Tutor, Protocol):
+    """A tutor whose images may be prepared elsewhere, ahead of its network, and come in batches."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """How it wants its images."""
+
+    def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Instances]:
+        """Label images that ``preparation`` made; all in one pass of the network.
+
+        Returns:
+            One `Instances` per image, as `Tutor.predict`. The last bits may depend on the batch.
+        """
+
+
+def preparation_of(tutor: Tutor) -> Preparation:
+    """How a tutor wants its images; as they are, if it does not say."""
+    return tutor.preparation if isinstance(tutor, PreparingTutor) else AS_IS
+
+
+def predict_prepared(tutor: Tutor, prepared: Sequence[Prepared]) -> list[Instances]:
+    """Let any tutor label images that its `preparation_of` made."""
+    if isinstance(tutor, PreparingTutor):
+        return tutor.predict_prepared(prepared)
+    return tutor.predict([each.pixels.numpy() for each in prepared])

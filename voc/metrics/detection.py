@@ -1,0 +1,234 @@
+"""Average precision of boxes, as the devkit defines it.
+
+Definitions: Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective"
+(IJCV 2015), and the development kits of 2007 (11-point average precision) and 2012 (area).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.classes import CLASSES, NUM_CLASSES
+
+Metric = Literal["area", "11point"]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a detector says about one image, in any order.
+
+    Attributes:
+        boxes: (n, 4) float32, x1 y1 x2 y2, 0-based continuous pixels of the original image.
+        labels: (n,) integers, 1..20.
+        confidences: (n,) float32.
+
+    Raises:
+        ValueError: the three differ in length, or a label is not 1..20.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.integer]
+    confidences: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        shapes = (self.boxes.shape, self.labels.shape, self.confidences.shape)
+        if shapes != ((n, 4), (n,), (n,)):
+            raise ValueError(
+                f"Expected boxes ({n}, 4), labels ({n},), confidences ({n},), got shapes {shapes}."
+            )
+        if n and not (self.labels.min() >= 1 and self.labels.max() < NUM_CLASSES):
+            raise ValueError(
+                f"Expected labels 1..{NUM_CLASSES - 1}, got {self.labels.min()} to "
+                f"{self.labels.max()}."
+            )
+
+
+@dataclass(frozen=True)
+class DetectionResult:
+    """Average precision per class and what it was computed from; keys are class names.
+
+    Attributes:
+        average_precision: 0..1; nan for classes without an object that counts.
+        objects: objects that count, that is, that are not difficult.
+        difficult: objects that are ignored.
+        detections: boxes that the detector returned.
+        images: how many images were evaluated.
+        iou_threshold: overlap above which a box finds an object.
+        metric: how precision over recall became one number.
+    """
+
+    average_precision: dict[str, float]
+    objects: dict[str, int]
+    difficult: dict[str, int]
+    detections: dict[str, int]
+    images: int
+    iou_threshold: float
+    metric: Metric
+
+    @property
+    def map(self) -> float:
+        """Mean over the classes that occur; nan if none does."""
+        values = [value for value in self.average_precision.values() if not np.isnan(value)]
+        return float(np.mean(values)) if values else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; None stands for what is not defined."""
+        return {
+            "map": number(self.map),
+            "metric": self.metric,
+            "iou_threshold": self.iou_threshold,
+            "average_precision": {k: number(v) for k, v in self.average_precision.items()},
+            "objects": self.objects,
+        }
+
+
+def number(value: float) -> float | None:
+    """Return ``value``, or None for nan, which JSON lacks."""
+    return None if np.isnan(value) else value
+
+
+def percent(value: float | None) -> str:
+    """Return a score as text in per cent, a dash where it is not defined."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def average_precision(
+    recall: NDArray[np.float64], precision: NDArray[np.float64], metric: Metric = "area"
+) -> float:
+    """Return the average precision of a curve.
+
+    Args:
+        recall: (n,) rising, after the first, second, ... detection by falling confidence.
+        precision: (n,) at the same places.
+        metric: ``"area"``, the area under the curve made monotonous (VOC 2010 and later), or
+            ``"11point"``, the mean of the highest precision at recall 0, 0.1, ..., 1 or beyond
+            (VOC 2007).
+
+    >>> recall, precision = np.array([0.5, 0.5, 1.0]), np.array([1.0, 0.5, 2 / 3])
+    >>> round(average_precision(recall, precision), 4)
+    0.8333
+    >>> round(average_precision(recall, precision, "11point"), 4)
+    0.8485
+    """
+    # From the right: the highest precision at this recall or any higher one.
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    if metric == "area":
+        steps = np.diff(recall, prepend=0.0)
+        return float((steps * best).sum())
+    if metric != "11point":
+        raise ValueError(f'Expected metric "area" or "11point", got {metric!r}.')
+    first = np.searchsorted(recall, np.arange(0.0, 1.1, 0.1), side="left")
+    return float(np.append(best, 0.0)[first].mean())
+
+
+def evaluate_detections(
+    predictions: Mapping[str, Detections],
+    annotations: Mapping[str, Annotation],
+    iou_threshold: float = 0.5,
+    metric: Metric = "area",
+) -> DetectionResult:
+    """Return the average precision of a detector's boxes.
+
+    By falling confidence, each box takes the object of its class and image that it overlaps most,
+    if their intersection over union exceeds the threshold (exactly equal is not enough, as in the
+    Python versions of the devkit). The first to take an object is right, later ones are wrong, and
+    boxes that take a difficult object count neither way. Widths are the devkit's, of inclusive
+    pixels: xmax - xmin + 1, which in this project's coordinates is x2 - x1. Boxes of equal
+    confidence keep the order of ``predictions``.
+
+    Args:
+        predictions: by image id; an image left out has no detections.
+        annotations: by image id, every image that is evaluated.
+        iou_threshold: 0.5 for VOC.
+        metric: see `average_precision`.
+
+    Raises:
+        ValueError: a prediction is for an image without annotation.
+    """
+    strangers = predictions.keys() - annotations.keys()
+    if strangers:
+        raise ValueError(
+            f"Expected predictions for annotated images, got {len(strangers)} others, "
+            f"e.g. {min(strangers)!r}."
+        )
+    verdicts = [
+        judge(detections, annotations[image_id], iou_threshold)
+        for image_id, detections in predictions.items()
+    ]
+    none = np.zeros(0)
+    labels = np.concatenate([none, *(each.labels for each in predictions.values())])
+    confidences = np.concatenate([none, *(each.confidences for each in predictions.values())])
+    right = np.concatenate([none, *(verdict[0] for verdict in verdicts)])
+    counts = np.concatenate([none, *(verdict[1] for verdict in verdicts)]) > 0
+    truth = annotations.values()
+    objects = _per_class(each.labels[~each.difficult] for each in truth)
+    values = {}
+    for label, name in enumerate(CLASSES[1:], start=1):
+        chosen = np.flatnonzero((labels == label) & counts)
+        order = chosen[np.argsort(-confidences[chosen], kind="stable")]
+        hits = np.cumsum(right[order])
+        precision = hits / np.arange(1, len(order) + 1)
+        recall = hits / max(objects[name], 1)
+        known = objects[name] > 0
+        values[name] = average_precision(recall, precision, metric) if known else float("nan")
+    return DetectionResult(
+        average_precision=values,
+        objects=objects,
+        difficult=_per_class(each.labels[each.difficult] for each in truth),
+        detections=_per_class(each.labels for each in predictions.values()),
+        images=len(annotations),
+        iou_threshold=iou_threshold,
+        metric=metric,
+    )
+
+
+def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the (n, m) intersections over union of (n, 4) and (m, 4) boxes x1 y1 x2 y2."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0.0), axis=2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.asarray(shared / np.where(union > 0, union, 1.0), dtype=np.float64)
+
+
+def judge(
+    detections: Detections, annotation: Annotation, iou_threshold: float = 0.5
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each detection of one image whether it is right and whether it counts.
+
+    The rules are those of `evaluate_detections`. More confident boxes choose first, so leaving out
+    boxes below a threshold changes nothing for the others.
+    """
+    right = np.zeros(len(detections.labels), dtype=np.bool_)
+    counts = np.ones(len(detections.labels), dtype=np.bool_)
+    for label in np.intersect1d(detections.labels, annotation.labels):
+        ours = np.flatnonzero(detections.labels == label)
+        ours = ours[np.argsort(-detections.confidences[ours], kind="stable")]
+        theirs = np.flatnonzero(annotation.labels == label)
+        overlap = box_iou(detections.boxes[ours], annotation.boxes[theirs])
+        best = overlap.argmax(axis=1)
+        taken = overlap[np.arange(len(ours)), best] > iou_threshold
+        ignored = taken & annotation.difficult[theirs[best]]
+        counts[ours[ignored]] = False
+        takers = np.flatnonzero(taken & ~ignored)
+        _, first = np.unique(best[takers], return_index=True)
+        right[ours[takers[first]]] = True
+    return right, counts
+
+
+def _per_class(labels: Iterable[NDArray[np.integer]]) -> dict[str, int]:
+    """Count labels 1..20 by class name."""
+    counts = np.zeros(NUM_CLASSES, dtype=np.int64)
+    for each in labels:
+        counts += np.bincount(each.astype(np.int64), minlength=NUM_CLASSES)
+    return {name: int(counts[label]) for label, name in enumerate(CLASSES) if label}

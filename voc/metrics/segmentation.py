@@ -1,0 +1,110 @@
+"""Intersection over union of masks, as the devkit defines it.
+
+Definition: Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective"
+(IJCV 2015).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.voc.classes import CLASSES, NUM_CLASSES, VOID
+from kdcli.voc.metrics.detection import number
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """Intersection over union per class; keys are class names, background included.
+
+    Attributes:
+        iou: 0..1; 0 for classes that are predicted but absent from the target, nan for those absent
+            from both.
+        pixels: target pixels of each class, void left out.
+        pixel_accuracy: share of those pixels with the right class; nan without any.
+    """
+
+    iou: dict[str, float]
+    pixels: dict[str, int]
+    pixel_accuracy: float
+
+    @property
+    def miou(self) -> float:
+        """Mean over the classes present in the target (21 on VOC); nan if there is none."""
+        values = [self.iou[name] for name, count in self.pixels.items() if count]
+        return float(np.mean(values)) if values else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; None stands for what is not defined."""
+        return {
+            "miou": number(self.miou),
+            "pixel_accuracy": number(self.pixel_accuracy),
+            "iou": {name: number(value) for name, value in self.iou.items()},
+        }
+
+
+class ConfusionMatrix:
+    """Counts pixels by true and predicted class, image after image.
+
+    Attributes:
+        counts: (21, 21) int64, rows are the target's classes, columns the predicted ones.
+
+    >>> matrix = ConfusionMatrix()
+    >>> matrix.update(np.array([[0, 8, 8]]), np.array([[0, 8, 255]]))
+    >>> matrix.result().miou
+    1.0
+    """
+
+    def __init__(self) -> None:
+        self.counts: NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+
+    def update(self, prediction: NDArray[np.integer], target: NDArray[np.integer]) -> None:
+        """Count one image.
+
+        Args:
+            prediction: (H, W) class ids 0..20.
+            target: (H, W) class ids 0..20; pixels that are `VOID` are left out.
+
+        Raises:
+            ValueError: the shapes differ, or a pixel that counts holds something else.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"Expected a prediction of the target's shape {target.shape}, "
+                f"got {prediction.shape}."
+            )
+        known = target != VOID
+        true, said = target[known].astype(np.int64), prediction[known].astype(np.int64)
+        for name, values in (("target", true), ("prediction", said)):
+            if values.size and not (values.min() >= 0 and values.max() < NUM_CLASSES):
+                raise ValueError(
+                    f"Expected class ids 0..{NUM_CLASSES - 1} in the {name}, "
+                    f"got {values.min()} to {values.max()}."
+                )
+        cells = np.bincount(true * NUM_CLASSES + said, minlength=NUM_CLASSES**2)
+        self.counts += cells.reshape(NUM_CLASSES, NUM_CLASSES)
+
+    def result(self) -> SegmentationResult:
+        """Return intersection over union of everything counted so far."""
+        return intersection_over_union(self.counts)
+
+
+def intersection_over_union(counts: NDArray[np.int64]) -> SegmentationResult:
+    """Return the devkit's measure: true positives / (true + false positives + false negatives).
+
+    Args:
+        counts: (21, 21) pixels by target class (rows) and predicted class (columns).
+    """
+    shared = np.diagonal(counts).astype(np.float64)
+    target, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    union = target + predicted - shared
+    iou = np.divide(shared, union, out=np.full(len(shared), np.nan), where=union > 0)
+    total = int(counts.sum())
+    return SegmentationResult(
+        iou={name: float(value) for name, value in zip(CLASSES, iou, strict=True)},
+        pixels={name: int(value) for name, value in zip(CLASSES, target, strict=True)},
+        pixel_accuracy=float(shared.sum() / total) if total else float("nan"),
+    )

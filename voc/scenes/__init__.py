@@ -1,0 +1,1 @@
+"""Drawn scenes in the layout of a devkit: what the demo and the tests learn from."""

@@ -1,0 +1,102 @@
+"""One self-contained HTML page of pictures: overlays beside each other, one row an image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdcli.voc.classes import CLASSES, PALETTE
+from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit
+from kdcli.voc.view.overlay import overlay
+
+PANEL_SIDE = 360
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture and what it shows.
+
+    Attributes:
+        caption: a few words under the picture.
+        image: (H, W, 3) uint8, RGB.
+    """
+
+    caption: str
+    image: NDArray[np.uint8]
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture."""
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture."""
+        return int(self.image.shape[1])
+
+    @property
+    def source(self) -> str:
+        """The picture as a ``data:`` URL, so that the page needs no other file."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.image).save(buffer, "JPEG", quality=88)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class Row:
+    """The panels of one image, with its id as title and one line of text."""
+
+    title: str
+    note: str
+    panels: tuple[Panel, ...]
+
+
+def panel_scale(image: NDArray[np.uint8]) -> int:
+    """How many times to enlarge a picture so that its panel has ``PANEL_SIDE`` pixels or more."""
+    return math.ceil(PANEL_SIDE / max(int(image.shape[0]), int(image.shape[1])))
+
+
+def ground_truth_panels(
+    devkit: Devkit, image_id: str, image: NDArray[np.uint8], folder: str | None = None
+) -> tuple[Panel, ...]:
+    """The panel of an image's ground truth; none where the devkit has neither boxes nor mask.
+
+    Args:
+        devkit: gives the ground truth.
+        image_id: which image.
+        image: its photograph.
+        folder: of the class mask; by default VOC's own, or the augmented set's where that lacks it.
+    """
+    if folder is None:
+        folder = CLASS_MASKS if devkit.has_mask(image_id) else AUGMENTED_MASKS
+    annotation, mask = devkit.annotation(image_id), devkit.mask(image_id, folder)
+    if annotation is None and mask is None:
+        return ()
+    boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
+    known = [name for name, part in (("boxes", annotation), ("mask", mask)) if part is not None]
+    picture = overlay(image, boxes, labels, label_map=mask, scale=panel_scale(image))
+    return (Panel(f"ground truth: {' and '.join(known)}", picture),)
+
+
+def write_gallery(
+    file: BinaryIO, title: str, facts: Mapping[str, str], rows: Iterable[Row]
+) -> None:
+    """Write ``rows`` to a file as one HTML page; rows are drawn one at a time, as they come."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
+    )
+    legend = [(CLASSES[i], f"rgb{tuple(PALETTE[i].tolist())}") for i in range(1, len(CLASSES))]
+    page = environment.get_template("gallery.html").stream(
+        title=title, facts=facts, legend=legend, rows=rows
+    )
+    page.dump(file, encoding="utf-8")

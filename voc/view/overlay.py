@@ -1,0 +1,143 @@
+"""Pictures for people: photographs with boxes and class masks over them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from kdcli.voc.classes import CLASSES, PALETTE, VOID
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Colour = tuple[int, int, int]
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.floating] | None = None,
+    labels: NDArray[np.integer] | None = None,
+    confidences: NDArray[np.floating] | None = None,
+    label_map: NDArray[np.integer] | None = None,
+    *,
+    palette: NDArray[np.uint8] = PALETTE,
+    names: tuple[str, ...] = CLASSES,
+    alpha: float = 0.5,
+    scale: int = 1,
+) -> NDArray[np.uint8]:
+    """Return a photograph with a translucent class mask and labelled boxes over it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; left as it is.
+        boxes: (n, 4) x1 y1 x2 y2, 0-based continuous pixels of the image.
+        labels: (n,) ids into ``names`` and ``palette``; without them boxes are white and unnamed.
+        confidences: (n,) written behind the name; the most confident box is drawn last, on top.
+        label_map: (H, W) ids into ``palette``: 0 is left clear, void is drawn white and fainter.
+        palette: (k, 3) uint8 RGB colour of each id.
+        names: text for each id.
+        alpha: opacity of the mask, 0..1.
+        scale: the picture is enlarged so many times first, so that text on small ones is sharp.
+
+    Returns:
+        (scale * H, scale * W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the mask is not of the image's size.
+    """
+    picture = image if label_map is None else _tinted(image, label_map, palette, alpha)
+    canvas = Image.fromarray(enlarged(picture, scale))
+    if boxes is not None and len(boxes):
+        order = range(len(boxes)) if confidences is None else np.argsort(confidences).tolist()
+        pen = ImageDraw.Draw(canvas)
+        tags = []
+        for index in order:
+            label = None if labels is None else int(labels[index])
+            colour = (255, 255, 255) if label is None else _bright(palette[label])
+            text = "" if label is None else names[label]
+            if confidences is not None:
+                text = f"{text} {float(confidences[index]):.2f}".strip()
+            corners = [scale * float(value) for value in boxes[index]]
+            _draw_box(pen, corners, colour, canvas.size)
+            tags.append((text, corners, colour))
+        for text, corners, colour in tags:
+            _draw_tag(pen, text, corners, colour, canvas.size)
+    return np.asarray(canvas)
+
+
+def enlarged(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Return an (H, W, 3) uint8 picture ``scale`` times as large, smoothly."""
+    if scale == 1:
+        return np.ascontiguousarray(image)
+    height, width = image.shape[:2]
+    size = (scale * width, scale * height)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def _tinted(
+    image: NDArray[np.uint8],
+    label_map: NDArray[np.integer],
+    palette: NDArray[np.uint8],
+    alpha: float,
+) -> NDArray[np.uint8]:
+    if label_map.shape != image.shape[:2]:
+        raise ValueError(
+            f"Expected a label map of the image's size {image.shape[:2]}, got {label_map.shape}."
+        )
+    void = label_map == VOID
+    colours = palette[np.where(void, 0, label_map)].astype(np.float32)
+    colours[void] = 255
+    opacity = np.where(label_map == 0, 0.0, alpha).astype(np.float32)
+    opacity[void] = alpha * 0.6
+    opacity = opacity[..., None]
+    return np.asarray(np.rint(image * (1 - opacity) + colours * opacity), dtype=np.uint8)
+
+
+def _draw_box(
+    pen: ImageDraw.ImageDraw, corners: list[float], colour: _Colour, size: tuple[int, int]
+) -> None:
+    """Draw a frame inside the box's outermost pixels, with a dark line for contrast around it."""
+    thick = max(1, round(min(size) / 120))
+    x1, y1 = (max(int(np.floor(value)), 0) for value in corners[:2])
+    x2 = max(min(int(np.ceil(corners[2])), size[0]) - 1, x1)
+    y2 = max(min(int(np.ceil(corners[3])), size[1]) - 1, y1)
+    pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=1)
+    pen.rectangle((x1, y1, x2, y2), outline=colour, width=thick)
+
+
+def _draw_tag(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    corners: list[float],
+    colour: _Colour,
+    size: tuple[int, int],
+) -> None:
+    """Write the text on a plate of the box's colour at its top left, kept inside the picture."""
+    if not text:
+        return
+    font = _font(max(9, round(min(size) / 26)))
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = int(right - left) + 5, int(bottom - top) + 4
+    above = corners[1] - height
+    x = int(np.clip(corners[0], 0, max(size[0] - width, 0)))
+    y = int(np.clip(above if above >= 0 else corners[1], 0, max(size[1] - height, 0)))
+    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+    ink = (0, 0, 0) if _luminance(colour) > 110 else (255, 255, 255)
+    pen.text((x + 2 - left, y + 2 - top), text, fill=ink, font=font)
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> _Font:
+    return ImageFont.load_default(size)
+
+
+def _bright(colour: NDArray[np.uint8]) -> _Colour:
+    """Lift a palette colour, half of which are dark, to one that shows on a photograph."""
+    lifted = colour.astype(np.float64) * (255 / max(int(colour.max()), 1))
+    red, green, blue = (int(value) for value in lifted * 0.85 + 38)
+    return red, green, blue
+
+
+def _luminance(colour: _Colour) -> float:
+    """Return the brightness 0..255 of a colour (ITU-R BT.601)."""
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
