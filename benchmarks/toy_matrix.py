@@ -32,7 +32,7 @@ workers = 0
 
 def kdcli(*arguments: str | Path) -> int:
     print("\n$ kdcli", *arguments, flush=True)
-    return subprocess.run([sys.executable, "-m", "cli", *map(str, arguments)]).returncode
+    return subprocess.run([sys.executable, "-m", "kdcli", *map(str, arguments)]).returncode
 
 
 def prepare(out: Path, images: int, steps: int) -> None:

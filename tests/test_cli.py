@@ -41,7 +41,7 @@ def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\n"
         "from click.testing import CliRunner\n"
-        "from cli import main\n"
+        "from kdcli.cli import main\n"
         "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
         "print(sorted({'torch', 'numpy', 'zarr', 'detectron2', 'PIL'} & set(sys.modules)))\n"
     )
@@ -66,7 +66,7 @@ def test_a_users_mistake_gets_one_message_and_no_traceback(
 ) -> None:
     command = [a.replace("{tmp}", str(tmp_path)) for a in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *command], capture_output=True, text=True, cwd="/"
+        [sys.executable, "-m", "kdcli", *command], capture_output=True, text=True, cwd="/"
     )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
@@ -79,7 +79,7 @@ def test_a_users_mistake_gets_one_message_and_no_traceback(
 def test_output_to_a_full_disk_is_one_message() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "cli", "list-recipes"],
+            [sys.executable, "-m", "kdcli", "list-recipes"],
             stdout=full, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert done.returncode == 1

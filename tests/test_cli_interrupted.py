@@ -23,7 +23,7 @@ IMAGES, IMAGES_PER_SHARD = 48, 3  # seconds of work: not over before a signal co
 
 def start(voc: Path, out: Path) -> subprocess.Popen[str]:
     command = [
-        *(sys.executable, "-m", "cli", "generate-tutors", "--voc", voc, "--out", out),
+        *(sys.executable, "-m", "kdcli", "generate-tutors", "--voc", voc, "--out", out),
         *("--detection-tutor", "sample", "--segmentation-tutor", "sample", "--device", "cpu"),
         *("--images-per-shard", str(IMAGES_PER_SHARD)),
     ]

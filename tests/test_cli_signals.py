@@ -30,7 +30,7 @@ def send(command: list[str | Path], ready: Callable[[], bool], number: int) -> t
     It returns only when the last process of the group has closed its output.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", *command],
+        [sys.executable, "-m", "kdcli", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

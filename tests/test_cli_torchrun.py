@@ -17,7 +17,7 @@ import torch
 from kdcli.cache.format.layout import LOCK
 from kdcli.cache.format.root import read_root
 from kdcli.cache.writing.member import MemberWriter
-from kdcli.common.errors import CacheError
+from kdcli.common.errors import BusyError, CacheError
 from kdcli.common.lock import Lock
 from kdcli.tutor_gen.generate import GenerationResult, generate
 from kdcli.tutor_gen.registry import load_tutors
@@ -51,7 +51,7 @@ def whole(voc: Devkit) -> Path:
 def start(voc: Devkit, out: Path, processes: int) -> Iterator[subprocess.Popen[str]]:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
-        *("--standalone", "-m", "cli", "generate-tutors", "--voc", str(voc.root)),
+        *("--standalone", "-m", "kdcli", "generate-tutors", "--voc", str(voc.root)),
         *("--list", LIST, "--detection-tutor", "sample", "--segmentation-tutor", "sample"),
         *("--out", str(out), "--images-per-shard", "1", "--device", "cpu"),
     ]
@@ -104,8 +104,8 @@ def test_the_shards_of_a_killed_process_are_taken_up_by_a_rerun(
         while not list(out.glob(".parts/*.part")):
             time.sleep(0.002)
             assert process.poll() is None, process.communicate()
-        with pytest.raises(CacheError, match="is generating into this cache"):
-            Lock(out / LOCK)
+        with pytest.raises(BusyError, match="is generating into this cache"):
+            Lock(out / LOCK, "generating into this cache")
         os.kill(process_of_rank(process.pid, 1), signal.SIGKILL)
         _, messages = process.communicate(timeout=300)
     assert process.returncode == 1, messages
@@ -125,7 +125,7 @@ def test_a_member_keeps_its_cache_closed_to_others(voc: Devkit, whole: Path) -> 
         MemberWriter(whole, root, {**root.settings, "detection_floor": 0.5}, 1)
     with (
         MemberWriter(whole, root, root.settings, 1),
-        pytest.raises(CacheError, match="is generating into this cache"),
+        pytest.raises(BusyError, match="is generating into this cache"),
     ):
         run_alone(voc, whole)
     assert run_alone(voc, whole).images == 0

@@ -21,7 +21,7 @@ from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
 from kdcli.cache.writer import CacheWriter
-from kdcli.common.errors import CacheError
+from kdcli.common.errors import CacheError, ResourceError
 
 CHANGES = frozenset(
     {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree"}
@@ -245,7 +245,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(
         outputs = {e.image_id: drawn.draw_output(e, vectors=200) for e in entries}
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(300_000))
-        with pytest.raises(CacheError, match=r"the disk is full \(0\.\d MiB free\)") as caught:
+        with pytest.raises(ResourceError, match=r"the disk is full \(0\.\d MiB free\)") as caught:
             generate(drawn, disk / "cache.zarr", entries, outputs)
         assert "run the same command again" in str(caught.value)
         assert list(disk.rglob("*.tmp")) == []

@@ -17,7 +17,7 @@ from kdcli.cache.hdf5 import export_cache, import_cache
 from kdcli.cache.merge import merge_caches
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
-from kdcli.common.errors import CacheError
+from kdcli.common.errors import CacheError, ResourceError
 
 Sound = tuple[Path, list[TutorOutput]]
 
@@ -83,7 +83,7 @@ def test_exporting_refuses_what_it_cannot_do(sound_cache: Sound, tmp_path: Path)
     assert there.read_bytes() == b"mine"
     with pytest.raises(CacheError, match="no such folder"):
         export_cache(tmp_path / "nothing", tmp_path / "new.h5")
-    with pytest.raises(CacheError, match="cannot be written"):
+    with pytest.raises(ResourceError, match="cannot be written"):
         export_cache(sound_cache[0], there / "new.h5")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there.h5"]
 

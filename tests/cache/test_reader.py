@@ -25,7 +25,7 @@ from kdcli.cache.format.root import attributes_digest, read_root
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.reading import mapped
 from kdcli.cache.verify import verify
-from kdcli.common.errors import CacheError
+from kdcli.common.errors import CacheError, ResourceError
 from kdcli.common.files import sha256_file
 
 Sound = tuple[Path, list[TutorOutput]]
@@ -154,7 +154,7 @@ def test_worker_processes_read_what_the_parent_reads(sound_cache: Sound, method:
     context = multiprocessing.get_context(method)
     program = (
         "import multiprocessing, sys\n"
-        "from cache.reader import TutorCache\n"
+        "from kdcli.cache.reader import TutorCache\n"
         "def read(job):\n"
         "    cache, image_id = job\n"
         "    return cache[image_id].label_map.tobytes() + cache[image_id].boxes.tobytes()\n"
@@ -217,7 +217,7 @@ def test_a_read_only_cache_is_read(drawn: ModuleType, sound_cache: Sound, tmp_pa
         cache = TutorCache.open(path)
         assert all(cache[output.image_id].equals(output) for output in sound_cache[1])
         assert verify(path) == []
-        with pytest.raises(CacheError, match="cannot be written"):
+        with pytest.raises(ResourceError, match="cannot be written"):
             drawn.write_cache(path, [], drawn.draw_entries(10))
     finally:
         subprocess.run(["umount", "--lazy", path], check=True)  # the files are mapped still
@@ -287,7 +287,7 @@ def test_a_missing_file_of_a_layout_it_does_not_know_is_no_fill_value(spoilable:
 
 def test_opening_needs_neither_zarr_nor_torch(sound_cache: Sound) -> None:
     program = (
-        "import sys; from cache.reader import TutorCache\n"
+        "import sys; from kdcli.cache.reader import TutorCache\n"
         "cache = TutorCache.open(sys.argv[1]); cache[cache.image_ids[0]]\n"
         "print(sorted({'zarr', 'torch', 'h5py'} & set(sys.modules)))\n"
     )

@@ -19,7 +19,7 @@ from kdcli.cache.format.record import FailedImage, ImageEntry, InstanceMasks, Tu
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
 from kdcli.cache.writer import CacheWriter
-from kdcli.common.errors import CacheError
+from kdcli.common.errors import BusyError, CacheError
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -262,16 +262,16 @@ def test_a_second_generator_is_refused(drawn: ModuleType, tmp_path: Path) -> Non
     entries = drawn.draw_entries(2)
     program = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "import drawn; from common.errors import CacheError\n"
+        "import drawn; from kdcli.common.errors import KdcliError\n"
         "try: drawn.CacheWriter.open(sys.argv[1], drawn.draw_entries(2), drawn.SETTINGS, {})\n"
-        "except CacheError as error: print(error)\n"
+        "except KdcliError as error: print(error)\n"
     )
     here = Path(__file__).parent
     command = [sys.executable, "-c", program, tmp_path / "c", here, here.parents[1]]
     with open_writer(drawn, tmp_path / "c", entries):
         second = subprocess.run(command, capture_output=True, text=True, check=True)
         assert "is generating into this cache" in second.stdout
-        with pytest.raises(CacheError, match="this process is generating"):
+        with pytest.raises(BusyError, match="this process is generating"):
             open_writer(drawn, tmp_path / "c", entries)
     third = subprocess.run(command, capture_output=True, text=True, check=True)
     assert third.stdout == ""

@@ -151,7 +151,7 @@ def test_every_gpu_has_a_part_in_one_training(
     ]  # fmt: skip
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     subprocess.run(
-        [*torchrun, f"--nproc-per-node={gpus}", "-m", "cli", "train-student",
+        [*torchrun, f"--nproc-per-node={gpus}", "-m", "kdcli", "train-student",
          *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=True,

@@ -91,7 +91,7 @@ def test_the_command_takes_every_name_of_a_gpu(tmp_path: Path, devkit: Devkit, d
         "generate-tutors", "--voc", devkit.root, "--list", "Segmentation/val", "--out", out,
         "--detection-tutor", "sample", "--segmentation-tutor", "sample", "--device", device,
     ]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "cli", *map(str, arguments)], check=True)
+    subprocess.run([sys.executable, "-m", "kdcli", *map(str, arguments)], check=True)
     (recorded,) = TutorCache.open(out).provenance["environments"]
     assert recorded["device"] == torch.cuda.get_device_name(0)
     assert recorded["tf32"] == "off"

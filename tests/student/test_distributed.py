@@ -51,7 +51,7 @@ def start(config: RunConfig, devkit: Devkit, cache: TutorCache, out: Path) -> su
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = ["--voc", devkit.root, "--cache", cache.path, "--config", file, "--out", out]
     return subprocess.Popen(
-        [*torchrun, "-m", "cli", "train-student", *map(str, arguments)],
+        [*torchrun, "-m", "kdcli", "train-student", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

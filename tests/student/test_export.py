@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import ResourceError, StudentError
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import Transform
 from kdcli.student.evaluation.onnx import export_onnx
@@ -80,5 +80,5 @@ def test_a_missing_package_is_named_with_the_extra(
 @needs_onnx
 def test_a_file_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StudentError, match=r"file/student\.onnx: cannot be written"):
+    with pytest.raises(ResourceError, match=r"file/student\.onnx: cannot be written"):
         export_onnx(run, tmp_path / "file" / "student.onnx")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import ResourceError, StudentError
 from kdcli.common.files import TEMPORARY, append_text
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.experiments.runner import Runner, Share
@@ -29,12 +29,12 @@ Small = Callable[..., RunConfig]
 APPEND = """
 import resource, sys
 from pathlib import Path
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import ResourceError
 from kdcli.common.files import append_text
 resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
 try:
     append_text(Path(sys.argv[1]), "a second line, too long\\n")
-except StudentError as error:
+except ResourceError as error:
     print(error)
 """
 
@@ -56,7 +56,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -
     path = tmp_path / "last.pt"
     save_checkpoint(path, Checkpoint(1, {"w": torch.ones(3)}, {}))
     (tmp_path / ("last.pt" + TEMPORARY)).symlink_to("/dev/full")
-    with pytest.raises(StudentError, match=r"last\.pt: the disk is full"):
+    with pytest.raises(ResourceError, match=r"last\.pt: the disk is full"):
         save_checkpoint(path, Checkpoint(2, {"w": torch.ones(100_000)}, {}))
     assert load_checkpoint(path).step == 1
     assert list(tmp_path.iterdir()) == [path]
@@ -84,7 +84,7 @@ def test_tensorboard_without_room_is_one_message_and_no_threads_traceback(
             for step in range(2000):
                 journal.add(step, {"loss": 0.5})
 
-    with pytest.raises(StudentError, match="run/tensorboard: the disk is full"):
+    with pytest.raises(ResourceError, match="run/tensorboard: the disk is full"):
         write_lines()
     assert reported == []
 
@@ -110,7 +110,7 @@ def test_without_locks_a_run_is_trained_with_a_warning(
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_work_is_not_shared(devkit: Devkit, tmp_path: Path) -> None:
     runner = Runner(tmp_path, devkit, None, "Segmentation/val", Share(0, 2))
-    with pytest.raises(StudentError, match=r"no locks .* keep the processes of one run apart"):
+    with pytest.raises(ResourceError, match=r"no locks .* keep the processes of one run apart"):
         runner.run([], print)
 
 
@@ -123,5 +123,5 @@ def test_a_finished_run_is_known_as_such_where_nothing_can_be_written(
     assert train(config, devkit, None, run) == summary
     with pytest.raises(StudentError, match="holds a run that differs"):
         train(small(optim__steps=2), devkit, None, run)
-    with pytest.raises(StudentError, match=r"run/new/\.lock: cannot be written"):
+    with pytest.raises(ResourceError, match=r"run/new/\.lock: cannot be written"):
         train(config, devkit, None, run / "new")

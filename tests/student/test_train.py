@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from kdcli.cache.reader import TutorCache
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import BusyError, StudentError
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import load_config, to_toml
 from kdcli.student.runs.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
@@ -233,7 +233,7 @@ def test_another_cache_is_refused(
     config = small(targets__detection__source="tutor")
     train(config, devkit, cache, tmp_path / "run")
     other = make_cache(tmp_path / "other.zarr", roles=("detection",))
-    with pytest.raises(StudentError, match=f"cache: '{cache.format.fingerprint}' in the run"):
+    with pytest.raises(StudentError, match=f"cache: '{cache.fingerprint}' in the run"):
         train(config, devkit, other, tmp_path / "run")
 
 
@@ -270,7 +270,7 @@ def test_two_processes_never_train_into_one_run(
     assert holder.stdout is not None
     worker = int(holder.stdout.readline())
     try:
-        with pytest.raises(StudentError, match="Another process is training"):
+        with pytest.raises(BusyError, match="is training there"):
             train(small(), devkit, None, tmp_path)
         holder.kill()
         holder.wait()

@@ -198,7 +198,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, existed: bool) -> Non
 
 def test_a_killed_run_leaves_no_lists(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    script = f"from voc.scenes.dataset import make_sample; make_sample({str(out)!r}, images=5000)"
+    script = (
+        f"from kdcli.voc.scenes.dataset import make_sample; make_sample({str(out)!r}, images=5000)"
+    )
     with subprocess.Popen([sys.executable, "-c", script]) as process:
         deadline = time.monotonic() + 30
         while not list(out.glob("JPEGImages/*.jpg")) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Files on a disk that is full or refuses, and locks where the file system has none."""
+"""A store on a disk that is full or refuses, and where the file system has no locks."""
 
 from __future__ import annotations
 
@@ -17,55 +17,18 @@ from kdcli.cache.format.root import read_root
 from kdcli.cache.hdf5 import export_cache
 from kdcli.cache.writer import CacheWriter
 from kdcli.cache.writing.member import MemberWriter
-from kdcli.common.errors import CacheError
-from kdcli.common.files import TEMPORARY, atomic_file, explained, write_atomic
-from kdcli.common.lock import Lock
+from kdcli.common.errors import ResourceError
 
 EXPORT = """
 import resource, sys
-from kdcli.common.errors import CacheError
+from kdcli.common.errors import ResourceError
 from kdcli.cache.hdf5 import export_cache
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
     export_cache(sys.argv[1], sys.argv[2])
-except CacheError as error:
+except ResourceError as error:
     print(error)
 """
-
-
-def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
-    path = tmp_path / "scores.json"
-    path.write_bytes(b"old")
-    (tmp_path / ("scores.json" + TEMPORARY)).symlink_to("/dev/full")
-    with pytest.raises(CacheError, match=r"scores\.json: the disk is full \(\d+\.\d MiB free\)"):
-        write_atomic(path, b"new")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("scores.json", b"old")]
-
-
-def test_an_error_of_the_block_leaves_no_half_file_and_stays_what_it_is(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with atomic_file(tmp_path / "new" / "page.html") as file:
-            file.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (errno.EDQUOT, r"your share of the disk \(quota\) is used up"),
-        (errno.EROFS, r"cannot be written \(Read-only file system\)"),
-        (errno.EFBIG, r"cannot be written \(File too large\)"),
-    ],
-)
-def test_the_systems_refusal_is_told_with_its_reason(
-    number: int, words: str, tmp_path: Path
-) -> None:
-    with pytest.raises(LookupError, match=words), explained(tmp_path / "file", LookupError):
-        raise OSError(number, os.strerror(number))
 
 
 def test_an_export_that_finds_no_room_ends_with_a_message(
@@ -113,17 +76,6 @@ def test_without_locks_several_processes_are_refused(drawn: ModuleType, tmp_path
     with (
         pytest.warns(UserWarning, match="no locks"),
         CacheWriter.open(tmp_path, entries, drawn.SETTINGS, drawn.ENVIRONMENT) as writer,
-        pytest.raises(CacheError, match=r"No locks available\).* use one process, or write"),
+        pytest.raises(ResourceError, match=r"No locks available\).* use one process, or write"),
     ):
         MemberWriter(tmp_path, writer.root, drawn.SETTINGS, 1)
-
-
-def test_a_lock_that_fails_otherwise_is_not_taken_for_another_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(handle: int, operation: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(fcntl, "lockf", fail)
-    with pytest.raises(CacheError, match=r"cannot be locked \(Input/output error\)"):
-        Lock(tmp_path / LOCK)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kdcli.common.errors import DevkitError, ResourceError
 from kdcli.common.workers import read_batches, worker_options
 
 LEFT_ALIVE = """
@@ -26,7 +27,7 @@ class Slow(Dataset):
         time.sleep(1000 * (i > 1))
         return torch.zeros(4)
 
-kept = read_batches(DataLoader(Slow(), **worker_options(2)), "workers", LookupError, ())
+kept = read_batches(DataLoader(Slow(), **worker_options(2)), "workers")
 print(len(next(kept)), flush=True)
 kept = [kept]
 kept.append(kept)  # no collector comes before the end
@@ -49,7 +50,7 @@ class Items(Dataset[object]):
 
 def read(*items: object, workers: int = 1) -> list[object]:
     loader = DataLoader(Items(*items), collate_fn=lambda batch: batch[0], **worker_options(workers))
-    return list(read_batches(loader, "--workers", LookupError, (KeyError,)))
+    return list(read_batches(loader, "--workers"))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -59,24 +60,24 @@ def test_batches_come_in_their_order(workers: int) -> None:
 
 
 def test_a_batch_that_cannot_be_sent_is_an_error_and_no_waiting_for_ever() -> None:
-    with pytest.raises(LookupError, match=r"cannot hand over .*lambda.*\(--workers=0\)"):
+    with pytest.raises(ResourceError, match=r"cannot hand over .*lambda.*\(--workers=0\)"):
         read(1, lambda: lambda: 1, 2)
 
 
 def test_a_worker_that_the_system_ends_is_told() -> None:
-    with pytest.raises(LookupError, match=r"The system ended a worker process.*\(--workers\)"):
+    with pytest.raises(ResourceError, match=r"The system ended a worker process.*\(--workers\)"):
         read(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_mistake_is_the_message_it_was_and_an_accident_stays_one(workers: int) -> None:
     def mistake() -> None:
-        raise KeyError("no such picture")
+        raise DevkitError("no such picture")
 
     def accident() -> None:
         raise RuntimeError("a bug")
 
-    with pytest.raises(KeyError, match="no such picture"):
+    with pytest.raises(DevkitError, match="no such picture"):
         read(mistake, workers=workers)
     with pytest.raises(RuntimeError, match="a bug"):
         read(accident, workers=workers)
@@ -93,14 +94,15 @@ def test_what_the_system_refuses_is_named_with_the_remedy(limit: str, words: str
     script = f"""
 import resource, torch
 from torch.utils.data import DataLoader
+from kdcli.common.errors import ResourceError
 from kdcli.common.workers import read_batches, worker_options
 torch.manual_seed(0)
 loader = DataLoader([torch.ones(9000)] * 20, **worker_options(2))
 resource.setrlimit(resource.{limit})
 try:
-    for batch in read_batches(loader, "--workers", LookupError, ()):
+    for batch in read_batches(loader, "--workers"):
         pass
-except LookupError as error:
+except ResourceError as error:
     print(error)
 """
     done = subprocess.run(
