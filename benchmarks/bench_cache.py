@@ -25,12 +25,13 @@ import zarr
 
 from benchmarks.cache_data import SETTINGS, simulated_outputs
 from kdcli.cache.format.layout import table_names
-from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.summary import summarise
 from kdcli.cache.writer import CacheWriter
 from kdcli.cache.writing.part import encode_image
 from kdcli.cache.writing.shard import commit_shard, label_specs
+from kdcli.common.images import ImageEntry
 
 DENSE_IMAGES = 20
 """Images that are also written as dense float32, 15 MB each."""

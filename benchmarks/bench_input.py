@@ -31,10 +31,10 @@ from kdcli.student.data.batch import collate
 from kdcli.student.data.color_jitter import distort, draw_photometric
 from kdcli.student.data.dataset import Draw, StudentDataset, make_loader
 from kdcli.student.data.geometry import Transform, Window
-from kdcli.student.data.plan import image_entries
 from kdcli.student.model.blitznet import normalise
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.jpeg import Photograph
+from kdcli.voc.scan import scan_images
 from kdcli.voc.scenes.dataset import make_sample
 
 Row = tuple[str, str, str]
@@ -53,7 +53,7 @@ def make_dataset(folder: Path, voc: Path | None, images: int) -> StudentDataset:
         devkit = Devkit.open(voc)
     ids = devkit.image_ids("Segmentation/train")[:images]
     path = folder / "cache.zarr"
-    entries = image_entries(devkit, ids)
+    entries = scan_images(devkit, ids)
     with CacheWriter.open(path, entries, SETTINGS | {"keep_masks": False}, {}) as writer:
         for shard in writer.pending():
             writer.write(shard, [output_of(devkit, entry.image_id) for entry in shard.images])

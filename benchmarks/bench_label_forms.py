@@ -26,11 +26,11 @@ from kdcli.cache.reader import TutorCache
 from kdcli.cache.writer import CacheWriter
 from kdcli.tutor_gen.labels.coding import code_instances
 from kdcli.tutor_gen.registry import load_tutor
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.tutor import Instances
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 
 FORMS = (
     LabelForm(),

@@ -33,10 +33,10 @@ from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.label import Machinery
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import load_tutors
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
 from kdcli.tutor_gen.tutors.preparation import prepare
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 from kdcli.voc.scenes.dataset import draw_scene
 
 SEED = 7_500_000

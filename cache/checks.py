@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from kdcli.cache.format.fingerprint import entry_differences, listed
-from kdcli.cache.format.record import ImageEntry
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError
+from kdcli.common.images import ImageEntry
 
 
 def check_fits(

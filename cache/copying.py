@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdcli.cache.format.layout import JSON
-from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.writer import CacheWriter
+from kdcli.common.images import ImageEntry
 from kdcli.common.progress import Track
 
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from kdcli.cache.copying import write_copy
 from kdcli.cache.format.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES
-from kdcli.cache.format.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import FailedImage, InstanceMasks, TutorOutput
 from kdcli.cache.format.root import CONVENTIONS, attributes_digest
 from kdcli.cache.hdf5_target import Target
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.writing.part import output_rows
 from kdcli.common.errors import CacheError
 from kdcli.common.files import atomic_file, sync
+from kdcli.common.images import ImageEntry
 from kdcli.common.progress import Track, no_track
 
 HOW_TO_READ = """\

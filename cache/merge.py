@@ -14,9 +14,10 @@ from kdcli.cache.format.fingerprint import (
     listed,
     settings_differences,
 )
-from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError
+from kdcli.common.images import ImageEntry
 from kdcli.common.progress import Track, no_track
 
 

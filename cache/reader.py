@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.images import decode_entries
-from kdcli.cache.format.record import Boxes, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import Boxes, InstanceMasks, TutorOutput
 from kdcli.cache.reading.store import Store
 from kdcli.common.errors import CacheError
+from kdcli.common.images import ImageEntry
 
 ROLES = ("detection", "segmentation")
 

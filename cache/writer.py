@@ -10,7 +10,7 @@ from typing import Self
 
 from kdcli.cache.format.images import check_images, plain_json, plain_settings
 from kdcli.cache.format.layout import GENERATING, IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT
-from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.format.root import Root
 from kdcli.cache.writing.member import refuse_members
 from kdcli.cache.writing.outputs import encode_outputs
@@ -19,6 +19,7 @@ from kdcli.cache.writing.resume import State, begin, make_folder, reopen, resume
 from kdcli.cache.writing.shard import Shard, commit_shard, done_part, load_shard
 from kdcli.cache.writing.tables import write_tables
 from kdcli.common.errors import CacheError
+from kdcli.common.images import ImageEntry
 from kdcli.common.lock import Lock
 
 __all__ = ["CacheWriter", "Shard"]

@@ -42,7 +42,7 @@ def device_option(command: Command) -> Command:
 
 
 def torch_device(name: str) -> str:
-    """What ``--device`` means to this process; ``StudentError`` if there is no such device.
+    """What ``--device`` means to this process; ``ResourceError`` if there is no such device.
 
     A GPU becomes PyTorch's current one: pinned memory, too, belongs to it.
     """

@@ -104,7 +104,7 @@ def inspect_cache(
 def _check_photographs(store: TutorCache, devkit: Devkit) -> None:
     """Raise ``CacheError`` naming every photograph that changed since it was labelled."""
     from kdcli.cache.checks import check_fits
-    from kdcli.tutor_gen.scan import scan_images
+    from kdcli.voc.scan import scan_images
 
     check_fits(store, scan_images(devkit, store.image_ids))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import ResourceError
+from kdcli.common.torchrun import local_rank
 
 
 def pick_device(name: str) -> torch.device:
@@ -18,34 +17,34 @@ def pick_device(name: str) -> torch.device:
     A CUDA device always has its number: PyTorch's ``set_device`` and others refuse plain ``cuda``.
 
     Raises:
-        StudentError: No such device, or not on this machine.
+        ResourceError: No such device, or not on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise StudentError(f"Expected a device auto, cpu, cuda or cuda:N, got {name!r}") from error
+        raise ResourceError(f"Expected a device auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type not in ("cpu", "cuda"):
-        raise StudentError(f"Expected a device auto, cpu, cuda or cuda:N, got {name!r}")
+        raise ResourceError(f"Expected a device auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda":
-        rank = os.environ.get("LOCAL_RANK")
+        rank = local_rank()
         if device.index is None:
-            device = torch.device("cuda", int(rank or 0))
+            device = torch.device("cuda", rank or 0)
         _check_there(device, rank)
     return device
 
 
-def _check_there(device: torch.device, rank: str | None) -> None:
+def _check_there(device: torch.device, rank: int | None) -> None:
     gpus = torch.cuda.device_count()
     if device.index < gpus:
         return
     if gpus and rank is not None:
-        raise StudentError(
+        raise ResourceError(
             f"Process {rank} of this machine has no GPU of its own, there are {gpus}: start at "
             "most one process for each with --nproc-per-node, or use the device cpu"
         )
-    raise StudentError(
+    raise ResourceError(
         f"The device {device} is asked for, but PyTorch sees {gpus} CUDA devices here: use "
         "--device cpu, or a PyTorch built for this GPU"
     )

@@ -6,7 +6,6 @@ In a process of its own, all of this does nothing and costs nothing.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -14,6 +13,8 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from kdcli.common.torchrun import launch
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ PATIENCE = timedelta(hours=2)
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that ``torchrun`` started with this one, if it did."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if launch() is None:
         yield
         return
     # Small numbers that the host decides by go through gloo, wherever the gradients go.
@@ -54,7 +55,8 @@ def ranks() -> int:
 
 def is_first_process() -> bool:
     """Return whether this process speaks for all; known before and after they are joined, too."""
-    return os.environ.get("RANK", "0") == "0"
+    started = launch()
+    return started is None or started.rank == 0
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.writing.survey import expected_bytes, images_to_do
 from kdcli.common.errors import DevkitError
+from kdcli.common.images import ImageEntry
 from kdcli.common.progress import Track, no_track
 from kdcli.tutor_gen.pipeline.pair import TutorPair
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 
 SAMPLED = 4
 

@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcli.cache.format.record import ImageEntry
 from kdcli.cache.format.root import Root
 from kdcli.cache.writer import CacheWriter, Shard
 from kdcli.cache.writing.member import MemberWriter
+from kdcli.common.images import ImageEntry
 from kdcli.common.progress import Track, no_track
 from kdcli.common.versions import environment
 from kdcli.tutor_gen.pipeline.label import Machinery, Tally, label_shards
 from kdcli.tutor_gen.pipeline.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
 from kdcli.tutor_gen.pipeline.team import Team, alone
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.tutor_gen.tutors.device import device_environment
 from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
 from kdcli.tutor_gen.tutors.tutor import Tutor
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 
 PLAIN = Machinery()
 

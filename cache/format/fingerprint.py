@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdcli.cache.format.layout import FORMAT_VERSION, JSON
-from kdcli.cache.format.record import ImageEntry
+from kdcli.common.images import ImageEntry
 
 SHOWN = 10
 """How many differences a message lists before it only counts them."""
@@ -86,6 +86,8 @@ def image_differences(stored: Sequence[ImageEntry], given: Sequence[ImageEntry])
 
 def entry_differences(stored: ImageEntry, given: ImageEntry) -> list[str]:
     """How one image differs from what the cache was made of: size, or content of its file."""
+    if not given.height:
+        return [f"{stored.image_id}: the photograph cannot be read now"]
     if (stored.height, stored.width) != (given.height, given.width):
         return [
             f"{stored.image_id}: {stored.width} x {stored.height} pixels in the cache, "

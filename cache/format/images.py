@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from kdcli.cache.format.codec import compress, decompress
 from kdcli.cache.format.layout import JSON, ArraySpec, image_specs
-from kdcli.cache.format.record import NUM_CLASSES, ImageEntry
+from kdcli.cache.format.record import NUM_CLASSES
 from kdcli.common.errors import CacheError
 from kdcli.common.files import write_atomic
+from kdcli.common.images import ImageEntry
 
 
 def check_images(images: Sequence[ImageEntry]) -> None:

@@ -164,16 +164,6 @@ def _same_instances(a: InstanceMasks | None, b: InstanceMasks | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageEntry:
-    """One image as the cache's list names it: its id, size in pixels and SHA-256 of its file."""
-
-    image_id: str
-    height: int
-    width: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class FailedImage:
     """An image the tutors could not label, and why; a rerun tries it again."""
 

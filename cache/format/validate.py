@@ -8,15 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.layout import MAX_PALETTE
-from kdcli.cache.format.record import (
-    DROPPED,
-    MASK_SIDE,
-    NUM_CLASSES,
-    ImageEntry,
-    InstanceMasks,
-    TutorOutput,
-)
+from kdcli.cache.format.record import DROPPED, MASK_SIDE, NUM_CLASSES, InstanceMasks, TutorOutput
 from kdcli.common.errors import CacheError
+from kdcli.common.images import ImageEntry
 
 
 def check_output(output: TutorOutput, entry: ImageEntry, keep_masks: bool) -> None:

@@ -23,12 +23,12 @@ from kdcli.cache.format.images import (
     write_whole,
 )
 from kdcli.cache.format.layout import JSON, LOCK, PARTS, ROOT
-from kdcli.cache.format.record import ImageEntry
 from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.writing.reopen import restore_parts
 from kdcli.cache.writing.shard import done_part, label_specs
 from kdcli.common.errors import CacheError
 from kdcli.common.files import TEMPORARY, cannot_write, file_intact
+from kdcli.common.images import ImageEntry
 
 
 @dataclass(frozen=True, slots=True)

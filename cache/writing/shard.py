@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kdcli.cache.format.codec import MISSING, ShardWriter, decode_index, index_bytes
 from kdcli.cache.format.layout import HIGH, LOW, ArraySpec, label_spec
-from kdcli.cache.format.record import ImageEntry
 from kdcli.cache.format.root import Root
 from kdcli.cache.writing.part import (
     EncodedImage,
@@ -19,6 +18,7 @@ from kdcli.cache.writing.part import (
     write_part,
 )
 from kdcli.common.files import atomic_file, file_intact, sha256_file, sync
+from kdcli.common.images import ImageEntry
 
 Chunks = tuple[bytes | None, ...]
 

@@ -22,11 +22,12 @@ from kdcli.cache.format.layout import (
     outcome_specs,
     table_names,
 )
-from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.format.root import read_root
 from kdcli.cache.writing.part import EncodedImage, encode_image
 from kdcli.cache.writing.resume import check_settings, failed_positions, labelled_ids, with_images
 from kdcli.cache.writing.shard import done_part
+from kdcli.common.images import ImageEntry
 
 ROOT_BYTES = 6000
 """About what provenance and definitions take in the root's attributes."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kdcli.cache.checks import check_fits
-from kdcli.cache.format.record import ImageEntry
 from kdcli.cache.format.vectors import READING
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import StudentError
-from kdcli.common.files import sha256_file
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.assignment import (
     ImageTargets,
@@ -22,6 +19,7 @@ from kdcli.student.data.assignment import (
 )
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit, mask_folder
+from kdcli.voc.scan import scan_images
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
         )
     taught = [row.image_id for row in rows if row.detection_tutor or row.segmentation_tutor]
     if roles and cache is not None:
-        check_fits(cache, image_entries(devkit, taught), roles=roles, class_names=CLASSES)
+        check_fits(cache, scan_images(devkit, taught), roles=roles, class_names=CLASSES)
         if "segmentation" in roles and segmentation.masks == "soft" and not cache.has_instances:
             raise StudentError(
                 'targets.segmentation.masks = "soft" asks for the tutor\'s own masks, which this '
@@ -102,13 +100,3 @@ def class_masks(config: RunConfig, list_name: str) -> str:
     """Return the folder of a list's class masks; of the training list the one that is set."""
     own = config.data.mask_folder if list_name == config.data.list else ""
     return own or mask_folder(list_name)
-
-
-def image_entries(devkit: Devkit, image_ids: Sequence[str]) -> list[ImageEntry]:
-    """Return size and SHA-256 of each photograph's file, to compare with a cache's."""
-    entries = []
-    for image_id in image_ids:
-        height, width = devkit.image_size(image_id)
-        digest = sha256_file(devkit.image_path(image_id))
-        entries.append(ImageEntry(image_id, height, width, digest))
-    return entries

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import torch
 from kdcli.common.errors import StudentError
 from kdcli.common.files import TEMPORARY, read_json, write_json, write_text
 from kdcli.common.lock import Lock
+from kdcli.common.versions import package_versions
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import flatten, load_config, to_toml
 
@@ -80,7 +80,7 @@ def record_start(out: Path, step: int, device: torch.device, **more: object) -> 
         "step": step,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": {"python": platform.python_version(), **package_versions()},
         "platform": platform.platform(),
         "git": git_state(),
         "command": sys.argv,
@@ -96,17 +96,6 @@ def run_config(run: Path) -> RunConfig:
     if not path.is_file():
         raise StudentError(f"{run} is no run of this program: it has no {CONFIG}")
     return load_config(path)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("kdcli", "torch", "torchvision", "numpy", "pillow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def git_state() -> dict[str, Any] | None:

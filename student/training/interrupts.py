@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from kdcli.common.stopping import STOPPING, Stopped
+from kdcli.common.torchrun import passes_signals_on
 
 
 class TrainingInterrupted(Stopped):
@@ -49,5 +49,5 @@ class Interrupts:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
-        if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if number == signal.SIGINT and not passes_signals_on():
             signal.signal(number, self._before[number])

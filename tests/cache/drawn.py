@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcli.cache.format.record import DROPPED, FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import DROPPED, FailedImage, InstanceMasks, TutorOutput
 from kdcli.cache.writer import CacheWriter
+from kdcli.common.images import ImageEntry
 
 CLASS_NAMES = ["background", *(f"class {i}" for i in range(1, 21))]
 SETTINGS = {

@@ -17,11 +17,12 @@ from types import ModuleType
 
 import pytest
 
-from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
 from kdcli.cache.writer import CacheWriter
 from kdcli.common.errors import CacheError, ResourceError
+from kdcli.common.images import ImageEntry
 
 CHANGES = frozenset(
     {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree"}

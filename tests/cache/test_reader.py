@@ -20,13 +20,14 @@ import zarr
 from zarr.codecs import GzipCodec
 
 from kdcli.cache.format.layout import ATTRIBUTE
-from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.format.root import attributes_digest, read_root
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.reading import mapped
 from kdcli.cache.verify import verify
 from kdcli.common.errors import CacheError, ResourceError
 from kdcli.common.files import sha256_file
+from kdcli.common.images import ImageEntry
 
 Sound = tuple[Path, list[TutorOutput]]
 

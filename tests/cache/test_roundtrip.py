@@ -13,8 +13,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcli.cache.format.record import ImageEntry, TutorOutput
+from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
+from kdcli.common.images import ImageEntry
 
 ids = st.text(
     st.characters(exclude_categories=("Cs",), exclude_characters="\n\0"), min_size=1, max_size=12

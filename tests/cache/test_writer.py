@@ -15,11 +15,12 @@ import pytest
 import zarr
 
 from kdcli.cache.format.layout import label_spec
-from kdcli.cache.format.record import FailedImage, ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import FailedImage, InstanceMasks, TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
 from kdcli.cache.writer import CacheWriter
 from kdcli.common.errors import BusyError, CacheError
+from kdcli.common.images import ImageEntry
 
 
 def files_of(path: Path) -> dict[str, bytes]:

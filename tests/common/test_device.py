@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdcli.common.device import pick_device
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import ResourceError
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.Monk
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 1)
     assert pick_device("cuda:0").index == 0
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(StudentError, match=r"Process 2 .* no GPU of its own, there are 2"):
+    with pytest.raises(ResourceError, match=r"Process 2 .* no GPU of its own, there are 2"):
         pick_device("auto")
 
 
@@ -40,11 +40,11 @@ def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert pick_device("auto") == torch.device("cpu")
     for name in ("cuda", "cuda:0"):
-        with pytest.raises(StudentError, match="cuda:0 is asked for, but PyTorch sees 0"):
+        with pytest.raises(ResourceError, match="cuda:0 is asked for, but PyTorch sees 0"):
             pick_device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "", "cuda:x"])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(StudentError, match=r"Expected a device auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ResourceError, match=r"Expected a device auto, cpu, cuda or cuda:N"):
         pick_device(name)

@@ -27,9 +27,9 @@ from kdcli.tutor_gen.quality.compare import (
 )
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.tutor_gen.reload import load_again
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import ConfusionMatrix
+from kdcli.voc.scan import scan_images
 
 Label = Callable[..., TutorCache]
 

@@ -10,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from kdcli.cache.format.record import ImageEntry, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import InstanceMasks, TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.writer import CacheWriter
+from kdcli.common.images import ImageEntry
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import config_from_table
-from kdcli.student.data.plan import image_entries
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 from kdcli.voc.scenes.dataset import make_sample
 
 IMAGES = 12
@@ -109,7 +110,7 @@ def write_cache(
     keep_masks: bool = False,
 ) -> TutorCache:
     """A cache of tutors that say the ground truth, sure of .9, and see ghosts, sure of .0005."""
-    entries = image_entries(devkit, image_ids)
+    entries = scan_images(devkit, image_ids)
     settings = {"class_names": list(CLASSES), "detection": None, "segmentation": None}
     settings |= {role: {"name": "simulated"} for role in roles}
     settings |= {"keep_masks": True} if keep_masks else {}

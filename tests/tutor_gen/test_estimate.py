@@ -17,9 +17,9 @@ from kdcli.tutor_gen.estimate import estimate
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import load_tutors
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 
 
 class Stopping:

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from kdcli.cache.format.record import ImageEntry
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.writing.shard import Shard
 from kdcli.common.errors import CacheError, DevkitError
+from kdcli.common.images import ImageEntry
 from kdcli.tutor_gen.generate import divide, generate
 from kdcli.tutor_gen.pipeline.background import Background
 from kdcli.tutor_gen.pipeline.label import Machinery
 from kdcli.tutor_gen.pipeline.read_ahead import Photographs, Read, plan_batches, read_ahead
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.tutor_gen.tutors.preparation import Preparation
 from kdcli.tutor_gen.tutors.tutor import Tutor
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 
 SIZES = st.lists(
     st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), min_size=1, max_size=12),

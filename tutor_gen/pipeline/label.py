@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from kdcli.cache.format.record import FailedImage, ImageEntry, TutorOutput
+from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.writing.shard import Shard
+from kdcli.common.images import ImageEntry
 from kdcli.tutor_gen.pipeline.background import Background
 from kdcli.tutor_gen.pipeline.pair import Answer, TutorPair
 from kdcli.tutor_gen.pipeline.read_ahead import Photographs, Place, plan_batches, read_ahead

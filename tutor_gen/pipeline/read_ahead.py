@@ -8,10 +8,10 @@ from typing import cast
 
 from torch.utils.data import DataLoader, Dataset
 
-from kdcli.cache.format.record import ImageEntry
 from kdcli.cache.writing.shard import Shard
 from kdcli.common.errors import DevkitError, TutorError
 from kdcli.common.files import sha256_file
+from kdcli.common.images import ImageEntry
 from kdcli.common.workers import read_batches, worker_options
 from kdcli.tutor_gen.tutors.preparation import Preparation, Views, prepare
 from kdcli.voc.devkit import Devkit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from typing import Any
 
 from torch.distributed import HashStore, Store  # type: ignore[attr-defined]  # documented so
 from torch.distributed.rendezvous import rendezvous
+
+from kdcli.common.torchrun import launch
 
 _FOREVER = datetime.timedelta(days=365)
 """Processes wait for the slowest of them; when one dies, torchrun ends the others."""
@@ -67,7 +68,7 @@ def alone() -> Team:
 
 def current_team() -> Team:
     """Return the team that torchrun's environment names, or `alone` without it."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if launch() is None:
         return alone()
     store, rank, size = next(rendezvous("env://"))
     return Team(store, rank, size)

@@ -14,9 +14,9 @@ from kdcli.cache.format.vectors import winners
 from kdcli.cache.reader import TutorCache
 from kdcli.common.progress import Track, no_track
 from kdcli.tutor_gen.pipeline.pair import TutorPair
-from kdcli.tutor_gen.scan import scan_images
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics.detection import box_iou
+from kdcli.voc.scan import scan_images
 
 LEAST_IOU = 0.5
 """Boxes of one class that overlap by at least this can be counterparts."""

@@ -1,13 +1,13 @@
-"""The list of images as the cache wants it: id, size, digest of the file."""
+"""The photographs of a list as a store names them: id, size, digest of the file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from kdcli.cache.format.record import ImageEntry
 from kdcli.common.errors import DevkitError
 from kdcli.common.files import sha256_file
+from kdcli.common.images import ImageEntry
 from kdcli.voc.devkit import Devkit
 
 UNKNOWN = "0" * 64
