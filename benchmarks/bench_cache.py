@@ -50,7 +50,7 @@ def without_masks(output: TutorOutput) -> TutorOutput:
         output.image_id,
         output.boxes,
         output.labels,
-        output.confidences,
+        output.scores,
         output.label_map,
         output.palette,
     )
@@ -85,7 +85,7 @@ def zarr_reader(path: Path) -> Callable[[str], object]:
     sizes, positions = group["image_size"][:].tolist(), {name: i for i, name in enumerate(ids)}
     ends, bounds = group["detections/offsets"][:], group["palette/offsets"][:]
     names = ("detections/boxes", "detections/labels", "detections/confidences", "palette/vectors")
-    boxes, labels, confidences, vectors = (group[name] for name in names)
+    boxes, labels, scores, vectors = (group[name] for name in names)
     maps = group["label_map"]
 
     def read(image_id: str) -> object:
@@ -94,7 +94,7 @@ def zarr_reader(path: Path) -> Callable[[str], object]:
         rows = slice(ends[i], ends[i + 1])
         label_map = maps[i, : height * width].reshape(height, width)
         palette = vectors[bounds[i] : bounds[i + 1]]
-        return boxes[rows], labels[rows], confidences[rows], label_map, palette
+        return boxes[rows], labels[rows], scores[rows], label_map, palette
 
     return read
 

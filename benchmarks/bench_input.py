@@ -28,7 +28,7 @@ from kdcli.student.config.toml import config_from_table
 from kdcli.student.data.assignment import ImageTargets
 from kdcli.student.data.augmentation import draw_crop, draw_transform
 from kdcli.student.data.batch import collate
-from kdcli.student.data.color_jitter import distort, draw_photometric
+from kdcli.student.data.color_jitter import distort, draw_color_jitter
 from kdcli.student.data.dataset import Draw, StudentDataset, make_loader
 from kdcli.student.data.geometry import Transform, Window
 from kdcli.student.model.blitznet import normalise
@@ -153,7 +153,7 @@ def part_rows(dataset: StudentDataset, rounds: int) -> Iterable[Row]:
 
     def draws(index: int) -> Transform:
         rng = np.random.default_rng([1, 1, index])
-        draw_photometric(rng, config)
+        draw_color_jitter(rng, config)
         return draw_transform(rng, *sizes[index], truth[index], 300, config)
 
     transforms = [draws(index) for index in range(len(ids))]
@@ -190,7 +190,7 @@ def device_row(dataset: StudentDataset) -> Row:
     rates = []
     for _ in range(3):
         begun = time.process_time()
-        normalise(distort(batch.images, batch.photometric))
+        normalise(distort(batch.images, batch.jitter))
         rates.append((time.process_time() - begun) / BATCH * 1e3)
     return "left to the device (here the CPU): distort, normalise", "", f"{min(rates):.1f} ms"
 

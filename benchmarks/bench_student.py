@@ -38,7 +38,7 @@ from kdcli.student.data.plan import make_plan
 from kdcli.student.model.blitznet import BlitzNet, normalise
 from kdcli.student.model.decode import detect, segment
 from kdcli.student.runs.directory import prepare_run
-from kdcli.student.training.trainer import Learner
+from kdcli.student.training.trainer import Trainer
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scenes.dataset import make_sample
 
@@ -113,10 +113,10 @@ def step_work(model: BlitzNet, forward: Work) -> Work:
 
 
 def training(
-    learner: Learner, dataset: StudentDataset, steps: int, limits: Limits, value_bytes: int
+    trainer: Trainer, dataset: StudentDataset, steps: int, limits: Limits, value_bytes: int
 ) -> list[Row]:
     """One batch again and again, and batches through the pipeline, in turns."""
-    device, parts = learner.device, learner.config.optim.accumulate
+    device, parts = trainer.device, trainer.config.optim.accumulate
     batches = iter(make_loader(dataset, 0, device))
     same = [next(batches).to(device) for _ in range(parts)]
     pure: list[float] = []
@@ -124,7 +124,7 @@ def training(
 
     def timed(times: list[float], get: Callable[[], list[Batch]]) -> None:
         begun = time.perf_counter()
-        learner.update(get())
+        trainer.update(get())
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begun)
@@ -139,10 +139,10 @@ def training(
         timed([], following)  # what was prepared during the steps before counts for nobody
         for _ in range(steps):
             timed(piped, following)
-    size = learner.config.optim.batch_size
+    size = trainer.config.optim.batch_size
     images = normalise(same[0].images)
-    forward = forward_work(learner.model, images[:1], value_bytes)
-    work = step_work(learner.model, Work(size * forward.flops, size * forward.bytes))
+    forward = forward_work(trainer.model, images[:1], value_bytes)
+    work = step_work(trainer.model, Work(size * forward.flops, size * forward.bytes))
     alone, all_of_it = statistics.median(pure), statistics.median(piped)
     return [
         line(f"training step, batch {size}, same batch", alone, size, limits.floor(work)),
@@ -222,10 +222,10 @@ def main(arguments: Sequence[str]) -> None:
         plan = make_plan(config, devkit, None)
         (root / "run").mkdir()
         prepare_run(root / "run", config, plan.targets_csv, plan.facts)
-        learner = Learner.start(config, root / "run", device)
+        trainer = Trainer.start(config, root / "run", device)
         dataset = StudentDataset(devkit, None, plan.learning, config, plan.mask_folder)
-        rows += training(learner, dataset, options.steps, limits, dtype.itemsize)
-    model = learner.model.eval()
+        rows += training(trainer, dataset, options.steps, limits, dtype.itemsize)
+    model = trainer.model.eval()
     one = forward_work(model, torch.zeros(1, 3, *[config.model.input_size] * 2, device=device),
                        dtype.itemsize)  # fmt: skip
     rows.append(("one image forward", f"{one.flops / 1e9:.1f} GFLOP", f"{one.bytes / 1e6:.0f} MB",

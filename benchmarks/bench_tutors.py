@@ -30,7 +30,7 @@ from kdcli.common.files import sha256_file
 from kdcli.tutor_gen.detectron2 import tutor as detectron2_tutor
 from kdcli.tutor_gen.detectron2.door import GeneralizedRCNN
 from kdcli.tutor_gen.generate import generate
-from kdcli.tutor_gen.pipeline.label import Machinery
+from kdcli.tutor_gen.pipeline.label import LoaderSettings
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
@@ -197,14 +197,12 @@ def gpu_rows(arguments: argparse.Namespace, folder: Path) -> Iterable[str]:
             device=arguments.device,
             amp=amp,
         )
-        machinery = Machinery(workers=arguments.workers, batch_size=batch, device="cuda:0")
+        loader = LoaderSettings(workers=arguments.workers, batch_size=batch, device="cuda:0")
         clock = Clock(arguments.device)
 
-        def run(out: str, tutors: Any = tutors, machinery: Machinery = machinery) -> float:
+        def run(out: str, tutors: Any = tutors, loader: LoaderSettings = loader) -> float:
             floors = {"floor": 0.001, "segmentation_floor": 0.001}
-            return generate(
-                devkit, ids, *tutors, folder / out, machinery=machinery, **floors
-            ).seconds
+            return generate(devkit, ids, *tutors, folder / out, loader=loader, **floors).seconds
 
         name = f"{amp or 'float32'}, batch {batch}"
         run(f"warm {name}")

@@ -52,7 +52,7 @@ def simulate(seed: int, annotation: Annotation, class_mask: NDArray[np.uint8]) -
     """What tutors might say of an image with these objects."""
     rng = np.random.default_rng([1, seed])
     height, width = class_mask.shape
-    masks, cells, boxes, labels, confidences = [], [], [], [], []
+    masks, cells, boxes, labels, scores = [], [], [], [], []
     for true_box, label in zip(annotation.boxes, annotation.labels, strict=True):
         for copy in range(int(rng.integers(1, 5))):
             box = _shifted(rng, true_box, height, width) if copy else true_box
@@ -61,17 +61,17 @@ def simulate(seed: int, annotation: Annotation, class_mask: NDArray[np.uint8]) -
             cells.append(probabilities)
             boxes.append(box)
             labels.append(int(label) if copy < 2 else int(rng.integers(1, 21)))
-            confidences.append(rng.beta(0.5, 4) if copy else rng.beta(8, 1))
+            scores.append(rng.beta(0.5, 4) if copy else rng.beta(8, 1))
     n = len(boxes)
     found = Boxes(
         np.array(boxes, np.float32).reshape(n, 4),
         np.array(labels, np.uint8),
-        np.array(confidences, np.float32),
+        np.array(scores, np.float32),
     )
     label_map, palette = code_label_vectors(
         np.array(masks, bool).reshape(n, height, width),
         found.labels,
-        found.confidences,
+        found.scores,
         height,
         width,
     )

@@ -9,7 +9,7 @@ from kdcli.cache.format.layout import JSON
 from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.writer import CacheWriter
 from kdcli.common.images import ImageEntry
-from kdcli.common.progress import Track
+from kdcli.common.progress import Progress
 
 
 def write_copy(
@@ -19,7 +19,7 @@ def write_copy(
     environments: Sequence[JSON],
     images_per_shard: int,
     output_of: Callable[[ImageEntry], TutorOutput | FailedImage],
-    track: Track,
+    progress: Progress,
 ) -> None:
     """Write the cache ``out``; stopped and called again with the same arguments, it goes on.
 
@@ -32,6 +32,6 @@ def write_copy(
     last = environments[-1] if environments else {}
     with CacheWriter.open(out, images, settings, last, images_per_shard=images_per_shard) as writer:
         pending = writer.pending()
-        for shard in track(pending, len(pending), "writing shards"):
+        for shard in progress(pending, len(pending), "writing shards"):
             writer.write(shard, [output_of(entry) for entry in shard.images])
         writer.finish()

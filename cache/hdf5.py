@@ -23,7 +23,7 @@ from kdcli.cache.writing.part import output_rows
 from kdcli.common.errors import CacheError
 from kdcli.common.files import atomic_file, sync
 from kdcli.common.images import ImageEntry
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 
 HOW_TO_READ = """\
 import json
@@ -49,7 +49,7 @@ with h5py.File("cache.h5", "r") as cache:
 ROWS_PER_CHUNK = 1024
 
 
-def export_cache(path: str | Path, out: str | Path, track: Track = no_track) -> None:
+def export_cache(path: str | Path, out: str | Path, progress: Progress = no_progress) -> None:
     """Write the cache at ``path`` into the HDF5 file ``out``, which appears when it is whole.
 
     Every data set is checksummed (Fletcher-32) and each image has the SHA-256 of its output.
@@ -62,13 +62,13 @@ def export_cache(path: str | Path, out: str | Path, track: Track = no_track) -> 
     with atomic_file(out) as handle:
         target = Target(handle.fileno())
         with h5py.File(target, "w") as file:
-            _write(cache, file, target.check, track)
+            _write(cache, file, target.check, progress)
         target.check()
         os.fsync(handle.fileno())
     sync([out])
 
 
-def import_cache(file: str | Path, out: str | Path, track: Track = no_track) -> None:
+def import_cache(file: str | Path, out: str | Path, progress: Progress = no_progress) -> None:
     """Write the cache ``out`` from the HDF5 file that ``export_cache`` wrote.
 
     Stopped and called again, it goes on. Raises ``CacheError``: no such file or not one of those,
@@ -86,7 +86,7 @@ def import_cache(file: str | Path, out: str | Path, track: Track = no_track) -> 
                 about["environments"],
                 about["images_per_shard"],
                 _reader(file, content, about["failed"], images),
-                track,
+                progress,
             )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         # What h5py raises depends on which byte of the file is damaged.
@@ -104,10 +104,10 @@ def import_cache(file: str | Path, out: str | Path, track: Track = no_track) -> 
 def output_digest(output: TutorOutput) -> bytes:
     """SHA-256 of an image's output: its arrays in the order of :class:`TutorOutput`."""
     digest = hashlib.sha256()
-    arrays = [output.boxes, output.labels, output.confidences, output.label_map, output.palette]
+    arrays = [output.boxes, output.labels, output.scores, output.label_map, output.palette]
     if output.instances is not None:
         kept = output.instances
-        arrays += [kept.masks, kept.boxes, kept.labels, kept.confidences]
+        arrays += [kept.masks, kept.boxes, kept.labels, kept.scores]
     if output.dropped is not None:
         arrays.append(output.dropped)
     for array in arrays:
@@ -115,14 +115,16 @@ def output_digest(output: TutorOutput) -> bytes:
     return digest.digest()
 
 
-def _write(cache: TutorCache, file: h5py.File, check: Callable[[], None], track: Track) -> None:
+def _write(
+    cache: TutorCache, file: h5py.File, check: Callable[[], None], progress: Progress
+) -> None:
     entries = cache.entries()
     names = cache.table_names
     digests = np.zeros((len(entries), 32), dtype=np.uint8)
     counts = {name: np.zeros(len(entries) + 1, dtype=np.int64) for name in names}
     label_map = _label_map(file, cache, entries)
     columns = {name: _columns(file, name) for name in names}
-    for i, entry in enumerate(track(entries, len(entries), "exporting")):
+    for i, entry in enumerate(progress(entries, len(entries), "exporting")):
         check()
         if entry.image_id not in cache:
             continue
@@ -251,12 +253,12 @@ def _reader(
         flat = file["label_map"][i, : entry.height * entry.width]
         index = flat.astype(np.uint16 if len(palette) > 256 else np.uint8)
         kept = InstanceMasks(*rows("instances", i)) if "instances" in offsets else None
-        boxes, labels, confidences = rows("detections", i)
+        boxes, labels, scores = rows("detections", i)
         label_map = index.reshape(entry.height, entry.width)
         counts = rows("dropped", i)[0] if "dropped" in offsets else None
         dropped = None if counts is None or not len(counts) else counts[0]
         output = TutorOutput(
-            entry.image_id, boxes, labels, confidences, label_map, palette, kept, dropped
+            entry.image_id, boxes, labels, scores, label_map, palette, kept, dropped
         )
         if output_digest(output) != digests[i].tobytes():
             raise CacheError(

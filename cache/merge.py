@@ -18,7 +18,7 @@ from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class MergeResult:
 
 
 def merge_caches(
-    paths: Sequence[str | Path], out: str | Path, track: Track = no_track
+    paths: Sequence[str | Path], out: str | Path, progress: Progress = no_progress
 ) -> MergeResult:
     """Write the cache ``out`` with the images of all of ``paths``, in their order.
 
@@ -66,7 +66,7 @@ def merge_caches(
         _environments(caches),
         first["images_per_shard"],
         output_of,
-        track,
+        progress,
     )
     return MergeResult(len(entries), repeated, differing)
 

@@ -136,12 +136,12 @@ class TutorCache:
     def __getitem__(self, image_id: str) -> TutorOutput:
         """Everything the tutors said about an image; ``CacheError`` if it has no output."""
         position = self._position(image_id)
-        boxes, labels, confidences = self._store.tables["detections"].rows(position)
+        boxes, labels, scores = self._store.tables["detections"].rows(position)
         (palette,) = self._store.tables["palette"].rows(position)
         label_map = self._store.label_map(position)
         kept = self._instances(position)
         dropped = self._dropped(position)
-        return TutorOutput(image_id, boxes, labels, confidences, label_map, palette, kept, dropped)
+        return TutorOutput(image_id, boxes, labels, scores, label_map, palette, kept, dropped)
 
     def boxes(self, image_id: str) -> Boxes:
         """The detections alone; the label map is not decoded."""

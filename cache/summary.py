@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.layout import ROOT
 from kdcli.cache.format.record import DROPPED, NUM_CLASSES, Dropped, decode_dropped
 from kdcli.cache.reader import TutorCache
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 
 THRESHOLDS = (0.001, 0.01, 0.1, 0.3, 0.5)
 
@@ -61,16 +61,16 @@ def _string_keys(values: Mapping[float, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def summarise(cache: TutorCache, track: Track = no_track) -> Summary:
+def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
     """Read every image once and count. Raises ``CacheError`` where the cache is damaged."""
     boxes = np.zeros((len(THRESHOLDS), NUM_CLASSES), dtype=np.int64)
     pixels = np.zeros(NUM_CLASSES, dtype=np.int64)
     vectors, instances = [], 0
     dropped: NDArray[np.int64] | None = np.zeros(len(DROPPED), dtype=np.int64)
-    for image_id in track(cache.image_ids, len(cache), "reading"):
+    for image_id in progress(cache.image_ids, len(cache), "reading"):
         output = cache[image_id]
         for row, threshold in enumerate(THRESHOLDS):
-            kept = output.labels[output.confidences >= np.float32(threshold)]
+            kept = output.labels[output.scores >= np.float32(threshold)]
             boxes[row] += np.bincount(kept, minlength=NUM_CLASSES)
         pixels += count_class_pixels(output.label_map, output.palette)
         vectors.append(len(output.palette))

@@ -14,10 +14,10 @@ from kdcli.cache.reading.mapped import damaged_message, missing_message
 from kdcli.cache.reading.store import Store
 from kdcli.common.errors import CacheError
 from kdcli.common.files import sha256_file
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 
 
-def verify(path: str | Path, track: Track = no_track) -> list[str]:
+def verify(path: str | Path, progress: Progress = no_progress) -> list[str]:
     """Every problem of the cache at ``path``, each naming its file and the remedy; [] if sound.
 
     Reads and decodes everything: about half a second for a thousand images.
@@ -32,18 +32,18 @@ def verify(path: str | Path, track: Track = no_track) -> list[str]:
             f"{path}: the cache is incomplete. Run the same generate-tutors command again, it goes "
             "on where it stopped."
         ]
-    problems = _file_problems(path, root, track)
+    problems = _file_problems(path, root, progress)
     try:
         cache = TutorCache(store := Store(path))
         listed = _list_problems(store)
     except CacheError as error:
         return _joined(problems, [str(error)])
-    return _joined(problems, listed, _image_problems(cache, track))
+    return _joined(problems, listed, _image_problems(cache, progress))
 
 
-def _file_problems(path: Path, root: Root, track: Track) -> list[str]:
+def _file_problems(path: Path, root: Root, progress: Progress) -> list[str]:
     problems = []
-    for name, (size, sha256) in track(root.files.items(), len(root.files), "checking files"):
+    for name, (size, sha256) in progress(root.files.items(), len(root.files), "checking files"):
         file = path / name
         try:
             found = file.stat().st_size
@@ -81,9 +81,9 @@ def _list_problems(store: Store) -> list[str]:
     ]
 
 
-def _image_problems(cache: TutorCache, track: Track) -> list[str]:
+def _image_problems(cache: TutorCache, progress: Progress) -> list[str]:
     problems = []
-    for image_id in track(cache.image_ids, len(cache), "decoding images"):
+    for image_id in progress(cache.image_ids, len(cache), "decoding images"):
         try:
             check_output(cache[image_id], cache.entry(image_id), cache.has_instances)
         except CacheError as error:

@@ -12,12 +12,12 @@ from kdcli.cache.format.images import check_images, plain_json, plain_settings
 from kdcli.cache.format.layout import GENERATING, IMAGES_PER_SHARD, JSON, LOCK, PARTS, ROOT
 from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.format.root import Root
-from kdcli.cache.writing.member import refuse_members
 from kdcli.cache.writing.outputs import encode_outputs
 from kdcli.cache.writing.part import EncodedImage
 from kdcli.cache.writing.resume import State, begin, make_folder, reopen, resume
 from kdcli.cache.writing.shard import Shard, commit_shard, done_part, load_shard
 from kdcli.cache.writing.tables import write_tables
+from kdcli.cache.writing.worker import refuse_workers
 from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
 from kdcli.common.lock import Lock
@@ -80,7 +80,7 @@ class CacheWriter:
         make_folder(path)
         lock = Lock(path / LOCK, GENERATING)
         try:
-            refuse_members(path)
+            refuse_workers(path)
             if (path / ROOT).exists():
                 state = resume(path, images, settings, environment)
             else:
@@ -112,7 +112,7 @@ class CacheWriter:
 
     @property
     def root(self) -> Root:
-        """What members of this run (:class:`cache.writing.member.MemberWriter`) need to know."""
+        """What members of this run (:class:`cache.writing.worker.MemberWriter`) need to know."""
         return self._root
 
     def is_new(self, shard: Shard) -> bool:

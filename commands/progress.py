@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 10
 UNITS = {"train": "step"}
 
 
-def track(iterable: Iterable[Any], total: int, label: str) -> Iterator[Any]:
+def progress(iterable: Iterable[Any], total: int, label: str) -> Iterator[Any]:
     """Pass ``iterable`` on, showing how far it is, its rate and the time left."""
     if sys.stderr.isatty():
         from tqdm import tqdm

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdcli.commands.options import PATH, voc_option
-from kdcli.commands.progress import track
+from kdcli.commands.progress import progress
 from kdcli.common.files import write_text
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run_recipe(
     for job in below_the_floor(jobs, floor):
         click.echo(f"Note: {job.title} asks for boxes below the store's floor, which it lacks; "
                    "generate-tutors --floor 0 keeps them.", err=True)  # fmt: skip
-    runner = Runner(out, devkit, store, list_evaluate, share, track)
+    runner = Runner(out, devkit, store, list_evaluate, share, progress)
     outcomes = runner.run(distinct(jobs), lambda line: click.echo(line))
     _print_outcomes(outcomes, out)
 

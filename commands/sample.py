@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcli.commands.options import PATH
-from kdcli.commands.progress import track
+from kdcli.commands.progress import progress
 
 
 @click.command()
@@ -38,6 +38,6 @@ def make_sample(out: Path, images: int, seed: int, mask_share: float) -> None:
     """
     from kdcli.voc.scenes.dataset import make_sample as draw
 
-    devkit = draw(out, images=images, seed=seed, track=track, mask_share=mask_share)
+    devkit = draw(out, images=images, seed=seed, progress=progress, mask_share=mask_share)
     counts = ", ".join(f"{name} {len(devkit.image_ids(name))}" for name in devkit.lists())
     click.echo(f"{images} scenes in {out} ({counts})")

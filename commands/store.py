@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcli.commands.options import PATH, device_option, torch_device, tutor_options, voc_option
-from kdcli.commands.progress import track
+from kdcli.commands.progress import progress
 
 if TYPE_CHECKING:
     from kdcli.cache.reader import TutorCache
@@ -75,7 +75,7 @@ def inspect_cache(
     if voc is None and (gallery is not None or sampled is not None):
         needs = "--gallery shows" if gallery is not None else "--verify-against-tutor labels"
         raise click.UsageError(f"{needs} photographs: say where they are with --voc.")
-    if verify and (problems := find_problems(cache, track=track)):
+    if verify and (problems := find_problems(cache, progress=progress)):
         raise click.ClickException("\n".join([f"{len(problems)} problems:", *problems]))
     store = TutorCache.open(cache)
     devkit = None if voc is None else Devkit.open(voc)
@@ -84,7 +84,7 @@ def inspect_cache(
     compared = (
         None if devkit is None or sampled is None else _compare(store, devkit, sampled, tutors)
     )
-    summary = summarise(store, track=track)
+    summary = summarise(store, progress=progress)
     if as_json:
         extra = {} if compared is None else {"against_tutors": compared.to_dict()}
         click.echo(json.dumps(summary.to_dict() | extra, indent=2))
@@ -147,7 +147,7 @@ def _compare(
     now = environment() | device_environment(device)
     differences = environment_differences(store.provenance["environments"], now)
     tolerance = tolerance_for(pair, differences)
-    found = compare_with_tutors(store, pair, devkit, images, track, tolerance=tolerance)
+    found = compare_with_tutors(store, pair, devkit, images, progress, tolerance=tolerance)
     return _Compared(found, tolerance, differences)
 
 
@@ -166,7 +166,7 @@ def export_cache(cache: Path, out: Path) -> None:
     """
     from kdcli.cache.hdf5 import export_cache as export
 
-    export(cache, out, track=track)
+    export(cache, out, progress=progress)
     click.echo(f"{out}, {out.stat().st_size / 1e6:.2f} MB. Back: kdcli import-cache {out} CACHE")
 
 
@@ -184,7 +184,7 @@ def import_cache(file: Path, cache: Path) -> None:
     """
     from kdcli.cache.hdf5 import import_cache as bring_back
 
-    bring_back(file, cache, track=track)
+    bring_back(file, cache, progress=progress)
     click.echo(f"{cache} is complete. Look at it: kdcli inspect-cache {cache}")
 
 
@@ -203,7 +203,7 @@ def merge_caches(caches: Sequence[Path], out: Path) -> None:
     """
     from kdcli.cache.merge import merge_caches as merge
 
-    result = merge(caches, out, track=track)
+    result = merge(caches, out, progress=progress)
     click.echo(f"{out} holds {result.images} images. Look at it: kdcli inspect-cache {out}")
     if result.repeated:
         click.echo(f"{len(result.repeated)} images were in several of the stores.")

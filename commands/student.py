@@ -17,7 +17,7 @@ from kdcli.commands.options import (
     list_option,
     voc_option,
 )
-from kdcli.commands.progress import track
+from kdcli.commands.progress import progress
 
 
 @click.command()
@@ -81,7 +81,7 @@ def train_student(
     devkit, trained = Devkit.open(voc), config.data.list
     if is_first_process():
         note_unused_masks(devkit, trained, class_masks(config, trained))
-    summary = train(config, devkit, store, out, track=track)
+    summary = train(config, devkit, store, out, progress=progress)
     if not is_first_process():
         return
     losses = ", ".join(f"{name} {value:.3g}" for name, value in summary.losses.items())
@@ -132,7 +132,7 @@ def evaluate_student(
     may_write = os.access(run, os.W_OK)
     evaluate(
         run, devkit, list_name, checkpoint=checkpoint, device=device,
-        batch_size=batch_size, bf16=bf16, workers=workers, track=track,
+        batch_size=batch_size, bf16=bf16, workers=workers, progress=progress,
         show=lambda result: print_scores(result.detection, result.segmentation), save=may_write,
     )  # fmt: skip
     path = evaluation_path(run, list_name)
@@ -218,7 +218,7 @@ def predict(
     result = write_predictions(
         run, pictures, out,
         threshold=threshold, checkpoint=checkpoint, device=device,
-        batch_size=batch_size, bf16=bf16, track=track,
+        batch_size=batch_size, bf16=bf16, progress=progress,
     )  # fmt: skip
     click.echo(f"{len(result.files)} predictions in {out}")
     if gallery is not None:

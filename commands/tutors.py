@@ -19,7 +19,7 @@ from kdcli.commands.options import (
     tutor_options,
     voc_option,
 )
-from kdcli.commands.progress import track
+from kdcli.commands.progress import progress
 from kdcli.common.files import write_text
 from kdcli.tutor_gen.detectron2.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
 
@@ -141,17 +141,17 @@ def generate_tutors(
       torchrun --nproc-per-node 4 --no-python kdcli generate-tutors ...
     """
     from kdcli.tutor_gen.generate import generate
-    from kdcli.tutor_gen.pipeline.label import Machinery
+    from kdcli.tutor_gen.pipeline.label import LoaderSettings
     from kdcli.tutor_gen.pipeline.pair import TutorPair
-    from kdcli.tutor_gen.pipeline.team import current_team
+    from kdcli.tutor_gen.pipeline.process_group import current_group
     from kdcli.tutor_gen.registry import load_tutors
     from kdcli.voc.devkit import Devkit
 
-    team = current_team()
+    group = current_group()
     device = torch_device(device)
     if workers is None:
         workers = 4 if device.startswith("cuda") else 1
-    machinery = Machinery(workers=workers, batch_size=batch_size, device=device)
+    loader = LoaderSettings(workers=workers, batch_size=batch_size, device=device)
     devkit = Devkit.open(voc)
     ids = tuple(dict.fromkeys(i for name in lists for i in devkit.image_ids(name)))
     detection, segmentation = load_tutors(
@@ -168,9 +168,9 @@ def generate_tutors(
         form=form,
         amp={"bf16": "bfloat16", "fp16": "float16", None: None}[amp],
     )
-    if team.leads:
+    if group.is_main:
         _say_gaps(detection=detection, segmentation=segmentation)
-    if dry_run and not team.leads:
+    if dry_run and not group.is_main:
         return
     if dry_run:
         pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks, form)
@@ -187,11 +187,11 @@ def generate_tutors(
         keep_masks=keep_masks,
         form=form,
         images_per_shard=images_per_shard,
-        machinery=machinery,
-        team=team,
-        track=track,
+        loader=loader,
+        group=group,
+        progress=progress,
     )
-    if team.leads:
+    if group.is_main:
         _report(result, out, voc, len(ids))
 
 
@@ -222,7 +222,7 @@ def _estimate(
     """Print what the run would take."""
     from kdcli.tutor_gen.estimate import estimate
 
-    found = estimate(devkit, ids, pair, out, images_per_shard=images_per_shard, track=track)
+    found = estimate(devkit, ids, pair, out, images_per_shard=images_per_shard, progress=progress)
     click.echo(f"{out}: {found.images} images to label, {found.skipped} labelled before")
     if found.sampled:
         total = found.images + found.skipped
@@ -302,7 +302,7 @@ def evaluate_tutors(
         store,
         devkit,
         ids,
-        track=track,
+        progress=progress,
         mask_folder=folder,
         segmentation_threshold=segmentation_threshold,
         thresholds=THRESHOLDS if sweep_thresholds else (),

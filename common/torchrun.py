@@ -36,7 +36,7 @@ def forget_launch() -> None:
 
 
 def local_rank() -> int | None:
-    """Return this process' number on its machine, after `forget_launch`, too; None if it has none."""
+    """Return this process' number on its machine, also after `forget_launch`; None without."""
     number = os.environ.get("LOCAL_RANK")
     return None if number is None else int(number)
 

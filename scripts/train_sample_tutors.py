@@ -129,7 +129,7 @@ def evaluate(role: Role, weights: Path, scenes: int) -> None:
         seconds += time.perf_counter() - start
         name = scene.annotation.image_id
         truth[name] = scene.annotation
-        predictions[name] = Detections(found.boxes, found.labels, found.confidences)
+        predictions[name] = Detections(found.boxes, found.labels, found.scores)
         if found.masks is not None:
             for floor, matrix in floors.items():
                 matrix.update(label_map(found, floor, scene), scene.class_mask)
@@ -147,11 +147,11 @@ def evaluate(role: Role, weights: Path, scenes: int) -> None:
 
 def label_map(found: Instances, floor: float, scene: Scene) -> NDArray[np.int64]:
     """Arg max of the label vectors of the instances above ``floor``."""
-    sure = found.select(found.confidences >= floor, "floor")
+    sure = found.select(found.scores >= floor, "floor")
     assert sure.masks is not None
     height, width = scene.class_mask.shape
     codes, palette = code_label_vectors(
-        sure.masks.astype(np.bool_), sure.labels, sure.confidences, height, width, sure.boxes
+        sure.masks.astype(np.bool_), sure.labels, sure.scores, height, width, sure.boxes
     )
     classes: NDArray[np.int64] = palette.argmax(axis=1)[codes]
     return classes

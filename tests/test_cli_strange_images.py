@@ -140,7 +140,7 @@ def test_an_unusual_one_is_labelled_as_it_is_stored(first: Run, name: str) -> No
     stored = TutorCache.open(first.out)[name]
     assert (stored.height, stored.width) == pixels.shape[:2]
     np.testing.assert_array_equal(stored.boxes, expected.boxes)
-    np.testing.assert_array_equal(stored.confidences, expected.confidences)
+    np.testing.assert_array_equal(stored.scores, expected.scores)
 
 
 def test_once_mended_just_those_are_tried_again(first: Run) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from kdcli.cache.format.layout import LOCK
 from kdcli.cache.format.root import read_root
-from kdcli.cache.writing.member import MemberWriter
+from kdcli.cache.writing.worker import WorkerWriter
 from kdcli.common.errors import BusyError, CacheError
 from kdcli.common.lock import Lock
 from kdcli.tutor_gen.generate import GenerationResult, generate
@@ -122,9 +122,9 @@ def test_a_member_keeps_its_cache_closed_to_others(voc: Devkit, whole: Path) -> 
     """Even when the process that opened it is dead."""
     root = read_root(whole)
     with pytest.raises(CacheError, match=r"detection_floor: 0\.001 in the cache, now 0\.5"):
-        MemberWriter(whole, root, {**root.settings, "detection_floor": 0.5}, 1)
+        WorkerWriter(whole, root, {**root.settings, "detection_floor": 0.5}, 1)
     with (
-        MemberWriter(whole, root, root.settings, 1),
+        WorkerWriter(whole, root, root.settings, 1),
         pytest.raises(BusyError, match="is generating into this cache"),
     ):
         run_alone(voc, whole)

@@ -14,7 +14,7 @@ from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.writing.survey import expected_bytes, images_to_do
 from kdcli.common.errors import DevkitError
 from kdcli.common.images import ImageEntry
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
@@ -50,7 +50,7 @@ def estimate(
     out: Path,
     *,
     images_per_shard: int = 64,
-    track: Track = no_track,
+    progress: Progress = no_progress,
 ) -> Estimate:
     """Say what `tutor_gen.generate.generate` would do; write nothing.
 
@@ -68,7 +68,7 @@ def estimate(
     spread = np.linspace(0, len(readable) - 1, min(SAMPLED, len(readable))).round().astype(int)
     chosen = [readable[i] for i in spread]
     outputs, times = [], []
-    for entry in track([*chosen[:1], *chosen], len(chosen) + 1, "tutors"):
+    for entry in progress([*chosen[:1], *chosen], len(chosen) + 1, "tutors"):
         started = time.perf_counter()
         output = _label(devkit, entry, pair)
         times.append(time.perf_counter() - started)

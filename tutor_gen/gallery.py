@@ -50,8 +50,8 @@ def gallery_rows(
         scale = panel_scale(image)
         panels = [Panel("photograph", enlarged(image, scale))]
         if "detection" in cache.roles:
-            sure = output.confidences >= threshold
-            found = (output.boxes[sure], output.labels[sure], output.confidences[sure])
+            sure = output.scores >= threshold
+            found = (output.boxes[sure], output.labels[sure], output.scores[sure])
             boxes = overlay(image, *found, scale=scale)
             panels.append(Panel(f"detection tutor, confidence >= {threshold:g}", boxes))
         if "segmentation" in cache.roles:

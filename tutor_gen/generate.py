@@ -9,20 +9,20 @@ from pathlib import Path
 
 from kdcli.cache.format.root import Root
 from kdcli.cache.writer import CacheWriter, Shard
-from kdcli.cache.writing.member import MemberWriter
+from kdcli.cache.writing.worker import WorkerWriter
 from kdcli.common.images import ImageEntry
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.common.versions import environment
-from kdcli.tutor_gen.pipeline.label import Machinery, Tally, label_shards
+from kdcli.tutor_gen.pipeline.label import LoaderSettings, Tally, label_shards
 from kdcli.tutor_gen.pipeline.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
-from kdcli.tutor_gen.pipeline.team import Team, alone
+from kdcli.tutor_gen.pipeline.process_group import ProcessGroup, single_process
 from kdcli.tutor_gen.tutors.device import device_environment
 from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
 from kdcli.tutor_gen.tutors.tutor import Tutor
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
 
-PLAIN = Machinery()
+PLAIN = LoaderSettings()
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def generate(
     keep_masks: bool = False,
     form: LabelForm = THESIS,
     images_per_shard: int = 64,
-    machinery: Machinery = PLAIN,
-    team: Team | None = None,
-    track: Track = no_track,
+    loader: LoaderSettings = PLAIN,
+    group: ProcessGroup | None = None,
+    progress: Progress = no_progress,
 ) -> GenerationResult:
     """Label images with the tutors and store the result; go on where an earlier run ended.
 
@@ -78,10 +78,10 @@ def generate(
         keep_masks: whether the segmentation tutor's own masks are stored, too.
         form: what label vectors are made of.
         images_per_shard: images that are written, and after an interruption repeated, together.
-        machinery: how this process uses the machine.
-        team: the processes of the run, if there are several; each calls this function with the
+        loader: how this process uses the machine.
+        group: the processes of the run, if there are several; each calls this function with the
             same arguments. Only the one that leads returns what all of them did.
-        track: wraps the loop over images for a progress bar.
+        progress: wraps the loop over images for a progress bar.
 
     Raises:
         TutorError: no tutor at all, or an output that cannot be true.
@@ -89,15 +89,15 @@ def generate(
         CacheError: the cache at ``out`` was begun with other images or settings, or is in use.
     """
     pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks, form)
-    team = team or alone()
+    group = group or single_process()
     start = time.perf_counter()
-    if not team.leads:
-        return _result(_follow(team, devkit, pair, out, machinery), 0, start)
+    if not group.is_main:
+        return _result(_follow(group, devkit, pair, out, loader), 0, start)
     entries = scan_images(devkit, image_ids)
     with CacheWriter.open(
-        out, entries, pair.settings, _environment(machinery), images_per_shard=images_per_shard
+        out, entries, pair.settings, _environment(loader), images_per_shard=images_per_shard
     ) as writer:
-        tally = _lead(team, devkit, pair, writer, machinery, track)
+        tally = _lead(group, devkit, pair, writer, loader, progress)
         writer.finish()
     return _result(tally, len(entries) - tally.images, start)
 
@@ -111,38 +111,40 @@ class _Task:
 
 
 def _lead(
-    team: Team,
+    group: ProcessGroup,
     devkit: Devkit,
     pair: TutorPair,
     writer: CacheWriter,
-    machinery: Machinery,
-    track: Track,
+    loader: LoaderSettings,
+    progress: Progress,
 ) -> Tally:
     """Give every process its shards, label those of this one, wait for the others."""
     pending = writer.pending()
-    task = _Task(writer.root, divide(pending, writer.is_new, team.size))
-    team.tell("task", task)
+    task = _Task(writer.root, divide(pending, writer.is_new, group.size))
+    group.tell("task", task)
     todo = [entry for shard in pending for entry in shard.images]
-    bar = _Bar(track, todo)
+    bar = _Bar(progress, todo)
 
     def advance(images: int) -> None:
-        bar.show(team.advance(images))
+        bar.show(group.advance(images))
 
-    tally = label_shards(devkit, task.shards[0], pair, writer.write, machinery, advance)
-    for done in team.wait_for(len(todo)):
+    tally = label_shards(devkit, task.shards[0], pair, writer.write, loader, advance)
+    for done in group.wait_for(len(todo)):
         bar.show(done)
-    for rank in range(1, team.size):
-        tally.add(team.ask("tally", rank))
+    for rank in range(1, group.size):
+        tally.add(group.ask("tally", rank))
     return tally
 
 
-def _follow(team: Team, devkit: Devkit, pair: TutorPair, out: Path, machinery: Machinery) -> Tally:
+def _follow(
+    group: ProcessGroup, devkit: Devkit, pair: TutorPair, out: Path, loader: LoaderSettings
+) -> Tally:
     """Label the shards that the leading process gives to this one."""
-    task: _Task = team.ask("task", 0)
-    with MemberWriter(out, task.root, pair.settings, team.rank) as writer:
-        shards = task.shards[team.rank]
-        tally = label_shards(devkit, shards, pair, writer.write, machinery, team.advance)
-    team.tell("tally", tally)
+    task: _Task = group.ask("task", 0)
+    with WorkerWriter(out, task.root, pair.settings, group.rank) as writer:
+        shards = task.shards[group.rank]
+        tally = label_shards(devkit, shards, pair, writer.write, loader, group.advance)
+    group.tell("tally", tally)
     return tally
 
 
@@ -164,8 +166,8 @@ def divide(
 class _Bar:
     """A progress bar that is told how many images are done, by whichever process."""
 
-    def __init__(self, track: Track, todo: Sequence[ImageEntry]) -> None:
-        self._items = iter(track(todo, len(todo), "tutors"))
+    def __init__(self, progress: Progress, todo: Sequence[ImageEntry]) -> None:
+        self._items = iter(progress(todo, len(todo), "tutors"))
         self._shown = 0
         next(self._items, None)  # the image under way; one is done when the next is taken
 
@@ -175,10 +177,10 @@ class _Bar:
             self._shown += 1
 
 
-def _environment(machinery: Machinery) -> dict[str, str]:
+def _environment(loader: LoaderSettings) -> dict[str, str]:
     """Versions, device; and the batch size where the last bits may depend on it."""
-    batch = {"batch_size": str(machinery.batch_size)} if machinery.batch_size > 1 else {}
-    return environment() | device_environment(machinery.device) | batch
+    batch = {"batch_size": str(loader.batch_size)} if loader.batch_size > 1 else {}
+    return environment() | device_environment(loader.device) | batch
 
 
 def _result(tally: Tally, skipped: int, start: float) -> GenerationResult:

@@ -38,12 +38,12 @@ class Boxes(NamedTuple):
     """Detections of one image.
 
     ``boxes`` (n, 4) float32, x1 y1 x2 y2 in continuous pixel coordinates of the original image,
-    0-based; ``labels`` (n,) uint8, 1 to 20; ``confidences`` (n,) float32 in 0..1.
+    0-based; ``labels`` (n,) uint8, 1 to 20; ``scores`` (n,) float32 in 0..1.
     """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.uint8]
-    confidences: NDArray[np.float32]
+    scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,14 +51,14 @@ class InstanceMasks:
     """The segmentation tutor's own masks, before they are pasted into the image.
 
     ``masks`` (n, 28, 28) uint8: probability times 255, rounded, cell (0, 0) at the box's upper
-    left corner; ``boxes`` (n, 4) float32, ``labels`` (n,) uint8 and ``confidences`` (n,) float32
+    left corner; ``boxes`` (n, 4) float32, ``labels`` (n,) uint8 and ``scores`` (n,) float32
     as in :class:`Boxes`.
     """
 
     masks: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     labels: NDArray[np.uint8]
-    confidences: NDArray[np.float32]
+    scores: NDArray[np.float32]
 
     def probabilities(self) -> NDArray[np.float32]:
         """Masks as (n, 28, 28) float32 in 0..1, at most ``MASK_ERROR_BOUND`` off the tutor's."""
@@ -98,7 +98,7 @@ def decode_dropped(row: NDArray[np.integer]) -> dict[str, dict[str, int]]:
 class TutorOutput:
     """What the tutors said about one image.
 
-    ``boxes``, ``labels``, ``confidences``: see :class:`Boxes`. ``label_map`` (H, W) uint8, or
+    ``boxes``, ``labels``, ``scores``: see :class:`Boxes`. ``label_map`` (H, W) uint8, or
     uint16 where the image has more than 256 distinct label vectors: the row of ``palette`` that is
     each pixel's label vector. ``palette`` (k, 21) float32, k >= 1, row 0 all zero (background:
     no instance covers the pixel). Without a detection tutor the boxes are empty; without a
@@ -110,7 +110,7 @@ class TutorOutput:
     image_id: str
     boxes: NDArray[np.float32]
     labels: NDArray[np.uint8]
-    confidences: NDArray[np.float32]
+    scores: NDArray[np.float32]
     label_map: NDArray[np.uint8] | NDArray[np.uint16]
     palette: NDArray[np.float32]
     instances: InstanceMasks | None = None
@@ -138,7 +138,7 @@ class TutorOutput:
             and _same_bits(self.palette, other.palette)
             and _same_bits(self.boxes, other.boxes)
             and _same_bits(self.labels, other.labels)
-            and _same_bits(self.confidences, other.confidences)
+            and _same_bits(self.scores, other.scores)
             and _same_instances(self.instances, other.instances)
             and _same_dropped(self.dropped, other.dropped)
         )
@@ -159,7 +159,7 @@ def _same_instances(a: InstanceMasks | None, b: InstanceMasks | None) -> bool:
         _same_bits(a.masks, b.masks)
         and _same_bits(a.boxes, b.boxes)
         and _same_bits(a.labels, b.labels)
-        and _same_bits(a.confidences, b.confidences)
+        and _same_bits(a.scores, b.scores)
     )
 
 

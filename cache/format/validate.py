@@ -21,7 +21,7 @@ def check_output(output: TutorOutput, entry: ImageEntry, keep_masks: bool) -> No
     finite with row 0 all zero; instances there if, and only if, the cache keeps them.
     """
     try:
-        _check_detections(output.boxes, output.labels, output.confidences, entry)
+        _check_detections(output.boxes, output.labels, output.scores, entry)
         _check_label_map(output, entry)
         if (output.instances is not None) != keep_masks:
             there = "none" if output.instances is None else "some"
@@ -48,12 +48,12 @@ def _check_array(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, .
 
 
 def _check_detections(
-    boxes: NDArray[Any], labels: NDArray[Any], confidences: NDArray[Any], entry: ImageEntry
+    boxes: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any], entry: ImageEntry
 ) -> None:
     n = len(boxes)
     _check_array("boxes", boxes, "float32", (n, 4))
     _check_array("labels", labels, "uint8", (n,))
-    _check_array("confidences", confidences, "float32", (n,))
+    _check_array("confidences", scores, "float32", (n,))
     if n == 0:
         return
     if not np.isfinite(boxes).all():
@@ -72,7 +72,7 @@ def _check_detections(
         raise ValueError(
             f"expected labels 1 to {NUM_CLASSES - 1}, got {np.unique(labels).tolist()}"
         )
-    if not bool(((confidences >= 0) & (confidences <= 1)).all()):
+    if not bool(((scores >= 0) & (scores <= 1)).all()):
         raise ValueError("expected confidences within 0..1, got others (or NaN)")
 
 
@@ -108,4 +108,4 @@ def _check_label_map(output: TutorOutput, entry: ImageEntry) -> None:
 def _check_instances(instances: InstanceMasks, entry: ImageEntry) -> None:
     n = len(instances.boxes)
     _check_array("instance masks", instances.masks, "uint8", (n, MASK_SIDE, MASK_SIDE))
-    _check_detections(instances.boxes, instances.labels, instances.confidences, entry)
+    _check_detections(instances.boxes, instances.labels, instances.scores, entry)

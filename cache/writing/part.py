@@ -55,12 +55,12 @@ def failed_image(reason: str, tables: Sequence[str]) -> EncodedImage:
 def output_rows(output: TutorOutput, tables: Sequence[str]) -> dict[str, Rows]:
     """The rows that an output has in each of the store's tables."""
     rows: dict[str, Rows] = {
-        "detections": (output.boxes, output.labels, output.confidences),
+        "detections": (output.boxes, output.labels, output.scores),
         "palette": (output.palette,),
     }
     if output.instances is not None:
         kept = output.instances
-        rows["instances"] = (kept.masks, kept.boxes, kept.labels, kept.confidences)
+        rows["instances"] = (kept.masks, kept.boxes, kept.labels, kept.scores)
     if output.dropped is not None:
         rows["dropped"] = (output.dropped[None],)
     empty = {name: tuple(c.empty() for c in TABLES[name]) for name in tables}

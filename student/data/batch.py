@@ -23,7 +23,7 @@ class Boxes:
 
     boxes: FloatArray
     labels: npt.NDArray[np.int64]
-    confidences: FloatArray
+    scores: FloatArray
 
     @classmethod
     def none(cls) -> Boxes:
@@ -63,7 +63,7 @@ class Sample:
         index_map: (s, s) whole numbers, the row of ``palette`` for each pixel, or `PADDING`.
         palette: (k, 21) float32 label vectors.
         weights: (4,) float32, of the losses in the order of ``PARTS``.
-        photometric: (5,) float32, see ``draw_photometric``.
+        jitter: (5,) float32, see ``draw_color_jitter``.
     """
 
     image_id: str
@@ -76,7 +76,7 @@ class Sample:
     index_map: npt.NDArray[np.generic]
     palette: FloatArray
     weights: FloatArray
-    photometric: FloatArray
+    jitter: FloatArray
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,11 @@ class BoxTable:
 
     boxes: Tensor
     labels: Tensor
-    confidences: Tensor
+    scores: Tensor
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> BoxTable:
         """Return the table with every tensor replaced."""
-        return BoxTable(*(function(x) for x in (self.boxes, self.labels, self.confidences)))
+        return BoxTable(*(function(x) for x in (self.boxes, self.labels, self.scores)))
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Batch:
         index_maps: (B, s, s) int32, rows of the palettes or `PADDING`.
         palettes: (B, K, 21) float32, padded with zeros.
         weights: (B, 4) float32 in the order of ``PARTS``.
-        photometric: (B, 5) float32; stays on the host (see ``photometric.distort``).
+        jitter: (B, 5) float32; stays on the host (see ``jitter.distort``).
         shares: For each part, the share of the batch's images that learn it.
     """
 
@@ -135,16 +135,16 @@ class Batch:
     index_maps: Tensor
     palettes: Tensor
     weights: Tensor
-    photometric: Tensor
+    jitter: Tensor
     shares: dict[str, float]
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def to(self, device: torch.device) -> Batch:
-        """Copy everything but ``photometric`` to a device; asynchronously from pinned memory."""
+        """Copy everything but ``jitter`` to a device; asynchronously from pinned memory."""
         moved = self._apply(lambda tensor: tensor.to(device, non_blocking=True))
-        return replace(moved, photometric=self.photometric)
+        return replace(moved, jitter=self.jitter)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; the DataLoader calls this."""
@@ -163,7 +163,7 @@ class Batch:
             index_maps=function(self.index_maps),
             palettes=function(self.palettes),
             weights=function(self.weights),
-            photometric=function(self.photometric),
+            jitter=function(self.jitter),
         )
 
 
@@ -188,7 +188,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         index_maps=torch.from_numpy(index_maps),
         palettes=torch.from_numpy(palettes),
         weights=torch.from_numpy(weights),
-        photometric=torch.from_numpy(np.stack([sample.photometric for sample in samples])),
+        jitter=torch.from_numpy(np.stack([sample.jitter for sample in samples])),
         shares=dict(zip(PARTS, (weights > 0).mean(axis=0).tolist(), strict=True)),
     )
 
@@ -197,13 +197,13 @@ def _pad(samples: Sequence[Boxes]) -> BoxTable:
     longest = max(len(sample.labels) for sample in samples)
     boxes = np.zeros((len(samples), longest, 4), np.float32)
     labels = np.zeros((len(samples), longest), np.int64)
-    confidences = np.zeros((len(samples), longest), np.float32)
+    scores = np.zeros((len(samples), longest), np.float32)
     for row, sample in enumerate(samples):
         count = len(sample.labels)
         boxes[row, :count] = sample.boxes
         labels[row, :count] = sample.labels
-        confidences[row, :count] = sample.confidences
-    return BoxTable(*(torch.from_numpy(array) for array in (boxes, labels, confidences)))
+        scores[row, :count] = sample.scores
+    return BoxTable(*(torch.from_numpy(array) for array in (boxes, labels, scores)))
 
 
 def _pad_instances(samples: Sequence[Instances]) -> InstanceTable:

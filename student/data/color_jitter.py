@@ -27,7 +27,7 @@ ORDERS = (
 )
 
 
-def draw_photometric(rng: np.random.Generator, config: AugmentationConfig) -> FloatArray:
+def draw_color_jitter(rng: np.random.Generator, config: AugmentationConfig) -> FloatArray:
     """Draw one sample's distortion.
 
     Returns:
@@ -46,7 +46,7 @@ def distort(images: Tensor, parameters: Tensor) -> Tensor:
 
     Args:
         images: (B, 3, H, W) RGB, uint8 or float in 0..255, on any device.
-        parameters: (B, 5) as ``draw_photometric`` gives them, *on the host*: which samples share
+        parameters: (B, 5) as ``draw_color_jitter`` gives them, *on the host*: which samples share
             an order must be known without waiting for the device.
 
     Returns:

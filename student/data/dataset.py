@@ -21,7 +21,7 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.assignment import ImageTargets, on_this_visit
 from kdcli.student.data.augmentation import draw_transform
 from kdcli.student.data.batch import PADDING, Batch, Boxes, Instances, Sample, collate
-from kdcli.student.data.color_jitter import draw_photometric
+from kdcli.student.data.color_jitter import draw_color_jitter
 from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
 from kdcli.student.data.ground_truth import GroundTruth
 from kdcli.student.data.masks import Masks
@@ -98,14 +98,14 @@ class StudentDataset(Dataset[Sample]):
         rng = np.random.default_rng([config.seed, draw.epoch, key])
         photograph = Photograph.open(self.devkit.image_path(row.image_id))
         gt, tutor = self._gt_boxes(row), self._tutor_boxes(row)
-        landmarks = np.concatenate([gt.boxes, tutor.boxes[tutor.confidences >= SURE]])
+        landmarks = np.concatenate([gt.boxes, tutor.boxes[tutor.scores >= SURE]])
         size = photograph.height, photograph.width
         side = config.model.input_size
         transform = draw_transform(rng, *size, landmarks, side, config.augmentation)
         if not config.targets.detection.confidence_weighting:
-            tutor = replace(tutor, confidences=np.ones_like(tutor.confidences))
+            tutor = replace(tutor, scores=np.ones_like(tutor.scores))
         gt, tutor = _transformed(gt, tutor, transform, config.augmentation.min_box)
-        photometric = draw_photometric(rng, config.augmentation)
+        jitter = draw_color_jitter(rng, config.augmentation)
         index_map, palette = self._label_vectors(row, transform)
         sample = functools.partial(
             Sample,
@@ -118,7 +118,7 @@ class StudentDataset(Dataset[Sample]):
             index_map=index_map,
             palette=palette,
             weights=np.array(row.weights, np.float32),
-            photometric=photometric,
+            jitter=jitter,
         )
         return sample, photograph, transform
 
@@ -133,7 +133,7 @@ class StudentDataset(Dataset[Sample]):
             return Boxes.none()
         targets = self.config.targets.detection
         found = self.cache.boxes(row.image_id)
-        return _chosen(found, found.confidences >= targets.threshold)
+        return _chosen(found, found.scores >= targets.threshold)
 
     def _confirming(self, row: ImageTargets, transform: Transform) -> Boxes | None:
         """Boxes to check the segmentation tutor with; None where there are none to be had."""
@@ -144,7 +144,7 @@ class StudentDataset(Dataset[Sample]):
             if self.cache is None:
                 return None
             found = self.cache.boxes(row.image_id)
-            boxes = _chosen(found, found.confidences >= targets.confirm_threshold)
+            boxes = _chosen(found, found.scores >= targets.confirm_threshold)
         elif row.detection_gt:
             boxes = self._gt_boxes(row)
         else:
@@ -159,7 +159,7 @@ class StudentDataset(Dataset[Sample]):
         relative = transform.relative(kept.boxes).astype(np.float32)
         seen = np.all((relative[:, 2:] > 0) & (relative[:, :2] < 1), axis=1)
         masks = kept.masks[seen]
-        found = Boxes(relative[seen], kept.labels[seen].astype(np.int64), kept.confidences[seen])
+        found = Boxes(relative[seen], kept.labels[seen].astype(np.int64), kept.scores[seen])
         return Instances(masks[:, :, ::-1] if transform.flip else masks, found)
 
     def _mask(self, row: ImageTargets, transform: Transform) -> UInt8Array:
@@ -200,7 +200,7 @@ def compact(
 
 def _chosen(found: TutorBoxes, keep: npt.NDArray[np.bool_]) -> Boxes:
     labels = found.labels[keep].astype(np.int64)
-    return Boxes(found.boxes[keep], labels, found.confidences[keep])
+    return Boxes(found.boxes[keep], labels, found.scores[keep])
 
 
 def _transformed(
@@ -211,8 +211,8 @@ def _transformed(
     known, said = keep[: len(gt.labels)], keep[len(gt.labels) :]
     kept = int(known.sum())
     return (
-        Boxes(boxes[:kept], gt.labels[known], gt.confidences[known]),
-        Boxes(boxes[kept:], tutor.labels[said], tutor.confidences[said]),
+        Boxes(boxes[:kept], gt.labels[known], gt.scores[known]),
+        Boxes(boxes[kept:], tutor.labels[said], tutor.scores[said]),
     )
 
 

@@ -12,7 +12,7 @@ from kdcli.common.device import pick_device
 from kdcli.common.distributed import objects_of_ranks, rank, ranks
 from kdcli.common.errors import StudentError
 from kdcli.common.files import write_json, write_text
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.student.data.plan import class_masks
 from kdcli.student.evaluation.inference import InferenceSettings, infer
 from kdcli.student.model.blitznet import BlitzNet
@@ -75,7 +75,7 @@ def evaluate_student(
     bf16: bool | None = None,
     workers: int | None = None,
     metric: Metric | None = None,
-    track: Track = no_track,
+    progress: Progress = no_progress,
     show: Callable[[Evaluation], None] | None = None,
     save: bool = True,
 ) -> Evaluation:
@@ -94,7 +94,7 @@ def evaluate_student(
         bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
         workers: Processes that read images; by default the run's.
         metric: Average precision; by default the run's.
-        track: Shows progress.
+        progress: Shows progress.
         show: Called with the result before it is saved, which may fail.
         save: Whether the result is saved.
 
@@ -113,7 +113,7 @@ def evaluate_student(
             folder=class_masks(config, list_name),
             settings=settings,
             metric=metric or config.evaluation.metric,
-            track=track,
+            progress=progress,
         )
     if show is not None:
         show(evaluation)
@@ -163,7 +163,7 @@ def evaluate_model(
     folder: str,
     settings: InferenceSettings,
     metric: Metric = "area",
-    track: Track = no_track,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Evaluate a network on images; ``folder`` holds their class masks.
 
@@ -175,7 +175,7 @@ def evaluate_model(
     found: dict[str, Detections] = {}
     confusion, masks = ConfusionMatrix(), 0
     predictions = infer(model, images, settings)
-    for prediction in track(predictions, len(images), "evaluate"):
+    for prediction in progress(predictions, len(images), "evaluate"):
         found[prediction.image_id] = prediction.detections
         mask = devkit.mask(prediction.image_id, folder)
         if mask is not None:

@@ -64,7 +64,7 @@ def beside_ground_truth(
     for prediction in infer(model, paths, replace(settings, workers=0)):
         name, found = prediction.image_id, prediction.detections
         image, annotation = devkit.read_image(name), devkit.annotation(name)
-        scale, drawn = panel_scale(image), found.confidences >= threshold
+        scale, drawn = panel_scale(image), found.scores >= threshold
         true = overlay(
             image,
             None if annotation is None else annotation.boxes,
@@ -73,7 +73,7 @@ def beside_ground_truth(
             scale=scale,
         )
         said = overlay(
-            image, found.boxes[drawn], found.labels[drawn], found.confidences[drawn],
+            image, found.boxes[drawn], found.labels[drawn], found.scores[drawn],
             prediction.label_map, scale=scale,
         )  # fmt: skip
         pictures[name] = np.concatenate([true, said], axis=1)

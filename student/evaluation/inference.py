@@ -174,7 +174,7 @@ def _predict(
             Detections(
                 boxes=detections.boxes.cpu().numpy(),
                 labels=detections.labels.cpu().numpy(),
-                confidences=detections.confidences.cpu().numpy(),
+                scores=detections.scores.cpu().numpy(),
             ),
             segment(logits, size).cpu().numpy(),
         )

@@ -51,7 +51,7 @@ class EndToEnd(nn.Module):
         found = self.model(normalise(images.permute(0, 3, 1, 2)))
         return StudentOutput(
             boxes=decode_boxes(found.offsets, self.model.anchors).clamp(0, 1),
-            probabilities=torch.softmax(found.scores, dim=-1),
+            probabilities=torch.softmax(found.logits, dim=-1),
             segmentation=torch.softmax(found.segmentation, dim=1),
         )
 

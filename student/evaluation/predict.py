@@ -11,7 +11,7 @@ from PIL import Image
 from kdcli.common.device import pick_device
 from kdcli.common.errors import DevkitError, StudentError
 from kdcli.common.files import atomic_file, explained, write_json
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.student.evaluation.inference import InferenceSettings, Prediction, infer
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
@@ -87,7 +87,7 @@ def predict(
     device: str = "auto",
     batch_size: int | None = None,
     bf16: bool | None = None,
-    track: Track = no_track,
+    progress: Progress = no_progress,
 ) -> PredictionResult:
     """Predict images with a trained run and write the results to ``out``.
 
@@ -105,7 +105,7 @@ def predict(
         device: Where to compute.
         batch_size: Images at once; by default the run's.
         bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
-        track: Shows progress.
+        progress: Shows progress.
     """
     config, model, _ = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = replace(InferenceSettings.of_run(config, batch_size, bf16), workers=0)
@@ -113,7 +113,7 @@ def predict(
         out.mkdir(parents=True, exist_ok=True)
     paths, failed, written = dict(images), dict[str, str](), []
     with explained_shortage(config, "--batch-size"):
-        for prediction in track(infer(model, images, settings, failed), len(images), "predict"):
+        for prediction in progress(infer(model, images, settings, failed), len(images), "predict"):
             name = prediction.image_id
             try:
                 written.append(write_prediction(prediction, paths[name], out, threshold))
@@ -130,12 +130,12 @@ def write_prediction(
     files = PredictionFiles(
         name, out / f"{name}.overlay.png", out / f"{name}.mask.png", out / f"{name}.json"
     )
-    drawn = found.confidences >= threshold
+    drawn = found.scores >= threshold
     picture = overlay(
         read_picture(photograph),
         boxes=found.boxes[drawn],
         labels=found.labels[drawn],
-        confidences=found.confidences[drawn],
+        scores=found.scores[drawn],
         label_map=prediction.label_map,
     )
     with atomic_file(files.overlay) as file:
@@ -149,7 +149,7 @@ def write_prediction(
             "confidence": round(float(confidence), 6),
             "box": [round(float(side), 2) for side in box],
         }
-        for box, label, confidence in zip(found.boxes, found.labels, found.confidences, strict=True)
+        for box, label, confidence in zip(found.boxes, found.labels, found.scores, strict=True)
     ]
     write_json(
         files.boxes, {"image": str(photograph), "width": width, "height": height, "boxes": boxes}

@@ -17,7 +17,7 @@ from PIL import Image
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import BusyError, KdcliError, ResourceError
 from kdcli.common.files import atomic_file, read_json, write_text
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.student.evaluation.evaluate import evaluate_student, evaluation_path
 from kdcli.student.evaluation.predict import predict
 from kdcli.student.experiments.matrix import RUN, Job, cell_folder, changed_settings
@@ -102,7 +102,7 @@ class Runner:
         cache: What the tutors said, if anything is learned from them.
         list_name: The list to evaluate on.
         share: This process among several.
-        track: Shows progress.
+        progress: Shows progress.
     """
 
     out: Path
@@ -110,7 +110,7 @@ class Runner:
     cache: TutorCache | None
     list_name: str
     share: Share = Share()
-    track: Track = no_track
+    progress: Progress = no_progress
 
     def run(self, jobs: Sequence[Job], tell: Callable[[str], None]) -> list[Outcome]:
         """Carry out runs; one that fails is told, and the others go on.
@@ -156,11 +156,11 @@ class Runner:
         device = self.share.device(job.config.runtime.device)
         config = replace(job.config, runtime=replace(job.config.runtime, device=device))
         run = folder / RUN
-        train(config, self.devkit, self.cache, run, track=self.track)
+        train(config, self.devkit, self.cache, run, progress=self.progress)
         pictures = [(i, self.devkit.image_path(i)) for i in self._sample_ids()]
         predict(run, pictures, folder / SAMPLES, threshold=SAMPLE_CONFIDENCE, device=device)
         # Last, as it marks the run as finished.
-        evaluate_student(run, self.devkit, self.list_name, device=device, track=self.track)
+        evaluate_student(run, self.devkit, self.list_name, device=device, progress=self.progress)
 
     def _sample_ids(self) -> tuple[str, ...]:
         """A few images, spread over the list."""

@@ -32,7 +32,7 @@ class DetectionLoss(NamedTuple):
 
 
 def detection_loss(
-    scores: Tensor, offsets: Tensor, matches: Matches, weights: Tensor | None = None
+    logits: Tensor, offsets: Tensor, matches: Matches, weights: Tensor | None = None
 ) -> DetectionLoss:
     """Class and box loss of a batch (BlitzNet paper; weighting by confidence: the thesis).
 
@@ -43,21 +43,21 @@ def detection_loss(
     with P >= A no negative counts (as in the public TensorFlow code).
 
     Args:
-        scores: (B, A, C) class logits.
+        logits: (B, A, C) class logits.
         offsets: (B, A, 4) predicted offsets.
         matches: what the anchors shall learn.
         weights: (B,) per-image weights, see the module.
     """
-    labels, factor = matches.labels, matches.confidences
-    if scores.shape[:2] != labels.shape or offsets.shape[:2] != labels.shape:
-        got = (tuple(scores.shape[:2]), tuple(offsets.shape[:2]))
+    labels, factor = matches.labels, matches.scores
+    if logits.shape[:2] != labels.shape or offsets.shape[:2] != labels.shape:
+        got = (tuple(logits.shape[:2]), tuple(offsets.shape[:2]))
         raise ValueError(f"Expected scores and offsets of {tuple(labels.shape)}, got {got}")
     positive, negative = labels > 0, labels == 0
     if weights is not None:
         taking_part = (weights > 0)[:, None]
         positive, negative = positive & taking_part, negative & taking_part
         factor = factor * weights.float()[:, None]
-    flat = scores.float().reshape(-1, scores.shape[-1])
+    flat = logits.float().reshape(-1, logits.shape[-1])
     entropy = F.cross_entropy(flat, labels.reshape(-1), reduction="none")
     entropy = entropy.reshape(labels.shape) * factor
     positives = sum_over_ranks(positive.sum())

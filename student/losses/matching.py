@@ -17,12 +17,12 @@ class Matches(NamedTuple):
     Attributes:
         labels: (B, A) int64, 0 for the background.
         offsets: (B, A, 4) float32 of the matched box, 0 for the background.
-        confidences: (B, A) float32 of the matched box, 1 for the background.
+        scores: (B, A) float32 of the matched box, 1 for the background.
     """
 
     labels: Tensor
     offsets: Tensor
-    confidences: Tensor
+    scores: Tensor
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def match(
     anchors: Tensor,
     boxes: Tensor,
     labels: Tensor,
-    confidences: Tensor,
+    scores: Tensor,
     iou_threshold: float = IOU_THRESHOLD,
 ) -> Matches:
     """Match the boxes of every image to the anchors.
@@ -44,12 +44,12 @@ def match(
         anchors: (A, 4) centre x, centre y, width, height, relative to the image.
         boxes: (B, M, 4) x1 y1 x2 y2, relative to the image.
         labels: (B, M) classes from 1; 0 marks padding, ignored wherever it stands.
-        confidences: (B, M) of the boxes; 1 for ground truth.
+        scores: (B, M) of the boxes; 1 for ground truth.
         iou_threshold: least IoU of an unclaimed match.
     """
     if boxes.ndim != 3 or boxes.shape[-1] != 4:
         raise ValueError(f"Expected boxes of shape (B, M, 4), got {tuple(boxes.shape)}")
-    for name, table in (("labels", labels), ("confidences", confidences)):
+    for name, table in (("labels", labels), ("scores", scores)):
         if table.shape != boxes.shape[:2]:
             expected, got = tuple(boxes.shape[:2]), tuple(table.shape)
             raise ValueError(f"Expected {name} of shape {expected}, got {got}")
@@ -60,7 +60,7 @@ def match(
     parts = []
     for start in range(0, batch, images):
         part = slice(start, start + images)
-        arguments = boxes[part].float(), labels[part].long(), confidences[part].float()
+        arguments = boxes[part].float(), labels[part].long(), scores[part].float()
         parts.append(_match(anchors, *arguments, iou_threshold))
     return Matches(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -70,12 +70,12 @@ def _background(batch: int, anchors: Tensor) -> Matches:
     return Matches(
         labels=torch.zeros(shape, dtype=torch.int64, device=anchors.device),
         offsets=torch.zeros((*shape, 4), device=anchors.device),
-        confidences=torch.ones(shape, device=anchors.device),
+        scores=torch.ones(shape, device=anchors.device),
     )
 
 
 def _match(
-    anchors: Tensor, boxes: Tensor, labels: Tensor, confidences: Tensor, threshold: float
+    anchors: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float
 ) -> Matches:
     real = labels > 0
     # Padding gets a value below every IoU, so that it neither is anyone's best nor counts.
@@ -91,7 +91,7 @@ def _match(
     return Matches(
         labels=labels.gather(1, box) * positive,
         offsets=torch.where(positive[..., None], encode_boxes(matched, anchors), zero),
-        confidences=torch.where(positive, confidences.gather(1, box), zero + 1),
+        scores=torch.where(positive, scores.gather(1, box), zero + 1),
     )
 
 

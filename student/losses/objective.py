@@ -62,8 +62,8 @@ def objective(
 def _detection(
     output: BlitzNetOutput, boxes: BoxTable, anchors: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    matches = match(anchors, boxes.boxes, boxes.labels, boxes.confidences)
-    loss = detection_loss(output.scores, output.offsets, matches, weights)
+    matches = match(anchors, boxes.boxes, boxes.labels, boxes.scores)
+    loss = detection_loss(output.logits, output.offsets, matches, weights)
     return loss.classification, loss.box
 
 

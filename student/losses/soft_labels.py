@@ -196,7 +196,7 @@ def paste(instances: InstanceTable, num_classes: int, side: int) -> Tensor:
         padding_mode="border",
         align_corners=False,
     ).reshape(images, count, side, side)
-    values = probabilities * instances.found.confidences[:, :, None, None]
+    values = probabilities * instances.found.scores[:, :, None, None]
     values = torch.where(_inside(x, y), values, 0.0)
     return _largest_per_class(values, instances.found.labels, num_classes)
 

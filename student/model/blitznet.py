@@ -20,12 +20,12 @@ class BlitzNetOutput(NamedTuple):
 
     Attributes:
         offsets: (B, A, 4) box offsets, see `anchors.decode_boxes`.
-        scores: (B, A, C) class logits, index 0 the background.
+        logits: (B, A, C) class logits, index 0 the background.
         segmentation: (B, C, s, s) class logits of the cells.
     """
 
     offsets: Tensor
-    scores: Tensor
+    logits: Tensor
     segmentation: Tensor
 
 
@@ -89,10 +89,10 @@ class BlitzNet(nn.Module):
             )
         maps = self.features(images)
         detections = [head(x) for head, x in zip(self.detection, maps, strict=True)]
-        offsets, scores = zip(*detections, strict=True)
+        offsets, logits = zip(*detections, strict=True)
         return BlitzNetOutput(
             offsets=torch.cat(offsets, dim=1),
-            scores=torch.cat(scores, dim=1),
+            logits=torch.cat(logits, dim=1),
             segmentation=self.segmentation(maps),
         )
 

@@ -37,12 +37,12 @@ class ImageDetections:
     Attributes:
         boxes: (n, 4) float32 x1 y1 x2 y2, continuous pixels of the original image, clipped to it.
         labels: (n,) int64 classes from 1.
-        confidences: (n,) float32 probabilities.
+        scores: (n,) float32 probabilities.
     """
 
     boxes: Tensor
     labels: Tensor
-    confidences: Tensor
+    scores: Tensor
 
 
 @torch.no_grad()
@@ -61,9 +61,9 @@ def detect(
         limits: which boxes survive.
     """
     limits = limits or DetectionLimits()
-    if len(sizes) != len(output.scores):
-        raise ValueError(f"Expected {len(output.scores)} image sizes, got {len(sizes)}")
-    probabilities = torch.softmax(output.scores.float(), dim=-1)[..., 1:]
+    if len(sizes) != len(output.logits):
+        raise ValueError(f"Expected {len(output.logits)} image sizes, got {len(sizes)}")
+    probabilities = torch.softmax(output.logits.float(), dim=-1)[..., 1:]
     boxes = decode_boxes(output.offsets, anchors).clamp(0, 1)
     return [_detect_one(probabilities[i].T, boxes[i], size, limits) for i, size in enumerate(sizes)]
 

@@ -27,7 +27,7 @@ from kdcli.student.runs.directory import METRICS, TENSORBOARD
 BAD_BATCH = "bad-batch.json"
 
 
-class Journal:
+class MetricLogger:
     """Collects losses on the device and writes their means now and then.
 
     Nothing waits for the device between two lines. A loss that is not finite is thus noticed at

@@ -22,7 +22,7 @@ from kdcli.common.distributed import (
     sum_over_ranks,
 )
 from kdcli.common.errors import StudentError
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.loading import Step, steps
@@ -36,8 +36,8 @@ from kdcli.student.runs.memory import explained_shortage
 from kdcli.student.runs.summary import TrainingSummary, finished_summary
 from kdcli.student.training.curves import draw_curves
 from kdcli.student.training.interrupts import Interrupts, TrainingInterrupted
-from kdcli.student.training.metric_logger import Journal
-from kdcli.student.training.trainer import Learner, learning_rate
+from kdcli.student.training.metric_logger import MetricLogger
+from kdcli.student.training.trainer import Trainer, learning_rate
 from kdcli.voc.devkit import Devkit
 
 SHOWN = 4
@@ -49,7 +49,7 @@ def train(
     devkit: Devkit,
     cache: TutorCache | None,
     out: Path,
-    track: Track = no_track,
+    progress: Progress = no_progress,
 ) -> TrainingSummary:
     """Train a student into ``out``, or go on where a stopped run of the same settings stands.
 
@@ -66,16 +66,16 @@ def train(
         plan = first_rank_does(lambda: _prepare(config, devkit, cache, out, held))
         if finished := first_rank_does(lambda: finished_summary(out)):
             return finished
-        learner = Learner.start(config, out, device, every_task=plan.every_task)
+        trainer = Trainer.start(config, out, device, every_task=plan.every_task)
         dataset = StudentDataset(devkit, cache, plan.learning, config, plan.mask_folder)
-        loader = make_loader(dataset, learner.step, device)
-        todo = config.optim.steps - learner.step
-        show = track if is_first_process() else no_track
-        with Journal(out, learner.step) as journal, Interrupts() as interrupts:
-            loop = Loop(config, devkit, out, plan, learner, journal)
+        loader = make_loader(dataset, trainer.step, device)
+        todo = config.optim.steps - trainer.step
+        show = progress if is_first_process() else no_progress
+        with MetricLogger(out, trainer.step) as logger, Interrupts() as interrupts:
+            loop = Loop(config, devkit, out, plan, trainer, logger)
             for step in show(steps(loader, config.optim.accumulate), todo, "train"):
                 loop.step(step)
-                if _anyone(interrupts.number > 0) and learner.step < config.optim.steps:
+                if _anyone(interrupts.number > 0) and trainer.step < config.optim.steps:
                     loop.stop(interrupts.number or signal.SIGTERM)
         return loop.summary()
 
@@ -117,34 +117,34 @@ class Loop:
         devkit: Devkit,
         out: Path,
         plan: Plan,
-        learner: Learner,
-        journal: Journal,
+        trainer: Trainer,
+        logger: MetricLogger,
     ) -> None:
         self.config = config
         self.devkit = devkit
         self.out = out
         self.plan = plan
-        self.learner = learner
-        self.journal = journal
+        self.trainer = trainer
+        self.logger = logger
         self.evaluation: dict[str, Any] | None = None
         self._started = time.perf_counter()
-        self._seconds_before = learner.seconds
+        self._seconds_before = trainer.seconds
 
     def step(self, step: Step) -> None:
         """Train on the batches of a step, and do what is due after it."""
-        learner, runtime = self.learner, self.config.runtime
+        trainer, runtime = self.trainer, self.config.runtime
         with explained_shortage(self.config):
-            total, parts = learner.update([batch.to(learner.device) for batch in step.batches])
+            total, parts = trainer.update([batch.to(trainer.device) for batch in step.batches])
         ids = tuple(image_id for batch in step.batches for image_id in batch.image_ids)
-        self.journal.note(learner.step, ids, total, parts, step.waited)
-        done = learner.step == self.config.optim.steps
+        self.logger.note(trainer.step, ids, total, parts, step.waited)
+        done = trainer.step == self.config.optim.steps
         evaluates = self.config.evaluation.every
-        due = bool(evaluates) and (done or learner.step % evaluates == 0)
-        if learner.step % runtime.log_every == 0 or due or done:
+        due = bool(evaluates) and (done or trainer.step % evaluates == 0)
+        if trainer.step % runtime.log_every == 0 or due or done:
             self._write_line()
         if due:
             self._evaluate()
-        if learner.step % runtime.checkpoint_every == 0 or done:
+        if trainer.step % runtime.checkpoint_every == 0 or done:
             self._save()
 
     def stop(self, number: int) -> None:
@@ -153,23 +153,23 @@ class Loop:
         self.summary()
         all_raise(TrainingInterrupted(
             number,
-            f"Stopped after step {self.learner.step} of {self.config.optim.steps}; the same "
+            f"Stopped after step {self.trainer.step} of {self.config.optim.steps}; the same "
             f"command goes on from {checkpoint_path(self.out)}"
         ))  # fmt: skip
 
     def summary(self) -> TrainingSummary:
         """Return how far the run is; write and draw it to the run."""
-        learner, steps = self.learner, self.config.optim.steps
+        trainer, steps = self.trainer, self.config.optim.steps
         summary = TrainingSummary(
-            finished=learner.step == steps,
-            step=learner.step,
+            finished=trainer.step == steps,
+            step=trainer.step,
             steps=steps,
-            seconds=learner.seconds,
-            losses=self.journal.last,
+            seconds=trainer.seconds,
+            losses=self.logger.last,
             evaluation=self.evaluation,
-            best_score=learner.best_score if learner.best_score >= 0 else None,
+            best_score=trainer.best_score if trainer.best_score >= 0 else None,
             images=len(self.plan.learning),
-            parameters=sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
+            parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         )
         if rank() == 0:
             summary.write(self.out)
@@ -178,40 +178,40 @@ class Loop:
 
     def _write_line(self) -> None:
         # The rate that the last step was made with.
-        lr = learning_rate(self.config.optim, self.learner.step - 1)
-        self.journal.write(self.learner.step, lr)
+        lr = learning_rate(self.config.optim, self.trainer.step - 1)
+        self.logger.write(self.trainer.step, lr)
 
     def _save(self) -> None:
         # First the line: it finds out about losses that are not finite.
         self._write_line()
-        self.learner.seconds = self._seconds_before + time.perf_counter() - self._started
+        self.trainer.seconds = self._seconds_before + time.perf_counter() - self._started
         self._save_as(LAST)
 
     def _save_as(self, name: str) -> None:
         if rank() == 0:
-            save_checkpoint(checkpoint_path(self.out, name), self.learner.checkpoint())
+            save_checkpoint(checkpoint_path(self.out, name), self.trainer.checkpoint())
 
     def _evaluate(self) -> None:
-        learner, settings = self.learner, self.config.evaluation
-        learner.share_statistics()
+        trainer, settings = self.trainer, self.config.evaluation
+        trainer.share_statistics()
         ids, folder = self.devkit.image_ids(settings.list), class_masks(self.config, settings.list)
         inference = InferenceSettings.of_run(self.config)
         with explained_shortage(self.config, "evaluation.batch_size"):
             result = evaluate_model(
-                learner.model, self.devkit, ids,
+                trainer.model, self.devkit, ids,
                 folder=folder, settings=inference, metric=settings.metric,
             )  # fmt: skip
         scalars = {"evaluation/map": result.detection.map}
         if result.segmentation is not None:
             scalars["evaluation/miou"] = result.segmentation.miou
-        self.evaluation = {"step": learner.step, "list": settings.list, **scalars}
-        self.journal.add(learner.step, scalars)
+        self.evaluation = {"step": trainer.step, "list": settings.list, **scalars}
+        self.logger.add(trainer.step, scalars)
         if rank() == 0:
-            write_evaluation(self.out, settings.list, LAST, learner.step, result)
-            shown = beside_ground_truth(learner.model, self.devkit, ids[:SHOWN], folder, inference)
-            self.journal.show(learner.step, result, shown)
+            write_evaluation(self.out, settings.list, LAST, trainer.step, result)
+            shown = beside_ground_truth(trainer.model, self.devkit, ids[:SHOWN], folder, inference)
+            self.logger.show(trainer.step, result, shown)
             draw_curves(self.out)
-        if result.score > learner.best_score:
-            learner.best_score = result.score
+        if result.score > trainer.best_score:
+            trainer.best_score = result.score
             self._save_as(BEST)
-        self.journal.restart_clock()
+        self.logger.restart_clock()

@@ -35,7 +35,7 @@ SAMPLE_TRUNK = Path(__file__).parents[1] / "sample" / "tiny-trunk.pth"
 """Made by ``scripts/train_sample_trunk.py``."""
 
 
-class LossOfBatch(nn.Module):
+class LossModule(nn.Module):
     """From a batch to its loss, as one module: what ``DistributedDataParallel`` wraps.
 
     With the loss outside, the outputs that no image of a batch learns would look used to it.
@@ -52,7 +52,7 @@ class LossOfBatch(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its parts without a gradient."""
-        images = normalise(distort(batch.images, batch.photometric))
+        images = normalise(distort(batch.images, batch.jitter))
         images = images.contiguous(memory_format=self.memory_format)
         bf16 = self.config.optim.bf16
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
@@ -61,7 +61,7 @@ class LossOfBatch(nn.Module):
         return total, {name: part.detach() for name, part in parts.items()}
 
 
-class Learner:
+class Trainer:
     """Network, optimiser and step: all that a checkpoint holds, and the training step itself."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
@@ -78,7 +78,7 @@ class Learner:
     @classmethod
     def start(
         cls, config: RunConfig, out: Path, device: torch.device, *, every_task: bool = False
-    ) -> Learner:
+    ) -> Trainer:
         """Return a fresh learner, or the one of the run's last checkpoint.
 
         Args:
@@ -87,23 +87,23 @@ class Learner:
             device: Of this process.
             every_task: Whether every batch is known to teach both tasks.
         """
-        learner = cls(config, device)
-        learner.every_task = every_task
+        trainer = cls(config, device)
+        trainer.every_task = every_task
         path = checkpoint_path(out)
         if path.is_file():
-            learner._to_device()
-            learner._restore(load_checkpoint(path))
+            trainer._to_device()
+            trainer._restore(load_checkpoint(path))
         else:
             if config.init.trunk:
                 path = SAMPLE_TRUNK if config.init.trunk == "sample" else Path(config.init.trunk)
-                learner.weights = asdict(load_trunk(learner.model, path))
-            learner._to_device()
-        if len(set(objects_of_ranks(learner.step))) > 1:
+                trainer.weights = asdict(load_trunk(trainer.model, path))
+            trainer._to_device()
+        if len(set(objects_of_ranks(trainer.step))) > 1:
             all_raise(StudentError(f"The processes do not see the same files in {out}: it must "
                                    "be one folder for all machines"))  # fmt: skip
         if rank() == 0:
-            record_start(out, learner.step, device, processes=ranks(), trunk=learner.weights)
-        return learner
+            record_start(out, trainer.step, device, processes=ranks(), trunk=trainer.weights)
+        return trainer
 
     def update(self, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """Do one training step on this process' share of it, in ``optim.accumulate`` batches.
@@ -152,7 +152,7 @@ class Learner:
             self.model.to(memory_format=torch.channels_last)
         self.model.train()
         network: Any = torch.compile(self.model) if runtime.compile else self.model
-        self.loss: nn.Module = LossOfBatch(network, self.model.anchors, self.config)
+        self.loss: nn.Module = LossModule(network, self.model.anchors, self.config)
         if ranks() > 1:
             unused = not self.every_task
             self.loss = DistributedDataParallel(self.loss, find_unused_parameters=unused)

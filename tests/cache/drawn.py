@@ -51,8 +51,8 @@ def draw_boxes(
     corners[:, 1] -= over * np.float32(0.125)
     boxes = (corners * np.array([width, height], dtype=np.float32)).reshape(-1, 4)
     labels = rng.integers(1, 21, count).astype(np.uint8)
-    confidences = rng.choice(np.array([0, 1, 0.5, *rng.random(5)], dtype=np.float32), count)
-    return boxes, labels, confidences
+    scores = rng.choice(np.array([0, 1, 0.5, *rng.random(5)], dtype=np.float32), count)
+    return boxes, labels, scores
 
 
 def draw_output(

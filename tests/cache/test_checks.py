@@ -104,7 +104,7 @@ def test_a_summary_counts_what_is_there(drawn: ModuleType, sound_cache: Sound) -
     assert sum(summary.bytes_by_array.values()) == summary.bytes_total == on_disk
     assert summary.bytes_per_image == on_disk / 10
     for threshold in THRESHOLDS:
-        kept = [o.labels[o.confidences >= np.float32(threshold)] for o in outputs]
+        kept = [o.labels[o.scores >= np.float32(threshold)] for o in outputs]
         assert summary.boxes_per_image[threshold] == sum(map(len, kept)) / 10
         for label in range(1, 21):
             count = sum(int((labels == label).sum()) for labels in kept)
@@ -201,7 +201,7 @@ def test_outputs_are_compared_bit_for_bit(drawn: ModuleType) -> None:
     wide = dataclasses.replace(output, label_map=output.label_map.astype(np.uint16))
     assert output.equals(wide)
     assert (output.height, output.width) == (entry.height, entry.width)
-    for name in ("boxes", "confidences", "palette", "label_map"):
+    for name in ("boxes", "scores", "palette", "label_map"):
         other = getattr(output, name).copy()
         other.reshape(-1)[-1] += 1
         assert not output.equals(dataclasses.replace(output, **{name: other}))

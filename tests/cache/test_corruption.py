@@ -192,11 +192,11 @@ def test_verify_says_nothing_of_a_sound_cache(sound_cache: Sound) -> None:
     assert verify(sound_cache[0]) == []
     seen = []
 
-    def track(items, total, label):
+    def progress(items, total, label):
         seen.append((label, total))
         return items
 
-    assert verify(str(sound_cache[0]), track) == []
+    assert verify(str(sound_cache[0]), progress) == []
     assert [label for label, _ in seen] == ["checking files", "decoding images"]
 
 

@@ -86,9 +86,9 @@ def generate(
     path: Path,
     entries: list[ImageEntry],
     outputs: dict[str, TutorOutput | FailedImage],
-    journal: Path | None = None,
+    logger: Path | None = None,
 ) -> list[int]:
-    """A whole run; the shards it wrote, also noted in ``journal`` as they return."""
+    """A whole run; the shards it wrote, also noted in ``logger`` as they return."""
     written = []
     with CacheWriter.open(
         path, entries, drawn.SETTINGS, drawn.ENVIRONMENT, images_per_shard=4
@@ -96,8 +96,8 @@ def generate(
         for shard in writer.pending():
             writer.write(shard, [outputs[e.image_id] for e in shard.images])
             written.append(shard.index)
-            if journal is not None:
-                with journal.open("a") as handle:
+            if logger is not None:
+                with logger.open("a") as handle:
                     handle.write(f"{shard.index}\n")
         writer.finish()
     return written
@@ -120,7 +120,7 @@ def test_killed_before_any_change_of_a_run(drawn: ModuleType, quick_folder: Path
     entries = drawn.draw_entries(10)
     outputs = {e.image_id: drawn.draw_output(e) for e in entries}
     folder = quick_folder / "killed"
-    path, journal = folder / "cache.zarr", quick_folder / "journal"
+    path, logger = folder / "cache.zarr", quick_folder / "journal"
     generate(drawn, quick_folder / "whole", entries, outputs)
     whole = files_of(quick_folder / "whole")
     folder.mkdir()
@@ -129,10 +129,10 @@ def test_killed_before_any_change_of_a_run(drawn: ModuleType, quick_folder: Path
     moments = random.Random(1).sample(range(changes), 40)
     for moment in [0, 1, 2, 3, 4, *moments, changes - 2, changes - 1]:
         shutil.rmtree(folder, ignore_errors=True)
-        journal.unlink(missing_ok=True)
+        logger.unlink(missing_ok=True)
         folder.mkdir()
-        die_before(moment, path, lambda: generate(drawn, path, entries, outputs, journal))
-        finished = journal.read_text().split() if journal.exists() else []
+        die_before(moment, path, lambda: generate(drawn, path, entries, outputs, logger))
+        finished = logger.read_text().split() if logger.exists() else []
         complete = read_or_refused(path, outputs)
         repeated = generate(drawn, path, entries, outputs)
         assert not set(map(int, finished)) & set(repeated)

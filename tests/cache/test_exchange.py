@@ -72,7 +72,7 @@ def test_an_export_says_how_it_is_read(
         assert np.array_equal(names["label_vectors"], output.label_vectors())
         assert np.array_equal(names["boxes"], output.boxes)
         assert np.array_equal(names["labels"], output.labels)
-        assert np.array_equal(names["confidences"], output.confidences)
+        assert np.array_equal(names["confidences"], output.scores)
 
 
 def test_exporting_refuses_what_it_cannot_do(sound_cache: Sound, tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_merging_prefers_an_output_to_a_failure(drawn: ModuleType, tmp_path: Pat
 def test_merging_tells_where_caches_disagree(drawn: ModuleType, tmp_path: Path) -> None:
     entries = drawn.draw_entries(2)
     outputs = [drawn.draw_output(e, boxes=2) for e in entries]
-    moved = dataclasses.replace(outputs[1], confidences=outputs[1].confidences / np.float32(2))
-    moved.confidences[0] = 0.25
+    moved = dataclasses.replace(outputs[1], scores=outputs[1].scores / np.float32(2))
+    moved.scores[0] = 0.25
     drawn.write_cache(tmp_path / "a", outputs, entries)
     drawn.write_cache(tmp_path / "b", [moved], entries[1:])
     result = merge_caches([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")

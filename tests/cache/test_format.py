@@ -34,8 +34,9 @@ def test_the_example_reads_a_cache_with_zarr_alone(
         exec(example.replace("2007_000032", output.image_id), names)
         assert np.array_equal(names["label_map"], output.label_map)
         assert np.array_equal(names["label_vectors"], output.label_vectors())
-        for field in ("boxes", "labels", "confidences", "palette"):
-            assert np.array_equal(names[field], getattr(output, field))
+        fields = {"boxes": "boxes", "labels": "labels", "confidences": "scores", "palette": "palette"}
+        for name, field in fields.items():
+            assert np.array_equal(names[name], getattr(output, field))
 
 
 def test_every_array_of_a_store_is_described(sound_cache: Sound) -> None:
@@ -104,6 +105,6 @@ def test_rows_have_the_check_sum_that_is_described(sound_cache: Sound) -> None:
     path, outputs = sound_cache
     group = zarr.open_group(path, mode="r")
     for i, output in enumerate(outputs):
-        rows = output.boxes.tobytes() + output.labels.tobytes() + output.confidences.tobytes()
+        rows = output.boxes.tobytes() + output.labels.tobytes() + output.scores.tobytes()
         assert group["detections/crc32"][i] == zlib.crc32(rows)
         assert group["palette/crc32"][i] == zlib.crc32(output.palette.tobytes())

@@ -56,10 +56,10 @@ def test_one_part_may_be_asked_for(sound_cache: Sound) -> None:
     path, outputs = sound_cache
     cache = TutorCache.open(path)
     for output in outputs:
-        boxes, labels, confidences = cache.boxes(output.image_id)
+        boxes, labels, scores = cache.boxes(output.image_id)
         assert np.array_equal(boxes, output.boxes)
         assert np.array_equal(labels, output.labels)
-        assert np.array_equal(confidences, output.confidences)
+        assert np.array_equal(scores, output.scores)
         assert np.array_equal(cache.label_map(output.image_id), output.label_map)
         assert np.array_equal(cache.palette(output.image_id), output.palette)
 

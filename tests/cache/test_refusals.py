@@ -16,7 +16,7 @@ from kdcli.cache.format.layout import LOCK
 from kdcli.cache.format.root import read_root
 from kdcli.cache.hdf5 import export_cache
 from kdcli.cache.writer import CacheWriter
-from kdcli.cache.writing.member import MemberWriter
+from kdcli.cache.writing.worker import WorkerWriter
 from kdcli.common.errors import ResourceError
 
 EXPORT = """
@@ -78,4 +78,4 @@ def test_without_locks_several_processes_are_refused(drawn: ModuleType, tmp_path
         CacheWriter.open(tmp_path, entries, drawn.SETTINGS, drawn.ENVIRONMENT) as writer,
         pytest.raises(ResourceError, match=r"No locks available\).* use one process, or write"),
     ):
-        MemberWriter(tmp_path, writer.root, drawn.SETTINGS, 1)
+        WorkerWriter(tmp_path, writer.root, drawn.SETTINGS, 1)

@@ -91,13 +91,14 @@ def test_the_direct_reader_equals_zarr_python(
             assert not low[pixels:].any()
             assert np.array_equal(got.boxes, _rows(group, "detections", "boxes", i))
             assert np.array_equal(got.labels, _rows(group, "detections", "labels", i))
-            assert np.array_equal(got.confidences, _rows(group, "detections", "confidences", i))
+            assert np.array_equal(got.scores, _rows(group, "detections", "confidences", i))
             assert np.array_equal(got.palette, _rows(group, "palette", "vectors", i))
             assert got.label_map.dtype == (np.uint16 if len(got.palette) > 256 else np.uint8)
             assert (got.instances is not None) == masks
             for column in ("masks", "boxes", "labels", "confidences") if masks else ():
                 expected = _rows(group, "instances", column, i)
-                assert np.array_equal(getattr(got.instances, column), expected)
+                field = {"confidences": "scores"}.get(column, column)
+                assert np.array_equal(getattr(got.instances, field), expected)
 
 
 def test_a_third_reader_reads_the_same_store(drawn: ModuleType, tmp_path: Path) -> None:
@@ -143,17 +144,17 @@ def test_bits_survive_where_equality_would_not_tell(drawn: ModuleType, tmp_path:
     output = drawn.draw_output(entry, 0, vectors=3, boxes=2)
     output.palette[0] = -0.0
     output.palette[1, 4] = np.float32(1e-45)  # the smallest subnormal
-    output.confidences[0] = np.float32(-0.0)
+    output.scores[0] = np.float32(-0.0)
     drawn.write_cache(tmp_path / "cache.zarr", [output], [entry])
     got = TutorCache.open(tmp_path / "cache.zarr")[entry.image_id]
     assert got.palette.tobytes() == output.palette.tobytes()
-    assert got.confidences.tobytes() == output.confidences.tobytes()
+    assert got.scores.tobytes() == output.scores.tobytes()
 
 
 def test_arrays_belong_to_the_caller(sound_cache: tuple[Path, list[TutorOutput]]) -> None:
     path, outputs = sound_cache
     cache = TutorCache.open(path)
     first = cache[outputs[0].image_id]
-    for array in (first.boxes, first.labels, first.confidences, first.label_map, first.palette):
+    for array in (first.boxes, first.labels, first.scores, first.label_map, first.palette):
         array[...] = 1
     assert cache[outputs[0].image_id].equals(outputs[0])

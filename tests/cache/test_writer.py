@@ -369,8 +369,8 @@ SPOILERS = {
     "labels 1 to 20, got": lambda o: _changed(o, labels=o.labels * 0),
     "labels 1 to 20": lambda o: _changed(o, labels=o.labels * 0 + 21),
     "labels of shape": lambda o: _changed(o, labels=o.labels[:-1]),
-    "confidences within": lambda o: _changed(o, confidences=o.confidences * np.float32(np.nan)),
-    "within 0..1": lambda o: _changed(o, confidences=o.confidences * 0 + np.float32(1.1)),
+    "confidences within": lambda o: _changed(o, scores=o.scores * np.float32(np.nan)),
+    "within 0..1": lambda o: _changed(o, scores=o.scores * 0 + np.float32(1.1)),
     "indices below 3": lambda o: _changed(o, label_map=o.label_map + np.uint8(3)),
     "label map of shape": lambda o: _changed(o, label_map=o.label_map.T),
     "uint8 or uint16": lambda o: _changed(o, label_map=o.label_map.astype(np.int64)),
@@ -380,7 +380,7 @@ SPOILERS = {
     "1 to 65536 label vectors": lambda o: _changed(o, palette=o.palette[:0]),
     "no instance masks": lambda o: _changed(
         o,
-        instances=InstanceMasks(np.zeros((3, 28, 28), np.uint8), o.boxes, o.labels, o.confidences),
+        instances=InstanceMasks(np.zeros((3, 28, 28), np.uint8), o.boxes, o.labels, o.scores),
     ),
 }
 

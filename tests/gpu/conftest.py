@@ -17,7 +17,7 @@ from kdcli.cache.reader import TutorCache
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import load_config
 from kdcli.tutor_gen.generate import generate
-from kdcli.tutor_gen.pipeline.label import Machinery
+from kdcli.tutor_gen.pipeline.label import LoaderSettings
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scenes.dataset import make_sample
@@ -51,14 +51,14 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 def label(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TutorCache]:
     """Let the sample tutors label all scenes, on a device."""
 
-    def run(device: str, amp: str | None = None, **machinery: Any) -> TutorCache:
+    def run(device: str, amp: str | None = None, **loader: Any) -> TutorCache:
         out = tmp_path_factory.mktemp("store") / "cache.zarr"
         tutors = load_tutors(
             "sample", "sample", device=device, amp=amp, keep_masks=True, segmentation_floor=0.05
         )
-        settings = Machinery(device=device, **machinery)
+        settings = LoaderSettings(device=device, **loader)
         ids = devkit.image_ids(LIST)
-        generate(devkit, ids, *tutors, out, keep_masks=True, machinery=settings)
+        generate(devkit, ids, *tutors, out, keep_masks=True, loader=settings)
         return TutorCache.open(out)
 
     return run

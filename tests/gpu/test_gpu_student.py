@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_where_it_stood(
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        train(half, devkit, cpu_cache, again, track=stop_early)
+        train(half, devkit, cpu_cache, again, progress=stop_early)
     train(half, devkit, cpu_cache, again)
     assert curve(again) == pytest.approx(whole, rel=1e-4)
     starts = json.loads((again / "run.json").read_text())["starts"]

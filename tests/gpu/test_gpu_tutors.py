@@ -15,7 +15,7 @@ from kdcli import cli
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.writing.shard import Shard
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.pipeline.label import Machinery, label_shards
+from kdcli.tutor_gen.pipeline.label import LoaderSettings, label_shards
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.compare import (
     OTHER_MACHINE,
@@ -43,10 +43,8 @@ def apart(here: TutorCache, there: TutorCache, tolerance: Tolerance) -> Differen
 
 
 @pytest.mark.parametrize("machinery", [{}, {"workers": 2, "batch_size": 4}])
-def test_labels_are_the_cpus(
-    cpu_cache: TutorCache, label: Label, machinery: dict[str, int]
-) -> None:
-    found = apart(cpu_cache, label("cuda:0", **machinery), OTHER_MACHINE)
+def test_labels_are_the_cpus(cpu_cache: TutorCache, label: Label, loader: dict[str, int]) -> None:
+    found = apart(cpu_cache, label("cuda:0", **loader), OTHER_MACHINE)
     assert found.boxes > 500
     assert found.within(OTHER_MACHINE), found
     # Full float32, not TF32: of that the same networks moved boxes by .036 and scores by 7.5e-4.
@@ -59,7 +57,7 @@ def test_labels_in_16_bits_are_close_to_the_cpus(cpu_cache: TutorCache, label: L
     right, total, matrix = 0, 0, ConfusionMatrix()
     for image_id in cpu_cache.image_ids:
         here, there = cpu_cache[image_id], half[image_id]
-        sure = here.confidences >= 0.5
+        sure = here.scores >= 0.5
         found = difference(here, there, 0.5, tolerance=OTHER_MACHINE_16_BIT)
         right += int(sure.sum()) - min(found.unmatched_boxes, int(sure.sum()))
         total += int(sure.sum())
@@ -105,6 +103,6 @@ def test_want_of_memory_says_what_to_lower(devkit: Devkit) -> None:
     torch.cuda.set_per_process_memory_fraction((used + 2**20) / whole)
     try:
         with pytest.raises(TutorError, match=r"memory does not suffice .* --amp fp16"):
-            label_shards(devkit, [shard], pair, print, Machinery(0, 4, "cuda:0"), print)
+            label_shards(devkit, [shard], pair, print, LoaderSettings(0, 4, "cuda:0"), print)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

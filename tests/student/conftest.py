@@ -144,7 +144,7 @@ def simulate(
         image_id=entry.image_id,
         boxes=np.concatenate([annotation.boxes[:count], ghost[:present]]),
         labels=np.append(annotation.labels[:count], [20] * present).astype(np.uint8),
-        confidences=np.append([0.9] * count, [0.0005] * present).astype(np.float32),
+        scores=np.append([0.9] * count, [0.0005] * present).astype(np.float32),
         label_map=label_map,
         palette=palette,
         instances=own_masks(annotation, mask) if keep_masks else None,
@@ -159,5 +159,5 @@ def own_masks(annotation: Annotation, mask: np.ndarray) -> InstanceMasks:
         for box, label in zip(annotation.boxes.tolist(), annotation.labels, strict=True)
     ]  # fmt: skip
     masks = np.array([np.asarray(p) for p in pictures], np.uint8).reshape(-1, 28, 28)
-    confidences = np.full(len(masks), 0.9, np.float32)
-    return InstanceMasks(masks, annotation.boxes, annotation.labels.astype(np.uint8), confidences)
+    scores = np.full(len(masks), 0.9, np.float32)
+    return InstanceMasks(masks, annotation.boxes, annotation.labels.astype(np.uint8), scores)

@@ -57,7 +57,7 @@ def test_shapes_of_every_variant(name: str) -> None:
     output = model(torch.empty(2, 3, config.input_size, config.input_size, device="meta"))
     side = SEGMENTATION_SIDES[name]
     assert output.offsets.shape == (2, config.num_anchors, 4)
-    assert output.scores.shape == (2, config.num_anchors, 21)
+    assert output.logits.shape == (2, config.num_anchors, 21)
     assert output.segmentation.shape == (2, 21, side, side)
     assert config.segmentation_side == side
 
@@ -114,9 +114,9 @@ def test_wiring(tiny: BlitzNet) -> None:
     start = 0
     for i, x in enumerate(maps):
         torch.testing.assert_close(seen[f"detection.{i}"][0][0], x)
-        offsets, scores = seen[f"detection.{i}"][1]
+        offsets, logits = seen[f"detection.{i}"][1]
         assert torch.equal(output.offsets[:, start : start + offsets.shape[1]], offsets)
-        assert torch.equal(output.scores[:, start : start + offsets.shape[1]], scores)
+        assert torch.equal(output.logits[:, start : start + offsets.shape[1]], logits)
         start += offsets.shape[1]
         torch.testing.assert_close(seen[f"segmentation.reduce.{i}"][0][0], x)
     assert start == model.config.num_anchors
@@ -144,7 +144,7 @@ def test_initialisation_has_the_stated_variances() -> None:
     config = dataclasses.replace(PRESETS["tiny"], feature_width=256)
     model = BlitzNet(config)
     body = model.reverse[1].conv1.weight
-    head = model.detection[0].scores.weight
+    head = model.detection[0].logits.weight
     logits = model.segmentation.logits.weight
     assert body.var().item() * body[0].numel() == pytest.approx(2, rel=0.1)
     assert head.var().item() * head[0].numel() == pytest.approx(0.1, rel=0.1)
@@ -204,7 +204,7 @@ def test_a_tiny_network_learns_a_batch() -> None:
     history = []
     for _ in range(25):
         output = model(normalise(images))
-        detection = detection_loss(output.scores, output.offsets, matches)
+        detection = detection_loss(output.logits, output.offsets, matches)
         parts = [*detection, segmentation_loss(output.segmentation, masks)]
         loss = torch.stack(parts).sum()
         optimiser.zero_grad()

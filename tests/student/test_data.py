@@ -49,7 +49,7 @@ def test_a_still_sample_is_the_whole_image_with_all_labels(
     assert np.array_equal(sample.gt.labels, annotation.labels)
     # The ghost of confidence .0005 is below the threshold of .001.
     assert np.array_equal(sample.tutor.labels, annotation.labels)
-    assert sample.tutor.confidences == pytest.approx(np.full(len(annotation.labels), 0.9))
+    assert sample.tutor.scores == pytest.approx(np.full(len(annotation.labels), 0.9))
     assert sample.image.shape == (64, 64, 3)
     assert sample.mask.shape == (config.model.segmentation_side,) * 2
 
@@ -85,14 +85,14 @@ def test_a_draw_repeats_itself_and_differs_by_epoch_image_and_seed(
     config = both(small)
     data = dataset(devkit, cache, config)
     first, again = data[Draw(2, 1)], data[Draw(2, 1)]
-    for name in ("image", "mask", "index_map", "photometric"):
+    for name in ("image", "mask", "index_map", "jitter"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     others = [
         data[Draw(3, 1)],
         data[Draw(2, 0)],
         dataset(devkit, cache, replace(config, seed=2))[Draw(2, 1)],
     ]
-    assert not any(np.array_equal(first.photometric, other.photometric) for other in others)
+    assert not any(np.array_equal(first.jitter, other.jitter) for other in others)
 
 
 def test_a_batch_is_its_samples_whether_asked_for_at_once_or_one_by_one(
@@ -102,10 +102,10 @@ def test_a_batch_is_its_samples_whether_asked_for_at_once_or_one_by_one(
     draws = [Draw(1, 3), Draw(0, 3), Draw(2, 0)]
     for together, alone in zip(data.__getitems__(draws), map(data.__getitem__, draws), strict=True):
         assert together.image_id == alone.image_id
-        for name in ("image", "mask", "index_map", "palette", "weights", "photometric"):
+        for name in ("image", "mask", "index_map", "palette", "weights", "jitter"):
             assert np.array_equal(getattr(together, name), getattr(alone, name))
         assert np.array_equal(together.gt.boxes, alone.gt.boxes)
-        assert np.array_equal(together.tutor.confidences, alone.tutor.confidences)
+        assert np.array_equal(together.tutor.scores, alone.tutor.scores)
 
 
 def test_images_are_laid_out_channels_last(devkit: Devkit, cache: TutorCache, small: Small) -> None:
@@ -142,7 +142,7 @@ def test_without_confidence_weighting_all_kept_boxes_count_fully(
     annotation = devkit.annotation(sample.image_id)
     assert annotation is not None
     assert len(sample.tutor.labels) == len(annotation.labels) + 1  # the ghost too
-    assert np.all(sample.tutor.confidences == 1)
+    assert np.all(sample.tutor.scores == 1)
 
 
 def test_difficult_objects_can_be_left_out(devkit: Devkit, small: Small) -> None:

@@ -24,14 +24,14 @@ def overlap(one: list[float], other: list[float]) -> float:
 
 
 def slow_detect(
-    scores: np.ndarray, boxes: np.ndarray, limits: DetectionLimits
+    logits: np.ndarray, boxes: np.ndarray, limits: DetectionLimits
 ) -> list[tuple[float, int, list[float]]]:
     """(A, C) logits and (A, 4) clipped boxes -> (confidence, class, box), best first."""
-    exponentials = np.exp(scores)
+    exponentials = np.exp(logits)
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     found = []
-    for label in range(1, scores.shape[1]):
-        order = sorted(range(len(scores)), key=lambda a: -probabilities[a, label])
+    for label in range(1, logits.shape[1]):
+        order = sorted(range(len(logits)), key=lambda a: -probabilities[a, label])
         order = [a for a in order if probabilities[a, label] > limits.score][: limits.before_nms]
         kept: list[int] = []
         for a in order:
@@ -46,9 +46,9 @@ def random_output(seed: int, batch: int, anchors: int) -> tuple[BlitzNetOutput, 
     rng = torch.Generator().manual_seed(seed)
     centres = torch.rand(anchors, 2, generator=rng)
     sizes = torch.rand(anchors, 2, generator=rng) * 0.5 + 0.1
-    scores = torch.randn(batch, anchors, 5, generator=rng) * 3
+    logits = torch.randn(batch, anchors, 5, generator=rng) * 3
     offsets = torch.randn(batch, anchors, 4, generator=rng)
-    return BlitzNetOutput(offsets, scores, NOTHING), torch.cat([centres, sizes], dim=1)
+    return BlitzNetOutput(offsets, logits, NOTHING), torch.cat([centres, sizes], dim=1)
 
 
 def slow_boxes(offsets: np.ndarray, anchors: np.ndarray) -> np.ndarray:
@@ -79,8 +79,8 @@ def test_detection_follows_the_rule(seed: int, anchors: int, limits: DetectionLi
     results = detect(output, table, sizes, limits)
     for i, (result, (height, width)) in enumerate(zip(results, sizes, strict=True)):
         boxes = slow_boxes(output.offsets[i].double().numpy(), table.double().numpy())
-        expected = slow_detect(output.scores[i].double().numpy(), boxes, limits)
-        np.testing.assert_allclose(result.confidences, [e[0] for e in expected], atol=1e-5)
+        expected = slow_detect(output.logits[i].double().numpy(), boxes, limits)
+        np.testing.assert_allclose(result.scores, [e[0] for e in expected], atol=1e-5)
         assert result.labels.tolist() == [e[1] for e in expected]
         scale = np.array([width, height, width, height])
         wanted = np.array([e[2] for e in expected]).reshape(-1, 4) * scale
@@ -106,7 +106,7 @@ def test_boxes_are_pixels_of_the_original_image_clipped_to_it() -> None:
     torch.testing.assert_close(result.boxes, expected, atol=1e-3, rtol=0)
     assert result.labels.tolist() == [3, 4]
     assert result.labels.dtype == torch.int64
-    assert result.boxes.dtype == result.confidences.dtype == torch.float32
+    assert result.boxes.dtype == result.scores.dtype == torch.float32
 
 
 def test_suppression_is_within_a_class() -> None:
@@ -121,13 +121,13 @@ def test_background_gives_no_detections() -> None:
     output = BlitzNetOutput(torch.zeros(1, 3, 4), certain([0, 0, 0]), NOTHING)
     (result,) = detect(output, anchors, [(100, 100)])
     assert result.boxes.shape == (0, 4)
-    assert result.labels.shape == result.confidences.shape == (0,)
+    assert result.labels.shape == result.scores.shape == (0,)
 
 
 def test_half_precision_output_is_decoded_in_float32() -> None:
     output, anchors = random_output(1, 1, 20)
-    half = BlitzNetOutput(output.offsets.bfloat16(), output.scores.bfloat16(), NOTHING)
-    same = BlitzNetOutput(half.offsets.float(), half.scores.float(), NOTHING)
+    half = BlitzNetOutput(output.offsets.bfloat16(), output.logits.bfloat16(), NOTHING)
+    same = BlitzNetOutput(half.offsets.float(), half.logits.float(), NOTHING)
     (one,), (other,) = (detect(o, anchors, [(300, 300)]) for o in (half, same))
     assert torch.equal(one.boxes, other.boxes)
     assert len(one.boxes) > 0

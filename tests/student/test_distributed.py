@@ -102,7 +102,7 @@ def test_two_processes_train_as_one(
     train(config, devkit, cache, tmp_path / "one")
     shared = tmp_path / "shared"
     with pytest.raises(ZeroDivisionError):
-        train(config, devkit, cache, shared, track=killed)
+        train(config, devkit, cache, shared, progress=killed)
     process = start(config, devkit, cache, shared)
     deadline = time.monotonic() + 100
     curve = shared / "metrics.jsonl"

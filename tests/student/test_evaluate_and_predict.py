@@ -154,10 +154,10 @@ def test_predictions_are_files_to_look_at_and_to_read(
             assert Image.open(written.overlay).size == photograph.size
             found = json.loads(written.boxes.read_text())
             assert (found["width"], found["height"]) == photograph.size
-        confidences = [box["confidence"] for box in found["boxes"]]
+        scores = [box["confidence"] for box in found["boxes"]]
         assert written.image_id == name
-        assert confidences == sorted(confidences, reverse=True)
-        assert confidences[0] > 0.5
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] > 0.5
         assert all(box["class"] in CLASSES[1:] for box in found["boxes"])
 
 

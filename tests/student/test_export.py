@@ -62,9 +62,7 @@ def test_the_file_says_what_the_student_says(devkit: Devkit, run: Path, tmp_path
         height, width = sizes[index]
         pixels = boxes[index] * torch.tensor([width, height, width, height])
         assert len(found.boxes) > 10
-        for box, label, confidence in zip(
-            found.boxes, found.labels, found.confidences, strict=True
-        ):
+        for box, label, confidence in zip(found.boxes, found.labels, found.scores, strict=True):
             near = (pixels - box).abs().amax(dim=1) < 0.01
             assert (probabilities[index, near, label] - confidence).abs().min() < 1e-5
 

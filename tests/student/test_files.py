@@ -20,7 +20,7 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.experiments.runner import Runner, Share
 from kdcli.student.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdcli.student.runs.directory import TENSORBOARD
-from kdcli.student.training.metric_logger import Journal
+from kdcli.student.training.metric_logger import MetricLogger
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
 
@@ -80,9 +80,9 @@ def test_tensorboard_without_room_is_one_message_and_no_threads_traceback(
     (run / TENSORBOARD).symlink_to(small_disk)
 
     def write_lines() -> None:
-        with Journal(run, 0) as journal:
+        with MetricLogger(run, 0) as logger:
             for step in range(2000):
-                journal.add(step, {"loss": 0.5})
+                logger.add(step, {"loss": 0.5})
 
     with pytest.raises(ResourceError, match="run/tensorboard: the disk is full"):
         write_lines()

@@ -30,15 +30,15 @@ def slow_cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
 
 
 def slow_detection_loss(
-    scores: np.ndarray, offsets: np.ndarray, matches: Matches
+    logits: np.ndarray, offsets: np.ndarray, matches: Matches
 ) -> tuple[float, float]:
-    batch, anchors, classes = scores.shape
-    labels, targets, confidences = (table.double().numpy() for table in matches)
+    batch, anchors, classes = logits.shape
+    labels, targets, scores = (table.double().numpy() for table in matches)
     positives, negatives, box = [], [], []
     for image in range(batch):
         for a in range(anchors):
-            label, confidence = int(labels[image, a]), confidences[image, a]
-            entropy = slow_cross_entropy(scores[image, a], np.eye(classes)[label]) * confidence
+            label, confidence = int(labels[image, a]), scores[image, a]
+            entropy = slow_cross_entropy(logits[image, a], np.eye(classes)[label]) * confidence
             if label == 0:
                 negatives.append(entropy)
                 continue
@@ -59,13 +59,13 @@ def draw_case(
     seed: int, batch: int, anchors: int, classes: int, share: float
 ) -> tuple[torch.Tensor, torch.Tensor, Matches]:
     rng = torch.Generator().manual_seed(seed)
-    scores = torch.randn(batch, anchors, classes, generator=rng) * 3
+    logits = torch.randn(batch, anchors, classes, generator=rng) * 3
     offsets = torch.randn(batch, anchors, 4, generator=rng) * 2
     labels = torch.randint(1, classes, (batch, anchors), generator=rng)
     labels *= torch.rand(batch, anchors, generator=rng) < share
-    confidences = torch.rand(batch, anchors, generator=rng)
-    confidences[labels == 0] = 1
-    return scores, offsets, Matches(labels, torch.randn(offsets.shape, generator=rng), confidences)
+    scores = torch.rand(batch, anchors, generator=rng)
+    scores[labels == 0] = 1
+    return logits, offsets, Matches(labels, torch.randn(offsets.shape, generator=rng), scores)
 
 
 @settings(deadline=None)
@@ -79,9 +79,9 @@ def draw_case(
 def test_detection_loss_follows_the_definition(
     seed: int, batch: int, anchors: int, classes: int, share: float
 ) -> None:
-    scores, offsets, matches = draw_case(seed, batch, anchors, classes, share)
-    loss = detection_loss(scores, offsets, matches)
-    expected = slow_detection_loss(scores.double().numpy(), offsets.double().numpy(), matches)
+    logits, offsets, matches = draw_case(seed, batch, anchors, classes, share)
+    loss = detection_loss(logits, offsets, matches)
+    expected = slow_detection_loss(logits.double().numpy(), offsets.double().numpy(), matches)
     np.testing.assert_allclose([loss.classification, loss.box], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -93,10 +93,10 @@ def entropy_of(margin: float) -> float:
 def test_mining_is_over_the_whole_batch() -> None:
     # One positive in image 0, so three negatives: the hardest of the batch lie in image 1.
     margins = torch.tensor([[0.0, -3.0, -4.0, -5.0], [2.0, 1.0, 3.0, -6.0]])
-    scores = torch.stack([torch.zeros_like(margins), margins], dim=-1)
+    logits = torch.stack([torch.zeros_like(margins), margins], dim=-1)
     labels = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]])
     matches = Matches(labels, torch.zeros(2, 4, 4), torch.ones(2, 4))
-    loss = detection_loss(scores, torch.zeros(2, 4, 4), matches)
+    loss = detection_loss(logits, torch.zeros(2, 4, 4), matches)
     expected = entropy_of(0) + entropy_of(1) + entropy_of(2) + entropy_of(3)
     assert loss.classification.item() == pytest.approx(expected, rel=1e-6)
 
@@ -104,52 +104,52 @@ def test_mining_is_over_the_whole_batch() -> None:
 def test_anchors_of_one_image_bound_the_negatives() -> None:
     # Two positives ask for 6 negatives; A - P = 4 - 2 allows 2.
     margins = torch.tensor([[0.0, 0.0, 1.0, 2.0], [3.0, -1.0, -1.0, -1.0]])
-    scores = torch.stack([torch.zeros_like(margins), margins], dim=-1)
+    logits = torch.stack([torch.zeros_like(margins), margins], dim=-1)
     labels = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]])
     matches = Matches(labels, torch.zeros(2, 4, 4), torch.ones(2, 4))
-    loss = detection_loss(scores, torch.zeros(2, 4, 4), matches)
+    loss = detection_loss(logits, torch.zeros(2, 4, 4), matches)
     expected = (2 * entropy_of(0) + entropy_of(3) + entropy_of(2)) / 2
     assert loss.classification.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_more_positives_than_anchors_in_an_image_leave_no_negative() -> None:
-    scores, offsets, matches = draw_case(1, 3, 4, 5, 1.0)
+    logits, offsets, matches = draw_case(1, 3, 4, 5, 1.0)
     matches.labels[2] = 0
-    only = [Matches(*(table[:2] for table in matches)), scores[:2], offsets[:2]]
-    both = detection_loss(scores, offsets, matches)
+    only = [Matches(*(table[:2] for table in matches)), logits[:2], offsets[:2]]
+    both = detection_loss(logits, offsets, matches)
     assert torch.equal(
         both.classification, detection_loss(only[1], only[2], only[0]).classification
     )
 
 
 def test_box_loss_by_hand_weighs_by_confidence() -> None:
-    labels, confidences = torch.tensor([[1, 2, 0]]), torch.tensor([[1.0, 0.25, 1.0]])
-    matches = Matches(labels, torch.zeros(1, 3, 4), confidences)
+    labels, scores = torch.tensor([[1, 2, 0]]), torch.tensor([[1.0, 0.25, 1.0]])
+    matches = Matches(labels, torch.zeros(1, 3, 4), scores)
     offsets = torch.tensor([[[0.5, 0.0, 0.0, 0.0], [2.0, -2.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]])
     loss = detection_loss(torch.zeros(1, 3, 3), offsets, matches)
     assert loss.box.item() == pytest.approx((0.125 + 0.25 * 3.0) / 2)
 
 
 def test_without_positives_loss_and_gradients_are_zero() -> None:
-    scores, offsets, matches = draw_case(5, 2, 9, 4, 0.0)
-    scores.requires_grad_()
+    logits, offsets, matches = draw_case(5, 2, 9, 4, 0.0)
+    logits.requires_grad_()
     offsets.requires_grad_()
-    loss = detection_loss(scores, offsets, matches)
+    loss = detection_loss(logits, offsets, matches)
     (loss.classification + loss.box).backward()
     assert loss.classification == 0
     assert loss.box == 0
-    assert scores.grad is not None
-    assert not scores.grad.any()
+    assert logits.grad is not None
+    assert not logits.grad.any()
     assert offsets.grad is not None
     assert not offsets.grad.any()
 
 
 def test_only_positives_and_mined_negatives_have_gradients() -> None:
-    scores, offsets, matches = draw_case(7, 2, 40, 4, 0.1)
-    scores.requires_grad_()
-    detection_loss(scores, offsets, matches).classification.backward()
-    assert scores.grad is not None
-    touched = scores.grad.abs().sum(dim=-1) > 0
+    logits, offsets, matches = draw_case(7, 2, 40, 4, 0.1)
+    logits.requires_grad_()
+    detection_loss(logits, offsets, matches).classification.backward()
+    assert logits.grad is not None
+    touched = logits.grad.abs().sum(dim=-1) > 0
     positives = int((matches.labels > 0).sum())
     assert touched[matches.labels > 0].all()
     assert int(touched.sum()) == positives + min(3 * positives, 40 - positives)
@@ -158,25 +158,25 @@ def test_only_positives_and_mined_negatives_have_gradients() -> None:
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 2**31), kept=st.lists(st.booleans(), min_size=3, max_size=3))
 def test_weights_of_zero_and_one_pick_a_part_of_the_batch(seed: int, kept: list[bool]) -> None:
-    scores, offsets, matches = draw_case(seed, 3, 12, 4, 0.2)
+    logits, offsets, matches = draw_case(seed, 3, 12, 4, 0.2)
     weights, mask = torch.tensor(kept).float(), torch.tensor(kept)
-    loss = detection_loss(scores, offsets, matches, weights)
+    loss = detection_loss(logits, offsets, matches, weights)
     part = Matches(*(table[mask] for table in matches))
-    expected = detection_loss(scores[mask], offsets[mask], part) if any(kept) else (0.0, 0.0)
+    expected = detection_loss(logits[mask], offsets[mask], part) if any(kept) else (0.0, 0.0)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.2])
 def test_a_constant_weight_scales_every_loss(factor: float) -> None:
     weights = torch.full((3,), factor)
-    scores, offsets, matches = draw_case(11, 3, 12, 4, 0.2)
+    logits, offsets, matches = draw_case(11, 3, 12, 4, 0.2)
     logits = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(2))
     classes = logits.roll(1).argmax(dim=1)
     soft = torch.softmax(logits.roll(2), dim=1)
     pairs = [
         (
-            detection_loss(scores, offsets, matches, weights),
-            detection_loss(scores, offsets, matches),
+            detection_loss(logits, offsets, matches, weights),
+            detection_loss(logits, offsets, matches),
         ),
         ([segmentation_loss(logits, classes, weights)], [segmentation_loss(logits, classes)]),
         ([soft_segmentation_loss(logits, soft, weights)], [soft_segmentation_loss(logits, soft)]),
@@ -189,9 +189,9 @@ def test_a_constant_weight_scales_every_loss(factor: float) -> None:
 def test_weights_multiply_before_mining() -> None:
     # The harder negative lies in the image of weight 0.1 and loses its place to the other.
     margins = torch.tensor([[0.0, 3.0], [2.0, -9.0]])
-    scores = torch.stack([torch.zeros_like(margins), margins], dim=-1)
+    logits = torch.stack([torch.zeros_like(margins), margins], dim=-1)
     matches = Matches(torch.tensor([[1, 0], [0, 0]]), torch.zeros(2, 2, 4), torch.ones(2, 2))
-    loss = detection_loss(scores, torch.zeros(2, 2, 4), matches, torch.tensor([0.1, 1.0]))
+    loss = detection_loss(logits, torch.zeros(2, 2, 4), matches, torch.tensor([0.1, 1.0]))
     expected = 0.1 * entropy_of(0) + entropy_of(2)
     assert loss.classification.item() == pytest.approx(expected, rel=1e-6)
 
@@ -209,9 +209,9 @@ def test_both_ways_to_mine_agree() -> None:
 
 
 def test_half_precision_inputs_are_computed_in_float32() -> None:
-    scores, offsets, matches = draw_case(3, 2, 20, 5, 0.3)
-    half = detection_loss(scores.bfloat16(), offsets.bfloat16(), matches)
-    same = detection_loss(scores.bfloat16().float(), offsets.bfloat16().float(), matches)
+    logits, offsets, matches = draw_case(3, 2, 20, 5, 0.3)
+    half = detection_loss(logits.bfloat16(), offsets.bfloat16(), matches)
+    same = detection_loss(logits.bfloat16().float(), offsets.bfloat16().float(), matches)
     assert half.classification.dtype == torch.float32
     assert torch.equal(half.classification, same.classification)
     assert torch.equal(half.box, same.box)
@@ -261,9 +261,9 @@ def test_soft_loss_follows_the_definition(temperature: float) -> None:
 
 
 def test_shapes_are_checked() -> None:
-    scores, offsets, matches = draw_case(3, 2, 20, 5, 0.3)
+    logits, offsets, matches = draw_case(3, 2, 20, 5, 0.3)
     with pytest.raises(ValueError, match=r"\(2, 20\), got \(\(2, 19\), \(2, 20\)\)"):
-        detection_loss(scores[:, 1:], offsets, matches)
+        detection_loss(logits[:, 1:], offsets, matches)
     with pytest.raises(ValueError, match=r"shape \(1, 3, 3\), got \(1, 2, 3\)"):
         segmentation_loss(torch.zeros(1, 4, 3, 3), torch.zeros(1, 2, 3).long())
     with pytest.raises(ValueError, match=r"shape \(1, 4, 3, 3\), got \(1, 5, 3, 3\)"):

@@ -25,7 +25,7 @@ def slow_iou(anchor: np.ndarray, box: np.ndarray) -> float:
 
 
 def slow_match(
-    anchors: np.ndarray, boxes: np.ndarray, labels: np.ndarray, confidences: np.ndarray
+    anchors: np.ndarray, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One image, the boxes without padding, in float64."""
     count = len(anchors)
@@ -48,7 +48,7 @@ def slow_match(
     )
     for a, b in enumerate(assigned):
         if b >= 0:
-            out_labels[a], out_confidences[a] = labels[b], confidences[b]
+            out_labels[a], out_confidences[a] = labels[b], scores[b]
             offsets[a] = slow_offsets(anchors[a], boxes[b])
     return out_labels, offsets, out_confidences
 
@@ -65,9 +65,9 @@ def slow_offsets(anchor: np.ndarray, box: np.ndarray) -> list[float]:
 
 def match_one(anchors: list[list[float]], boxes: list[list[float]], **more: object) -> Matches:
     labels = torch.arange(1, len(boxes) + 1)[None]
-    confidences = 1 / (1 + labels.float())
+    scores = 1 / (1 + labels.float())
     table = torch.tensor(boxes).reshape(1, -1, 4)
-    return match(torch.tensor(anchors), table, labels, confidences)
+    return match(torch.tensor(anchors), table, labels, scores)
 
 
 # A lattice of dyadic numbers: equal overlaps are equal in any floating-point arithmetic.
@@ -93,11 +93,11 @@ def test_matching_follows_the_definition(
 ) -> None:
     count = max(len(image) for image in images)
     boxes = torch.zeros(len(images), count, 4)
-    labels, confidences = torch.zeros(len(images), count).long(), torch.zeros(len(images), count)
+    labels, scores = torch.zeros(len(images), count).long(), torch.zeros(len(images), count)
     for i, image in enumerate(images):
         for j, (box, label, confidence) in enumerate(image):
-            boxes[i, j], labels[i, j], confidences[i, j] = torch.tensor(box), label, confidence
-    matches = match(torch.tensor(LATTICE).float(), boxes, labels, confidences)
+            boxes[i, j], labels[i, j], scores[i, j] = torch.tensor(box), label, confidence
+    matches = match(torch.tensor(LATTICE).float(), boxes, labels, scores)
     for i, image in enumerate(images):
         real = [entry for entry in image if entry[1] > 0]  # label 0 is padding, wherever it stands
         expected = slow_match(
@@ -108,7 +108,7 @@ def test_matching_follows_the_definition(
         )
         np.testing.assert_array_equal(matches.labels[i], expected[0])
         np.testing.assert_allclose(matches.offsets[i], expected[1], atol=1e-5)
-        np.testing.assert_array_equal(matches.confidences[i], expected[2])
+        np.testing.assert_array_equal(matches.scores[i], expected[2])
 
 
 def test_matching_the_real_anchors() -> None:
@@ -116,15 +116,15 @@ def test_matching_the_real_anchors() -> None:
     anchors = make_anchors(PRESETS["tiny"])
     low = rng.uniform(0, 0.8, (1, 5, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.02, 0.6, (1, 5, 2))], axis=2)
-    labels, confidences = rng.integers(1, 21, (1, 5)), rng.uniform(0, 1, (1, 5))
-    tables = (torch.tensor(table) for table in (boxes, labels, confidences))
+    labels, scores = rng.integers(1, 21, (1, 5)), rng.uniform(0, 1, (1, 5))
+    tables = (torch.tensor(table) for table in (boxes, labels, scores))
     matches = match(anchors, *tables)
-    expected = slow_match(anchors.double().numpy(), boxes[0], labels[0], confidences[0])
+    expected = slow_match(anchors.double().numpy(), boxes[0], labels[0], scores[0])
     np.testing.assert_array_equal(matches.labels[0], expected[0])
     np.testing.assert_allclose(matches.offsets[0], expected[1], atol=1e-4)
-    np.testing.assert_allclose(matches.confidences[0], expected[2], atol=1e-6)
+    np.testing.assert_allclose(matches.scores[0], expected[2], atol=1e-6)
     assert matches.labels.dtype == torch.int64
-    assert {matches.offsets.dtype, matches.confidences.dtype} == {torch.float32}
+    assert {matches.offsets.dtype, matches.scores.dtype} == {torch.float32}
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -134,7 +134,7 @@ def test_no_boxes_is_all_background(count: int) -> None:
     matches = match(anchors, torch.ones(*shape, 4), torch.zeros(shape).long(), torch.zeros(shape))
     assert not matches.labels.any()
     assert not matches.offsets.any()
-    assert (matches.confidences == 1).all()
+    assert (matches.scores == 1).all()
     assert matches.labels.shape == (2, len(anchors))
 
 
@@ -144,7 +144,7 @@ ANCHORS = [[0.25, 0.25, 0.25, 0.25], [0.75, 0.75, 0.25, 0.25], [0.75, 0.25, 0.25
 def test_a_box_claims_its_best_anchor_below_the_threshold() -> None:
     matches = match_one(ANCHORS, [[0.625, 0.625, 0.6875, 0.6875]])  # IoU 1/16
     assert matches.labels.tolist() == [[0, 1, 0]]
-    assert matches.confidences.tolist() == [[1, 0.5, 1]]
+    assert matches.scores.tolist() == [[1, 0.5, 1]]
 
 
 def test_a_box_that_overlaps_nothing_claims_the_first_anchor() -> None:
@@ -189,13 +189,13 @@ def test_images_are_matched_in_parts_when_the_tables_are_large(
 ) -> None:
     anchors, rng = torch.tensor(LATTICE).float(), torch.Generator().manual_seed(1)
     boxes = torch.rand(7, 5, 4, generator=rng).sort(dim=-1).values
-    labels, confidences = (
+    labels, scores = (
         torch.randint(0, 3, (7, 5), generator=rng),
         torch.rand(7, 5, generator=rng),
     )
-    whole = match(anchors, boxes, labels, confidences)
+    whole = match(anchors, boxes, labels, scores)
     monkeypatch.setattr(matching, "_PAIRS_AT_ONCE", 2 * 5 * len(anchors))
-    for one, other in zip(whole, match(anchors, boxes, labels, confidences), strict=True):
+    for one, other in zip(whole, match(anchors, boxes, labels, scores), strict=True):
         assert torch.equal(one, other)
 
 

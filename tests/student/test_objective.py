@@ -43,7 +43,7 @@ def sample(index: int, weights: tuple[float, float, float, float]) -> Sample:
         index_map=rng.integers(0, 2 + index, (SIDE, SIDE)).astype(np.uint8),
         palette=palette,
         weights=np.array(weights, np.float32),
-        photometric=np.array([0, 1, 1, 0, 0], np.float32),
+        jitter=np.array([0, 1, 1, 0, 0], np.float32),
     )
 
 
@@ -70,8 +70,8 @@ def expected_detection(
     output: BlitzNetOutput, batch: Batch, anchors: torch.Tensor, rows: list[int], tutor: bool
 ) -> torch.Tensor:
     table = batch.tutor if tutor else batch.gt
-    matches = match(anchors, table.boxes[rows], table.labels[rows], table.confidences[rows])
-    loss = detection_loss(output.scores[rows], output.offsets[rows], matches)
+    matches = match(anchors, table.boxes[rows], table.labels[rows], table.scores[rows])
+    loss = detection_loss(output.logits[rows], output.offsets[rows], matches)
     return loss.classification + loss.box
 
 
@@ -138,7 +138,7 @@ def test_a_part_that_no_image_learns_has_no_gradient(anchors: torch.Tensor) -> N
     total, parts = objective(output, batch, anchors, TargetsConfig())
     total.backward()
     assert set(parts) == {"segmentation_gt"}
-    assert output.scores.grad is None
+    assert output.logits.grad is None
     assert output.segmentation.grad is not None
     assert output.segmentation.grad[0].abs().sum() > 0
     assert output.segmentation.grad[1].abs().sum() == 0
@@ -154,4 +154,4 @@ def test_collating_pads_with_what_means_nothing() -> None:
     assert batch.shares == dict(zip(PARTS, (0.5, 0.5, 0.0, 0.5), strict=True))
     assert batch.image_ids == ("0", "1")
     moved = batch.to(torch.device("cpu"))
-    assert torch.equal(moved.tutor.confidences, batch.tutor.confidences)
+    assert torch.equal(moved.tutor.scores, batch.tutor.scores)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdcli.student.config.schema import AugmentationConfig
-from kdcli.student.data.color_jitter import ORDERS, distort, draw_photometric, saturate, turn_hue
+from kdcli.student.data.color_jitter import ORDERS, distort, draw_color_jitter, saturate, turn_hue
 
 NEUTRAL = [0.0, 1.0, 1.0, 0.0]
 
@@ -84,7 +84,7 @@ def test_results_are_clipped() -> None:
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     rng = np.random.default_rng(1)
     rows = torch.from_numpy(
-        np.stack([draw_photometric(rng, AugmentationConfig()) for _ in range(8)])
+        np.stack([draw_color_jitter(rng, AugmentationConfig()) for _ in range(8)])
     )
     images = some_images(8)
     together = distort(images, rows)
@@ -94,7 +94,7 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 
 def test_draws_fill_their_ranges_uniformly() -> None:
     rng = np.random.default_rng(2)
-    drawn = np.stack([draw_photometric(rng, AugmentationConfig()) for _ in range(4000)])
+    drawn = np.stack([draw_color_jitter(rng, AugmentationConfig()) for _ in range(4000)])
     middle = np.array(NEUTRAL)
     reach = np.array([0.125, 0.5, 0.5, 0.07])
     assert np.all(np.abs(drawn[:, :4] - middle) <= reach + 1e-6)

@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
                 os.kill(os.getpid(), 2)
             yield item
 
-    stopping = Runner(runner.out, runner.devkit, runner.cache, VAL, track=stop_after_two)  # type: ignore[arg-type]
+    stopping = Runner(runner.out, runner.devkit, runner.cache, VAL, progress=stop_after_two)  # type: ignore[arg-type]
     with pytest.raises(TrainingInterrupted):
         stopping.run(jobs, lambda line: None)
     run = cell_folder(runner.out, jobs[0].name) / "run"

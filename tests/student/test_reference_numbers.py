@@ -41,12 +41,12 @@ def test_matching(name: str, case: str) -> None:
     expected = NUMBERS["matching"][name][case]
     boxes = torch.tensor(expected["boxes"]).reshape(1, -1, 4)
     labels = torch.tensor(expected["labels"]).reshape(1, -1).long()
-    confidences = torch.tensor(expected["confidences"]).reshape(1, -1)
-    matches = match(make_anchors(PRESETS[name]), boxes, labels, confidences)
+    scores = torch.tensor(expected["confidences"]).reshape(1, -1)
+    matches = match(make_anchors(PRESETS[name]), boxes, labels, scores)
     positives = matches.labels[0].nonzero().flatten()
     assert positives.tolist() == expected["anchors"]
     assert matches.labels[0, positives].tolist() == expected["matched_labels"]
-    found = matches.confidences[0, positives]
+    found = matches.scores[0, positives]
     np.testing.assert_allclose(found, expected["matched_confidences"], atol=1e-6)
     offsets = np.array(expected["offsets"]).reshape(-1, 4)
     np.testing.assert_allclose(matches.offsets[0, positives], offsets, atol=1e-5, rtol=1e-5)
@@ -60,9 +60,9 @@ def test_detection_losses(expected: dict[str, Any]) -> None:
     offsets = rng.standard_normal((batch, anchors, 4)) * 2
     targets = rng.standard_normal((batch, anchors, 4)) * 2
     labels = rng.integers(1, classes, (batch, anchors)) * (rng.random((batch, anchors)) < share)
-    confidences = np.where(labels > 0, rng.random((batch, anchors)), 1)
+    scores = np.where(labels > 0, rng.random((batch, anchors)), 1)
     assert (labels > 0).sum() == expected["positives"]
-    tables = [torch.tensor(table).float() for table in (scores, offsets, targets, confidences)]
+    tables = [torch.tensor(table).float() for table in (scores, offsets, targets, scores)]
     for kind, weight in (("tutor", tables[3]), ("gt", torch.ones(batch, anchors))):
         loss = detection_loss(
             tables[0], tables[1], Matches(torch.tensor(labels), tables[2], weight)

@@ -32,16 +32,16 @@ EMPTY = Batch(
     instances=InstanceTable(torch.zeros(1, 0, 28, 28, dtype=torch.uint8), NONE),
     masks=torch.zeros(1, 4, 4, dtype=torch.uint8),
     index_maps=torch.zeros(1, 4, 4, dtype=torch.int32), palettes=torch.zeros(1, 1, 3),
-    weights=torch.ones(1, 4), photometric=torch.zeros(1, 5), shares={},
+    weights=torch.ones(1, 4), jitter=torch.zeros(1, 5), shares={},
 )  # fmt: skip
 
 
-def table(boxes: list[list[float]], labels: list[int], confidences: list[float]) -> BoxTable:
+def table(boxes: list[list[float]], labels: list[int], scores: list[float]) -> BoxTable:
     """One image's boxes as a batch of one."""
     return BoxTable(
         torch.tensor([boxes], dtype=torch.float32).reshape(1, -1, 4),
         torch.tensor([labels], dtype=torch.int64),
-        torch.tensor([confidences], dtype=torch.float32),
+        torch.tensor([scores], dtype=torch.float32),
     )
 
 
@@ -81,13 +81,13 @@ def test_a_background_of_the_tutors_own_is_kept_in_every_form() -> None:
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=20, max_size=20))
 def test_background_target_is_a_distribution_with_the_rest_in_background(
-    confidences: list[float],
+    scores: list[float],
 ) -> None:
-    vector = torch.tensor([0.0, *confidences])
+    vector = torch.tensor([0.0, *scores])
     target = label_vector_target(vector, "background")
     assert target.sum().item() == pytest.approx(1, abs=1e-5)
-    total = 1 - max(confidences) + sum(confidences)
-    assert target[0].item() == pytest.approx((1 - max(confidences)) / total, abs=1e-5)
+    total = 1 - max(scores) + sum(scores)
+    assert target[0].item() == pytest.approx((1 - max(scores)) / total, abs=1e-5)
     torch.testing.assert_close(target[1:], vector[1:] / total, atol=1e-5, rtol=0)
 
 
@@ -187,12 +187,10 @@ def test_pasted_masks_follow_the_definition() -> None:
     boxes = np.array(
         [[-0.3, 0.1, 0.6, 0.8], [0.2, 0.3, 0.9, 1.4], [0.5, 0.5, 0.7, 0.9], [0, 0, 0, 0]]
     )
-    labels, confidences = [7, 7, 12, 0], [0.9, 0.5, 0.8, 0.0]
-    instances = InstanceTable(
-        torch.from_numpy(masks)[None], table(boxes.tolist(), labels, confidences)
-    )
+    labels, scores = [7, 7, 12, 0], [0.9, 0.5, 0.8, 0.0]
+    instances = InstanceTable(torch.from_numpy(masks)[None], table(boxes.tolist(), labels, scores))
     expected = np.zeros((21, SIDE, SIDE))
-    for mask, box, label, confidence in zip(masks[:3], boxes, labels, confidences, strict=False):
+    for mask, box, label, confidence in zip(masks[:3], boxes, labels, scores, strict=False):
         pasted, _ = slow_paste(mask / 255, box, confidence, SIDE)
         expected[label] = np.maximum(expected[label], pasted)
     torch.testing.assert_close(

@@ -127,7 +127,7 @@ def test_resuming_at_every_checkpoint_gives_the_same_curve(
     train(config, devkit, cache, straight)
     for _ in range(3):
         with pytest.raises(KilledError):
-            train(config, devkit, cache, pieces, track=killed_after(3))
+            train(config, devkit, cache, pieces, progress=killed_after(3))
     # Every start did three steps, of which the checkpoint after two remained.
     assert load_checkpoint(checkpoint_path(pieces)).step == 6
     train(config, devkit, cache, pieces)
@@ -139,14 +139,14 @@ class KilledError(Exception):
 
 
 def killed_after(steps: int) -> Callable[..., Any]:
-    def track(batches: Any, total: int, label: str) -> Any:
+    def progress(batches: Any, total: int, label: str) -> Any:
         for done, batch in enumerate(batches):
             if done == steps:
                 raise KilledError
             yield batch
         raise KilledError
 
-    return track
+    return progress
 
 
 def test_the_loss_on_four_scenes_falls(devkit: Devkit, small: Small, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
     """One weight of the step-2 checkpoint is made NaN; the next line must notice."""
     run, config = tmp_path / "run", small(runtime__log_every=1)
     with pytest.raises(KilledError):
-        train(config, devkit, None, run, track=killed_after(2))
+        train(config, devkit, None, run, progress=killed_after(2))
     checkpoint = load_checkpoint(checkpoint_path(run))
     next(value for name, value in checkpoint.model.items() if "conv" in name).fill_(float("nan"))
     save_checkpoint(checkpoint_path(run), checkpoint)
@@ -313,7 +313,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(devkit: Devkit, small: Small, tmp_pa
             yield batch
 
     with pytest.raises(TrainingInterrupted, match="after step 3 of 6; the same command goes on"):
-        train(small(), devkit, None, run, track=interrupt_in_step_three)
+        train(small(), devkit, None, run, progress=interrupt_in_step_three)
     assert load_checkpoint(checkpoint_path(run)).step == 3
     assert not json.loads((run / "summary.json").read_text())["finished"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

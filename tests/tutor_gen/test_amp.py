@@ -30,13 +30,13 @@ def test_half_precision_stays_close(scenes: list[Scene], form: LabelForm, keep_m
     assert half is not None
     assert half.description == {**single.description, "amp": "float16"}
     (expected,), (found,) = single.predict([image]), half.predict([image])
-    sure = slice(0, int((expected.confidences > 0.5).sum()))
+    sure = slice(0, int((expected.scores > 0.5).sum()))
     assert sure.stop >= 2
     np.testing.assert_array_equal(found.labels[sure], expected.labels[sure])
-    assert not np.array_equal(found.confidences, expected.confidences)  # it did compute otherwise
-    np.testing.assert_allclose(found.confidences[sure], expected.confidences[sure], atol=0.01)
+    assert not np.array_equal(found.scores, expected.scores)  # it did compute otherwise
+    np.testing.assert_allclose(found.scores[sure], expected.scores[sure], atol=0.01)
     np.testing.assert_allclose(found.boxes[sure], expected.boxes[sure], atol=0.5)
-    assert found.boxes.dtype == found.confidences.dtype == np.float32
+    assert found.boxes.dtype == found.scores.dtype == np.float32
     assert expected.masks is not None
     assert found.masks is not None
     assert found.masks.dtype == expected.masks.dtype

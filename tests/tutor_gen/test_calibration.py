@@ -42,11 +42,11 @@ def annotation(boxes: list[list[int]], labels: list[int], difficult: list[bool])
     )
 
 
-def detections(boxes: list[list[int]], confidences: list[float]) -> Detections:
+def detections(boxes: list[list[int]], scores: list[float]) -> Detections:
     return Detections(
         np.array(boxes, dtype=np.float32),
         np.full(len(boxes), CAT),
-        np.array(confidences, dtype=np.float32),
+        np.array(scores, dtype=np.float32),
     )
 
 
@@ -94,9 +94,9 @@ def test_map_of_each_threshold_is_the_metrics_own() -> None:
         )
     for score in sweep_thresholds(found, truth, (None, 0.3, 0.8)):
         kept = {
-            image: Detections(d.boxes[k], d.labels[k], d.confidences[k])
+            image: Detections(d.boxes[k], d.labels[k], d.scores[k])
             for image, d in found.items()
-            for k in [d.confidences >= (score.threshold or 0)]
+            for k in [d.scores >= (score.threshold or 0)]
         }
         assert score.map == evaluate_detections(kept, truth).map
         assert score.boxes == sum(len(d.labels) for d in kept.values())

@@ -18,7 +18,7 @@ def instances(*boxes: tuple[float, float, float, float]) -> Instances:
     return Instances(
         boxes=np.array(boxes, dtype=np.float32).reshape(n, 4),
         labels=np.full(n, 3, dtype=np.uint8),
-        confidences=np.full(n, 0.5, dtype=np.float32),
+        scores=np.full(n, 0.5, dtype=np.float32),
         masks=np.ones((n, HEIGHT, WIDTH), dtype=np.bool_),
         dropped={"class": 2},
     )
@@ -32,7 +32,7 @@ def test_what_is_possible_stays_as_it_is() -> None:
     found = instances((0, 0, 20, 10), (1.5, 2, 3, 4))
     checked = check(found)
     np.testing.assert_array_equal(checked.boxes, found.boxes)
-    np.testing.assert_array_equal(checked.confidences, found.confidences)
+    np.testing.assert_array_equal(checked.scores, found.scores)
     assert checked.dropped == {"class": 2}
     assert len(check(instances())) == 0
 
@@ -52,23 +52,23 @@ def test_boxes_without_area_are_left_out_with_their_masks() -> None:
 
 
 def test_confidences_just_above_one_are_rounding() -> None:
-    found = replace(instances((1, 1, 2, 2)), confidences=np.array([1.000001], dtype=np.float32))
-    assert check(found).confidences.tolist() == [1.0]
+    found = replace(instances((1, 1, 2, 2)), scores=np.array([1.000001], dtype=np.float32))
+    assert check(found).scores.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"boxes": [[np.nan, 0, 1, 1]]}, "NaN or infinite"),
-        ({"confidences": [np.inf]}, "NaN or infinite"),
+        ({"scores": [np.inf]}, "NaN or infinite"),
         ({"boxes": [[3, 0, 1, 1]]}, r"x1 <= x2 and y1 <= y2, got \[3.0, 0.0, 1.0, 1.0\]"),
         ({"boxes": [[0, 0, 22, 1]]}, "within 20 x 10 pixels, got"),
         ({"boxes": [[-1.5, 0, 2, 1]]}, "within 20 x 10 pixels, got"),
         ({"labels": [0]}, r"class ids 1\.\.20, got \[0\]"),
         ({"labels": [21]}, r"class ids 1\.\.20, got \[21\]"),
-        ({"confidences": [1.1]}, r"confidences 0\.\.1"),
-        ({"confidences": [-0.1]}, r"confidences 0\.\.1"),
-        ({"confidences": [0.5, 0.5]}, "of shapes"),
+        ({"scores": [1.1]}, r"confidences 0\.\.1"),
+        ({"scores": [-0.1]}, r"confidences 0\.\.1"),
+        ({"scores": [0.5, 0.5]}, "of shapes"),
         ({"boxes": [[0, 0, 1]]}, "of shapes"),
         ({"masks": np.ones((1, WIDTH, HEIGHT), dtype=np.bool_)}, "of shapes"),
         ({"masks": np.ones((1, HEIGHT, WIDTH), dtype=np.int32)}, "bool or uint8, got int32"),

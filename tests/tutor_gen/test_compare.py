@@ -43,9 +43,9 @@ def output() -> TutorOutput:
     masks = np.arange(784, dtype=np.uint8).reshape(1, 28, 28)
     boxes = np.array([[0, 0, 5, 4], [1, 1, 3, 3], [0, 0, 2, 2]], dtype=np.float32)
     labels = np.array([7, 7, 9], dtype=np.uint8)
-    confidences = np.array([0.75, 0.5, 0.25], dtype=np.float32)
-    kept = InstanceMasks(masks, boxes[:1], labels[:1], confidences[:1])
-    return TutorOutput("one", boxes, labels, confidences, label_map, palette, kept)
+    scores = np.array([0.75, 0.5, 0.25], dtype=np.float32)
+    kept = InstanceMasks(masks, boxes[:1], labels[:1], scores[:1])
+    return TutorOutput("one", boxes, labels, scores, label_map, palette, kept)
 
 
 def test_equal_outputs_do_not_differ() -> None:
@@ -69,7 +69,7 @@ def test_one_step_of_rounding_is_no_difference() -> None:
 def test_what_was_changed_is_found() -> None:
     again = output()
     again.boxes[1, 2] += 0.25
-    again.confidences[2] -= 0.125
+    again.scores[2] -= 0.125
     again.label_map[0, 0] = 1
     found = difference(output(), again, FLOOR)
     assert found == Difference(
@@ -90,7 +90,7 @@ def test_what_another_device_does_to_the_last_bits_is_no_difference() -> None:
     """The largest differences seen between a CPU and a GPU that rounds convolutions to TF32."""
     again = output()
     again.boxes[1, 2] += 0.036
-    again.confidences[2] -= 7.5e-4
+    again.scores[2] -= 7.5e-4
     again.palette[1, 7] += 7.5e-4
     found = difference(output(), again, FLOOR, tolerance=OTHER_MACHINE)
     assert found.equal_pixels == 18
@@ -127,7 +127,7 @@ def test_the_order_of_boxes_and_codes_means_nothing() -> None:
         one,
         boxes=one.boxes[::-1],
         labels=one.labels[::-1],
-        confidences=one.confidences[::-1],
+        scores=one.scores[::-1],
         label_map=np.array([0, 2, 1], dtype=np.uint8)[one.label_map],
         palette=one.palette[[0, 2, 1]],
     )
@@ -148,16 +148,14 @@ def test_counterparts_are_the_boxes_that_overlap_most() -> None:
 
 def test_boxes_that_only_one_side_has_count_if_they_are_sure_enough() -> None:
     one = output()
-    fewer = replace(
-        one, boxes=one.boxes[1:], labels=one.labels[1:], confidences=one.confidences[1:]
-    )
+    fewer = replace(one, boxes=one.boxes[1:], labels=one.labels[1:], scores=one.scores[1:])
     for first, second in ((one, fewer), (fewer, one)):
         found = difference(first, second, FLOOR)
         assert found.unmatched_boxes == 1
         assert not found.within(OTHER_MACHINE)
         # On the floor's edge a box may fall to either side.
         assert difference(first, second, 0.7495).unmatched_boxes == 0
-    none = replace(one, boxes=one.boxes[:0], labels=one.labels[:0], confidences=one.boxes[:0, 0])
+    none = replace(one, boxes=one.boxes[:0], labels=one.labels[:0], scores=one.boxes[:0, 0])
     assert difference(one, none, FLOOR).unmatched_boxes == 3
     assert difference(none, none, FLOOR).unmatched_boxes == 0
 
@@ -192,11 +190,11 @@ def test_the_tutors_come_back_from_the_provenance(
     assert pair.settings == cache.settings
     seen: list[Any] = []
 
-    def track(items: Any, total: int, label: str) -> Any:
+    def progress(items: Any, total: int, label: str) -> Any:
         seen.extend(items)
         return items
 
-    found = compare_with_tutors(cache, pair, devkit, 3, track)
+    found = compare_with_tutors(cache, pair, devkit, 3, progress)
     assert seen == ["scene_0", "scene_3", "scene_6"]
     assert found.images == 3
     assert found.boxes == found.identical_boxes > 10

@@ -62,7 +62,7 @@ def assert_same(found: Instances, output: Any, ids: list[int]) -> None:
     kept = labels > 0
     np.testing.assert_array_equal(found.labels, labels[kept])
     np.testing.assert_array_equal(found.boxes, output.pred_boxes.tensor.numpy()[kept])
-    np.testing.assert_array_equal(found.confidences, output.scores.numpy()[kept])
+    np.testing.assert_array_equal(found.scores, output.scores.numpy()[kept])
     assert sum(found.dropped.values()) == (~kept).sum()
     if found.masks is not None:
         np.testing.assert_array_equal(found.masks, output.pred_masks.numpy()[kept])
@@ -72,10 +72,10 @@ def assert_label_vectors_follow_the_definition(found: Instances, image: Image) -
     """Coded label vectors equal those made of Detectron2's pasted masks one instance at a time."""
     assert found.masks is not None
     slow = np.zeros((*image.shape[:2], 21), dtype=np.float32)
-    for mask, label, confidence in zip(found.masks, found.labels, found.confidences, strict=True):
+    for mask, label, confidence in zip(found.masks, found.labels, found.scores, strict=True):
         slow[mask, label] = np.maximum(slow[mask, label], confidence)
     label_map, palette = code_label_vectors(
-        found.masks, found.labels, found.confidences, *image.shape[:2], found.boxes
+        found.masks, found.labels, found.scores, *image.shape[:2], found.boxes
     )
     np.testing.assert_array_equal(palette[label_map], slow)
 
@@ -159,8 +159,8 @@ def test_floor_and_limit_are_the_models_own(scenes: list[Scene]) -> None:
     (everything,) = sample("detection", floor=0.0).predict(images)
     (confident,) = sample("detection", floor=0.3).predict(images)
     (few,) = sample("detection", floor=0.0, detections_per_image=3).predict(images)
-    assert everything.confidences.min() < 0.01
-    kept = everything.confidences > 0.3
+    assert everything.scores.min() < 0.01
+    kept = everything.scores > 0.3
     np.testing.assert_array_equal(confident.boxes, everything.boxes[kept])
     np.testing.assert_array_equal(few.boxes, everything.boxes[:3])
 

@@ -43,7 +43,7 @@ class Oracle:
         return Instances(
             boxes=scene.annotation.boxes,
             labels=labels,
-            confidences=np.full(len(labels), self.confidence, dtype=np.float32),
+            scores=np.full(len(labels), self.confidence, dtype=np.float32),
             masks=np.stack([scene.visible == n + 1 for n in range(len(labels))]),
         )
 

@@ -79,16 +79,16 @@ def test_the_cache_holds_what_the_tutors_said(
     for image_id in ids:
         image = devkit.read_image(image_id)
         (found,) = detection_tutor.predict([image])
-        kept = found.confidences >= np.float32(0.01)
+        kept = found.scores >= np.float32(0.01)
         below += int((~kept).sum())
         np.testing.assert_array_equal(cache[image_id].boxes, found.boxes[kept])
         np.testing.assert_array_equal(cache[image_id].labels, found.labels[kept])
-        np.testing.assert_array_equal(cache[image_id].confidences, found.confidences[kept])
+        np.testing.assert_array_equal(cache[image_id].scores, found.scores[kept])
         (found,) = segmentation_tutor.predict([image])
         assert found.masks is not None
-        kept = found.confidences >= np.float32(0.2)
+        kept = found.scores >= np.float32(0.2)
         label_map, palette = code_label_vectors(
-            found.masks[kept], found.labels[kept], found.confidences[kept], *image.shape[:2]
+            found.masks[kept], found.labels[kept], found.scores[kept], *image.shape[:2]
         )
         np.testing.assert_array_equal(cache[image_id].label_vectors(), palette[label_map])
     assert below > 0
@@ -218,14 +218,14 @@ def test_the_loop_is_tracked(
 ) -> None:
     seen: list[Any] = []
 
-    def track(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+    def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
         seen.append((total, label))
         for item in items:
             yield item
             seen.append(item.image_id)
         seen.append("end")
 
-    generate(devkit, ids, detection_tutor, None, tmp_path / "c.zarr", track=track)
+    generate(devkit, ids, detection_tutor, None, tmp_path / "c.zarr", progress=progress)
     assert seen == [(7, "tutors"), *ids, "end"]
 
 

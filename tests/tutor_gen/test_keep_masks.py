@@ -49,7 +49,7 @@ def test_they_are_the_ones_that_detectron2_pastes(
     plain = segmentation_tutor.predict(images)
     for image, ours, default in zip(images, keeping.predict(images), plain, strict=True):
         assert default.mask_probabilities is None
-        for name in ("boxes", "labels", "confidences", "masks"):
+        for name in ("boxes", "labels", "scores", "masks"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(default, name))
         assert ours.dropped == default.dropped
         own = ours.mask_probabilities
@@ -100,13 +100,13 @@ def test_the_cache_keeps_them(
     assert cache.has_instances
     for image_id in ids:
         (found,) = keeping.predict([devkit.read_image(image_id)])
-        found = found.select(found.confidences >= np.float32(0.2), "floor")
+        found = found.select(found.scores >= np.float32(0.2), "floor")
         kept = cache.instances(image_id)
         assert kept is not None
         assert len(kept.boxes) > 0
         np.testing.assert_array_equal(kept.boxes, found.boxes)
         np.testing.assert_array_equal(kept.labels, found.labels)
-        np.testing.assert_array_equal(kept.confidences, found.confidences)
+        np.testing.assert_array_equal(kept.scores, found.scores)
         difference = np.abs(kept.probabilities() - found.mask_probabilities)
         assert difference.max() <= MASK_ERROR_BOUND + 1e-6
 

@@ -13,7 +13,7 @@ from kdcli.tutor_gen.labels.hard import code_label_vectors
 def slow_label_vectors(
     masks: NDArray[np.bool_],
     labels: NDArray[np.uint8],
-    confidences: NDArray[np.float32],
+    scores: NDArray[np.float32],
     boxes: NDArray[np.float32],
     height: int,
     width: int,
@@ -26,20 +26,20 @@ def slow_label_vectors(
                 touched = x + 1 > x1 and x < x2 and y + 1 > y1 and y < y2
                 if touched and masks[index, y, x]:
                     entry = vectors[y, x, labels[index]]
-                    vectors[y, x, labels[index]] = max(entry, confidences[index])
+                    vectors[y, x, labels[index]] = max(entry, scores[index])
     return vectors
 
 
 def check(
     masks: NDArray[np.bool_],
     labels: NDArray[np.uint8],
-    confidences: NDArray[np.float32],
+    scores: NDArray[np.float32],
     boxes: NDArray[np.float32],
 ) -> None:
     """Coded equals slow, and the palette is canonical."""
     height, width = masks.shape[1:]
-    label_map, palette = code_label_vectors(masks, labels, confidences, height, width, boxes)
-    slow = slow_label_vectors(masks, labels, confidences, boxes, height, width)
+    label_map, palette = code_label_vectors(masks, labels, scores, height, width, boxes)
+    slow = slow_label_vectors(masks, labels, scores, boxes, height, width)
     np.testing.assert_array_equal(palette[label_map], slow)
     assert palette.dtype == np.float32
     assert label_map.dtype == (np.uint8 if len(palette) <= 256 else np.uint16)
@@ -57,36 +57,36 @@ def test_coded_equals_the_definition(data: st.DataObject) -> None:
     n = data.draw(st.integers(0, 8))
     labels = rng.integers(1, data.draw(st.sampled_from([2, 4, 21])), n).astype(np.uint8)
     # Few distinct confidences, so that equal ones meet.
-    confidences = rng.choice([0.0, 0.25, 0.5, 0.9, 1.0, 0.3], n).astype(np.float32)
+    scores = rng.choice([0.0, 0.25, 0.5, 0.9, 1.0, 0.3], n).astype(np.float32)
     corners = rng.uniform(-1, [width + 1, height + 1], (2, n, 2))
     boxes = np.concatenate([corners.min(0), corners.max(0)], axis=1).astype(np.float32)
     if data.draw(st.booleans()):
         boxes = boxes.round()
-    check(rng.random((n, height, width)) < 0.6, labels, confidences, boxes)
+    check(rng.random((n, height, width)) < 0.6, labels, scores, boxes)
 
 
 def test_more_than_256_distinct_vectors_take_sixteen_bits() -> None:
     rng = np.random.default_rng(0)
     masks = rng.random((12, 40, 40)) < 0.5
     labels = np.arange(1, 13, dtype=np.uint8)
-    confidences = rng.uniform(0.1, 1, 12).astype(np.float32)
+    scores = rng.uniform(0.1, 1, 12).astype(np.float32)
     boxes = np.tile(np.array([0, 0, 40, 40], dtype=np.float32), (12, 1))
-    label_map, palette = code_label_vectors(masks, labels, confidences, 40, 40, boxes)
+    label_map, palette = code_label_vectors(masks, labels, scores, 40, 40, boxes)
     assert label_map.dtype == np.uint16
     assert len(palette) > 256
-    check(masks, labels, confidences, boxes)
+    check(masks, labels, scores, boxes)
 
 
 def test_of_one_class_the_larger_confidence_stays_whatever_the_order() -> None:
     masks = np.ones((2, 2, 3), dtype=np.bool_)
     masks[0, :, 2] = False
-    for confidences in ([0.3, 0.8], [0.8, 0.3]):
+    for scores in ([0.3, 0.8], [0.8, 0.3]):
         label_map, palette = code_label_vectors(
-            masks, np.array([7, 7], np.uint8), np.array(confidences, np.float32), 2, 3
+            masks, np.array([7, 7], np.uint8), np.array(scores, np.float32), 2, 3
         )
         vectors = palette[label_map]
         assert vectors[0, 0, 7] == np.float32(0.8)
-        assert vectors[0, 2, 7] == np.float32(confidences[1])
+        assert vectors[0, 2, 7] == np.float32(scores[1])
 
 
 def test_positive_mask_outside_the_box_does_not_count() -> None:
@@ -114,10 +114,10 @@ def test_palettes_are_the_same_however_the_instances_are_ordered() -> None:
     rng = np.random.default_rng(3)
     masks = rng.random((6, 9, 9)) < 0.5
     labels = rng.integers(1, 21, 6).astype(np.uint8)
-    confidences = rng.uniform(0.1, 1, 6).astype(np.float32)
-    first = code_label_vectors(masks, labels, confidences, 9, 9)
+    scores = rng.uniform(0.1, 1, 6).astype(np.float32)
+    first = code_label_vectors(masks, labels, scores, 9, 9)
     order = rng.permutation(6)
-    second = code_label_vectors(masks[order], labels[order], confidences[order], 9, 9)
+    second = code_label_vectors(masks[order], labels[order], scores[order], 9, 9)
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
@@ -126,6 +126,6 @@ def test_too_many_vectors_are_refused() -> None:
     rng = np.random.default_rng(1)
     masks = rng.random((20, 300, 300)) < 0.5
     labels = np.arange(1, 21, dtype=np.uint8)
-    confidences = rng.uniform(0.1, 1, 20).astype(np.float32)
+    scores = rng.uniform(0.1, 1, 20).astype(np.float32)
     with pytest.raises(TutorError, match=r"at most 65536 distinct label vectors .* got \d+"):
-        code_label_vectors(masks, labels, confidences, 300, 300)
+        code_label_vectors(masks, labels, scores, 300, 300)

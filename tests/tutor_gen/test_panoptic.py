@@ -177,7 +177,7 @@ def test_a_worked_example() -> None:
     zebra = replace(
         cat,
         labels=np.array([22], np.uint8),
-        confidences=np.array([0.6], np.float32),
+        scores=np.array([0.6], np.float32),
         masks=np.array([[[True, False, False]]]),
     )
     things = np.full((1, 3), 0.8, dtype=np.float32)
@@ -225,7 +225,7 @@ def test_other_classes_below_the_floor_claim_nothing(
     assert above.panoptic is not None
     assert 0 < len(above) < len(found)
     assert len(above.panoptic.others) < len(found.panoptic.others)
-    assert (above.panoptic.others.confidences >= 0.3).all()
+    assert (above.panoptic.others.scores >= 0.3).all()
 
 
 def test_its_caches_are_whole_and_made_again(

@@ -19,7 +19,7 @@ from kdcli.common.errors import CacheError, DevkitError
 from kdcli.common.images import ImageEntry
 from kdcli.tutor_gen.generate import divide, generate
 from kdcli.tutor_gen.pipeline.background import Background
-from kdcli.tutor_gen.pipeline.label import Machinery
+from kdcli.tutor_gen.pipeline.label import LoaderSettings
 from kdcli.tutor_gen.pipeline.read_ahead import Photographs, Read, plan_batches, read_ahead
 from kdcli.tutor_gen.tutors.preparation import Preparation
 from kdcli.tutor_gen.tutors.tutor import Tutor
@@ -132,10 +132,10 @@ def test_workers_change_nothing_and_batches_the_last_bits(
     ids = devkit.image_ids("Main/train")
     content = devkit.image_path(ids[2]).read_bytes()
     devkit.image_path(ids[2]).write_bytes(content[:900])  # one that fails amid a batch
-    for name, machinery in {
-        "plain": Machinery(),
-        "workers": Machinery(workers=2),
-        "batches": Machinery(workers=1, batch_size=4),
+    for name, loader in {
+        "plain": LoaderSettings(),
+        "workers": LoaderSettings(workers=2),
+        "batches": LoaderSettings(workers=1, batch_size=4),
     }.items():
         result = generate(
             devkit,
@@ -144,7 +144,7 @@ def test_workers_change_nothing_and_batches_the_last_bits(
             segmentation_tutor,
             tmp_path / name,
             images_per_shard=5,
-            machinery=machinery,
+            loader=loader,
         )
         assert (result.images, list(result.failed)) == (6, [ids[2]])
     assert files_of(tmp_path / "plain") == files_of(tmp_path / "workers")
@@ -153,13 +153,11 @@ def test_workers_change_nothing_and_batches_the_last_bits(
     assert batches.provenance["environments"][0]["batch_size"] == "4"
     assert plain.fingerprint == batches.fingerprint
     for image_id in plain.image_ids:
-        sure = plain[image_id].confidences > 0.3
+        sure = plain[image_id].scores > 0.3
         assert sure.any()
         one, two = plain[image_id], batches[image_id]
         np.testing.assert_allclose(one.boxes[sure], two.boxes[: len(sure)][sure], atol=1e-2)
-        np.testing.assert_allclose(
-            one.confidences[sure], two.confidences[: len(sure)][sure], atol=1e-4
-        )
+        np.testing.assert_allclose(one.scores[sure], two.scores[: len(sure)][sure], atol=1e-4)
         same = np.isclose(one.label_vectors(), two.label_vectors(), atol=1e-4).all(axis=2)
         assert same.mean() > 0.999
 

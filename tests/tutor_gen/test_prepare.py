@@ -66,4 +66,4 @@ def test_a_batch_says_what_its_images_say_alone(
         for alone, one in zip(tutor.predict(images), found, strict=True):
             np.testing.assert_array_equal(one.labels, alone.labels)
             np.testing.assert_allclose(one.boxes, alone.boxes, rtol=0, atol=1e-2)
-            np.testing.assert_allclose(one.confidences, alone.confidences, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(one.scores, alone.scores, rtol=0, atol=1e-4)

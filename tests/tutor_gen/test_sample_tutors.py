@@ -25,12 +25,12 @@ def test_average_precision(role: str, detection_tutor: Tutor, segmentation_tutor
     for scene in scenes:
         (found,) = tutor.predict([scene.image])
         name = scene.annotation.image_id
-        predictions[name] = Detections(found.boxes, found.labels, found.confidences)
+        predictions[name] = Detections(found.boxes, found.labels, found.scores)
         if found.masks is not None:
-            sure = found.select(found.confidences >= 0.3, "floor")
+            sure = found.select(found.scores >= 0.3, "floor")
             assert sure.masks is not None
             label_map, palette = code_label_vectors(
-                sure.masks, sure.labels, sure.confidences, *scene.image.shape[:2], sure.boxes
+                sure.masks, sure.labels, sure.scores, *scene.image.shape[:2], sure.boxes
             )
             matrix.update(palette.argmax(axis=1)[label_map], scene.class_mask)
     result = evaluate_detections(predictions, {s.annotation.image_id: s.annotation for s in scenes})

@@ -33,7 +33,7 @@ def random_instances(rng: np.random.Generator, n: int, height: int, width: int) 
     return Instances(
         boxes=np.concatenate([corners.min(0), corners.max(0)], axis=1).astype(np.float32),
         labels=labels.astype(np.uint8),
-        confidences=distributions[np.arange(n), labels].astype(np.float32),
+        scores=distributions[np.arange(n), labels].astype(np.float32),
         masks=rng.integers(0, 256, (n, height, width)).astype(np.uint8),
         distributions=distributions.astype(np.float32),
     )
@@ -106,7 +106,7 @@ def test_a_worked_example() -> None:
     found = Instances(
         boxes=np.array([[0, 0, 3, 1]], dtype=np.float32),
         labels=np.array([8], dtype=np.uint8),
-        confidences=np.array([0.5], dtype=np.float32),
+        scores=np.array([0.5], dtype=np.float32),
         masks=np.array([[[255, 102, 0]]], dtype=np.uint8),
         distributions=distribution,
     )
@@ -125,7 +125,7 @@ def test_without_instances_all_is_background() -> None:
     assert (label_map == 1).all()
     assert palette[:, 0].tolist() == [0, 1]
     assert not palette[:, 1:].any()
-    nothing = Instances(found.boxes, found.labels, found.confidences)
+    nothing = Instances(found.boxes, found.labels, found.scores)
     label_map, palette = code_instances(nothing, LabelForm(background="rest"), 4, 5)
     assert not label_map.any()
     assert palette.shape == (1, 21)
@@ -155,7 +155,7 @@ def test_an_image_of_too_many_vectors_takes_half_the_levels() -> None:
     found = Instances(
         boxes=np.tile(np.array([0, 0, 600, 300], np.float32), (3, 1)),
         labels=np.array([1, 2, 3], np.uint8),
-        confidences=np.ones(3, np.float32),
+        scores=np.ones(3, np.float32),
         masks=masks,
     )
     label_map, palette = code_instances(found, LabelForm("soft", levels=100), 300, 600)
@@ -179,7 +179,7 @@ def test_soft_vectors_at_the_highest_probabilities_are_the_hard_ones() -> None:
     found = random_instances(rng, 5, 9, 9)
     assert found.masks is not None
     marks = found.masks > 100
-    weights = at_class(found.labels, np.round(found.confidences * 32) / 32)
+    weights = at_class(found.labels, np.round(found.scores * 32) / 32)
     hard = code_hard(marks, weights, 9, 9, found.boxes)
     soft = code_soft(marks.astype(np.uint8) * 255, weights, found.boxes, 32)
     np.testing.assert_array_equal(hard[0], soft[0])

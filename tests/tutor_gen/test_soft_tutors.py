@@ -57,7 +57,7 @@ def test_soft_masks_are_what_detectron2_pastes(
         assert found.masks.dtype == np.uint8
         np.testing.assert_array_equal(found.masks, pasted.numpy())
     (soft_one, *_) = soft.predict(images)
-    kept = hard_one.confidences > 0.05
+    kept = hard_one.scores > 0.05
     np.testing.assert_array_equal(soft_one.boxes, hard_one.boxes[kept])
     assert hard_one.masks is not None
     assert soft_one.masks is not None
@@ -78,9 +78,7 @@ def test_distributions_are_the_box_heads_own(soft: Detectron2Tutor, scenes: list
     (logits,) = caught
     voc = [1, 4, 5, 6, 8, 15, 16, 20]
     everything = logits.softmax(dim=1)[:, :-1].numpy()
-    for label, confidence, row in zip(
-        found.labels, found.confidences, found.distributions, strict=True
-    ):
+    for label, confidence, row in zip(found.labels, found.scores, found.distributions, strict=True):
         assert row[label] == confidence
         assert (np.abs(everything - row[voc]).max(axis=1) < 1e-7).any()
         assert not np.delete(row, voc).any()

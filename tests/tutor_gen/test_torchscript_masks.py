@@ -138,9 +138,9 @@ def test_what_could_be_either_is_refused_until_the_sidecar_says_it(tmp_path: Pat
 
 
 def test_the_first_image_that_tells_settles_it_for_the_others(tmp_path: Path) -> None:
-    learner = tutor(tmp_path, Half(), 28)
-    learner.predict([image(112, 140)])
-    (found,) = learner.predict([image(112, 112)])
+    trainer = tutor(tmp_path, Half(), 28)
+    trainer.predict([image(112, 140)])
+    (found,) = trainer.predict([image(112, 112)])
     assert found.masks is not None
     assert overlap(found.masks[0].astype(bool), left_half(112, 112)) > 0.9
 
@@ -209,9 +209,9 @@ class Finds(nn.Module):
     def forward(
         self, image: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        boxes, labels, confidences, masks = self.inner(image)
+        boxes, labels, scores, masks = self.inner(image)
         n = 1 if bool(image.max() > 50) else 0
-        return boxes[:n], labels[:n], confidences[:n], masks[:n]
+        return boxes[:n], labels[:n], scores[:n], masks[:n]
 
 
 @pytest.mark.parametrize("form", [LabelForm(), LabelForm("soft")])

@@ -136,10 +136,10 @@ def test_channels_scale_classes_and_order(
     tmp_path: Path, channels: str, first: float, last: float
 ) -> None:
     (found,) = tutor(export(tmp_path, Echo(), channels=channels)).predict([colour()])
-    by_label = dict(zip(found.labels.tolist(), found.confidences.tolist(), strict=True))
+    by_label = dict(zip(found.labels.tolist(), found.scores.tolist(), strict=True))
     assert by_label[CLASS_IDS["person"]] == pytest.approx(first)
     assert by_label[CLASS_IDS["cat"]] == pytest.approx(last)
-    assert found.confidences.tolist() == sorted(found.confidences.tolist(), reverse=True)
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     assert (found.boxes.dtype, found.labels.dtype) == (np.float32, np.uint8)
 
 
@@ -284,7 +284,7 @@ def test_whole_numbers_may_be_floats_and_a_doubtful_box_small(tmp_path: Path) ->
     assert found.labels.tolist() == [CLASS_IDS["person"]]
     coarse = Returns(BOX, NUMBER, SURE.bfloat16())
     (found,) = tutor(export(tmp_path, coarse)).predict([colour()])
-    assert found.confidences.tolist() == pytest.approx([0.9], abs=0.01)
+    assert found.scores.tolist() == pytest.approx([0.9], abs=0.01)
     doubtful = Returns([0.1, 0.1, 0.8, 0.6], NUMBER, SURE / 10)
     assert len(tutor(export(tmp_path, doubtful)).predict([colour()])[0]) == 1
 
@@ -363,7 +363,7 @@ def test_a_real_detector_finds_what_the_photographs_show(
     real = load_tutor(str(real_export), "detection")
     assert real is not None
     found = real.predict(photographs)
-    assert all(len(one) and one.confidences[0] > 0.5 for one in found)
+    assert all(len(one) and one.scores[0] > 0.5 for one in found)
     for image, one in zip(photographs, found, strict=True):
         limits = np.array([image.shape[1], image.shape[0]] * 2)
         assert (one.boxes >= -0.5).all()

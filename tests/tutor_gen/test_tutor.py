@@ -9,7 +9,7 @@ def three() -> Instances:
     return Instances(
         boxes=np.arange(12, dtype=np.float32).reshape(3, 4),
         labels=np.array([1, 2, 3], dtype=np.uint8),
-        confidences=np.array([0.9, 0.5, 0.1], dtype=np.float32),
+        scores=np.array([0.9, 0.5, 0.1], dtype=np.float32),
         masks=np.arange(12).reshape(3, 2, 2) % 5 == 0,
         dropped={"class": 4},
         distributions=np.eye(3, 21, dtype=np.float32),
@@ -23,7 +23,7 @@ def test_the_sample_tutors_are_tutors(detection_tutor: Tutor, segmentation_tutor
 
 def test_select_takes_every_field_along_and_counts_the_rest() -> None:
     found = three()
-    kept = found.select(found.confidences >= 0.3, "floor")
+    kept = found.select(found.scores >= 0.3, "floor")
     assert kept.labels.tolist() == [1, 2]
     np.testing.assert_array_equal(kept.boxes, found.boxes[:2])
     assert kept.masks is not None
@@ -43,6 +43,6 @@ def test_select_by_indices_reorders_and_loses_nothing() -> None:
 
 def test_detectors_without_masks_stay_without() -> None:
     found = three()
-    boxes_only = Instances(found.boxes, found.labels, found.confidences)
+    boxes_only = Instances(found.boxes, found.labels, found.scores)
     assert boxes_only.select(found.labels > 1, "class").masks is None
     assert len(boxes_only) == 3

@@ -43,7 +43,7 @@ def said(*found: tuple[int, tuple[float, ...], float]) -> Detections:
     return Detections(
         boxes=np.array([box for _, box, _ in found], dtype=np.float32).reshape(-1, 4),
         labels=np.array([label for label, _, _ in found], dtype=np.int64),
-        confidences=np.array([confidence for *_, confidence in found], dtype=np.float32),
+        scores=np.array([confidence for *_, confidence in found], dtype=np.float32),
     )
 
 
@@ -182,7 +182,7 @@ def jittered(rng: np.random.Generator, annotation: Annotation, share: float = 0.
     return Detections(
         boxes=np.concatenate([boxes, wrong]).astype(np.float32),
         labels=labels.astype(np.int64),
-        confidences=rng.random(len(labels)).astype(np.float32),
+        scores=rng.random(len(labels)).astype(np.float32),
     )
 
 
@@ -196,7 +196,7 @@ def test_order_and_scale_of_confidences_are_all_that_counts(seed: int, metric: M
     for name in rng.permutation(list(predictions)):
         each = predictions[str(name)]
         order = rng.permutation(len(each.labels))
-        squeezed = each.confidences[order] ** 2
+        squeezed = each.scores[order] ** 2
         shuffled[str(name)] = Detections(each.boxes[order], each.labels[order], squeezed)
     first, second = (
         evaluate_detections(each, annotations, metric=metric) for each in (predictions, shuffled)
@@ -249,7 +249,7 @@ class TestDetectron2:
             for image_id, each in predictions.items():
                 for index in np.flatnonzero(each.labels == label):
                     x1, y1, x2, y2 = each.boxes[index].astype(float).tolist()
-                    confidence = float(each.confidences[index])
+                    confidence = float(each.scores[index])
                     # Detectron2 gets 1-based boxes in the devkit's result files.
                     lines.append(f"{image_id} {confidence!r} {x1 + 1!r} {y1 + 1!r} {x2!r} {y2!r}\n")
             (folder / f"{name}.txt").write_text("".join(lines))

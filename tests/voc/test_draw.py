@@ -79,9 +79,9 @@ def test_every_class_shows_on_dark_and_bright_photographs() -> None:
 def test_the_most_confident_box_is_on_top() -> None:
     boxes = np.array([[20.0, 20, 80, 80], [20.0, 20, 80, 80]])
     labels = np.array([8, 2])
-    for confidences in ([0.2, 0.9], [0.9, 0.2]):
-        picture = overlay(GREY, boxes, labels, np.array(confidences))
-        top = labels[int(np.argmax(confidences))]
+    for scores in ([0.2, 0.9], [0.9, 0.2]):
+        picture = overlay(GREY, boxes, labels, np.array(scores))
+        top = labels[int(np.argmax(scores))]
         alone = overlay(GREY, boxes[:1], np.array([top]))
         np.testing.assert_array_equal(picture[50, 20], alone[50, 20])
 

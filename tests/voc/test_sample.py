@@ -191,7 +191,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, existed: bool) -> Non
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        make_sample(out, images=6, seed=1, track=interrupted)
+        make_sample(out, images=6, seed=1, progress=interrupted)
     assert out.exists() == existed
     make_sample(out, images=2, seed=1)
 

@@ -164,7 +164,7 @@ class Detectron2Tutor:
         everything = Instances(
             boxes=boxes,
             labels=self._voc_ids[numbers],
-            confidences=found.scores.float().numpy(),
+            scores=found.scores.float().numpy(),
             masks=masks,
             mask_probabilities=own,
             distributions=distributions,

@@ -63,7 +63,7 @@ def code_instances(
 def _weights(found: Instances, form: LabelForm) -> NDArray[np.float32]:
     """What each instance puts into each entry, (n, 21)."""
     if form.classes == "top":
-        return at_class(found.labels, found.confidences)
+        return at_class(found.labels, found.scores)
     if found.distributions is None:
         raise TutorError(
             "the segmentation tutor does not give the class distribution of its boxes: "

@@ -31,7 +31,7 @@ _ZERO: _Vector = (0.0,) * NUM_CLASSES
 def code_label_vectors(
     masks: NDArray[np.bool_],
     labels: NDArray[np.integer],
-    confidences: NDArray[np.float32],
+    scores: NDArray[np.float32],
     height: int,
     width: int,
     boxes: NDArray[np.float32] | None = None,
@@ -41,7 +41,7 @@ def code_label_vectors(
     Args:
         masks: (n, height, width) bool, pasted instance masks.
         labels: (n,) VOC class ids 1..20.
-        confidences: (n,) float32.
+        scores: (n,) float32.
         height: image height in pixels.
         width: image width in pixels.
         boxes: (n, 4) float32 x1 y1 x2 y2, or None. An instance covers the pixels that its box
@@ -56,7 +56,7 @@ def code_label_vectors(
     Raises:
         TutorError: the image has more than 65,536 distinct vectors.
     """
-    return code_hard(masks, at_class(labels, confidences), height, width, boxes)
+    return code_hard(masks, at_class(labels, scores), height, width, boxes)
 
 
 def at_class(labels: NDArray[np.integer], values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -61,6 +61,6 @@ def _mass_by_class(found: Instances, shape: tuple[int, ...]) -> dict[int, NDArra
     for index, label in enumerate(found.labels.tolist()):
         window = window_of(found.boxes[index], *shape)
         plane = mass.setdefault(label, np.zeros(shape, dtype=np.float32))
-        weight = found.confidences[index] * scale
+        weight = found.scores[index] * scale
         np.maximum(plane[window], found.masks[index][window] * weight, out=plane[window])
     return mass

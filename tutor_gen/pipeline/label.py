@@ -22,7 +22,7 @@ IMAGES_WAITING = 8
 
 
 @dataclass(frozen=True)
-class Machinery:
+class LoaderSettings:
     """How a run uses the machine.
 
     Attributes:
@@ -69,7 +69,7 @@ def label_shards(
     shards: Sequence[Shard],
     pair: TutorPair,
     write: Callable[[Shard, Outputs], None],
-    machinery: Machinery,
+    loader: LoaderSettings,
     advance: Callable[[int], object],
 ) -> Tally:
     """Label shards and write each as soon as it is whole.
@@ -79,7 +79,7 @@ def label_shards(
         shards: what to label.
         pair: the tutors.
         write: takes a shard and its images' outputs; called from another thread, one at a time.
-        machinery: how to use the machine.
+        loader: how to use the machine.
         advance: told how many more images the tutors have seen.
 
     Raises:
@@ -90,9 +90,9 @@ def label_shards(
     ways = pair.preparations
     batches = read_ahead(
         Photographs(devkit, shards, ways),
-        plan_batches(shards, ways, machinery.batch_size),
-        workers=machinery.workers,
-        pin_memory=machinery.pin_memory,
+        plan_batches(shards, ways, loader.batch_size),
+        workers=loader.workers,
+        pin_memory=loader.pin_memory,
     )
     scribe = _Scribe(shards, pair, write)
     with Background(scribe.note, IMAGES_WAITING) as background:

@@ -36,7 +36,7 @@ Answer = tuple[Instances, Instances]
 _NOTHING = Instances(
     boxes=np.zeros((0, 4), dtype=np.float32),
     labels=np.zeros(0, dtype=np.uint8),
-    confidences=np.zeros(0, dtype=np.float32),
+    scores=np.zeros(0, dtype=np.float32),
 )
 
 
@@ -143,7 +143,7 @@ class TutorPair:
             TutorError: a tutor's output cannot be true; the message names the image.
         """
         detected, segmented = (check_instances(said, image_id, height, width) for said in answer)
-        detected = detected.select(detected.confidences >= self.floor, "floor")
+        detected = detected.select(detected.scores >= self.floor, "floor")
         segmented = segmented.above(self.segmentation_floor)
         try:
             label_map, palette = code_instances(segmented, self.form, height, width)
@@ -154,7 +154,7 @@ class TutorPair:
             image_id=image_id,
             boxes=detected.boxes,
             labels=detected.labels,
-            confidences=detected.confidences,
+            scores=detected.scores,
             label_map=label_map,
             palette=palette,
             instances=self._own_masks(segmented) if self.keep_masks else None,
@@ -171,7 +171,7 @@ class TutorPair:
                 "28 x 28 probabilities; generate without --keep-masks, or load it to give them"
             )
         masks = quantise_masks(found.mask_probabilities)
-        return InstanceMasks(masks, found.boxes, found.labels, found.confidences)
+        return InstanceMasks(masks, found.boxes, found.labels, found.scores)
 
 
 def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> list[Instances]:

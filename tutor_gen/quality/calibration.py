@@ -74,15 +74,15 @@ def sweep_thresholds(
     verdicts = [judge(boxes, annotations[image_id]) for image_id, boxes in predictions.items()]
     right = np.concatenate([none, *(r for r, _ in verdicts)])
     counts = np.concatenate([none, *(c for _, c in verdicts)])
-    confidences = np.concatenate([none, *(each.confidences for each in predictions.values())])
-    scores = []
+    scores = np.concatenate([none, *(each.scores for each in predictions.values())])
+    results = []
     for threshold in thresholds:
         least = 0.0 if threshold is None else threshold
         # In float32, as the confidences are: 0.001 keeps a box of exactly that.
-        kept = confidences >= np.float32(least)
+        kept = scores >= np.float32(least)
         found, judged = int((right & kept).sum()), int((counts & kept).sum())
         chosen = {i: _at_least(boxes, least) for i, boxes in predictions.items()}
-        scores.append(
+        results.append(
             ThresholdScore(
                 threshold,
                 evaluate_detections(chosen, annotations).map,
@@ -91,12 +91,12 @@ def sweep_thresholds(
                 found / objects if objects else float("nan"),
             )
         )
-    return tuple(scores)
+    return tuple(results)
 
 
 def _at_least(found: Detections, threshold: float) -> Detections:
-    kept = found.confidences >= np.float32(threshold)
-    return Detections(found.boxes[kept], found.labels[kept], found.confidences[kept])
+    kept = found.scores >= np.float32(threshold)
+    return Detections(found.boxes[kept], found.labels[kept], found.scores[kept])
 
 
 def count_vectors(

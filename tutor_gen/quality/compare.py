@@ -12,7 +12,7 @@ from kdcli.cache.checks import check_fits
 from kdcli.cache.format.record import Boxes, InstanceMasks, TutorOutput
 from kdcli.cache.format.vectors import winners
 from kdcli.cache.reader import TutorCache
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics.detection import box_iou
@@ -132,7 +132,7 @@ def compare_with_tutors(
     pair: TutorPair,
     devkit: Devkit,
     images: int,
-    track: Track = no_track,
+    progress: Progress = no_progress,
     *,
     tolerance: Tolerance = ALIKE,
 ) -> Difference:
@@ -143,7 +143,7 @@ def compare_with_tutors(
         pair: the tutors.
         devkit: where the photographs lie.
         images: how many of the cache's images, evenly spread over it.
-        track: wraps the loop over images for a progress bar.
+        progress: wraps the loop over images for a progress bar.
         tolerance: decides which confidences and vectors count as others.
 
     Raises:
@@ -155,7 +155,7 @@ def compare_with_tutors(
     ids = [cache.image_ids[i] for i in chosen]
     check_fits(cache, scan_images(devkit, ids))
     total = Difference()
-    for image_id in track(ids, len(ids), "tutors"):
+    for image_id in progress(ids, len(ids), "tutors"):
         again, _ = pair.label(devkit.read_image(image_id), image_id)
         total = total.plus(
             difference(cache[image_id], again, pair.floor, pair.rounding_step, tolerance)
@@ -171,12 +171,12 @@ def difference(
     tolerance: Tolerance = ALIKE,
 ) -> Difference:
     """Compare two outputs about one image, made with one floor and one rounding of entries."""
-    boxes, others = (Boxes(o.boxes, o.labels, o.confidences) for o in (stored, again))
+    boxes, others = (Boxes(o.boxes, o.labels, o.scores) for o in (stored, again))
     pairs = list(_counterparts(boxes, others))
     coordinate, confidence, identical = 0.0, 0.0, 0
     for i, j in pairs:
         apart = float(np.abs(boxes.boxes[i] - others.boxes[j]).max())
-        shift = abs(float(boxes.confidences[i]) - float(others.confidences[j]))
+        shift = abs(float(boxes.scores[i]) - float(others.scores[j]))
         coordinate, confidence = max(coordinate, apart), max(confidence, shift)
         identical += apart == 0 and shift == 0
     alone = _without(boxes, [i for i, _ in pairs]) + _without(others, [j for _, j in pairs])
@@ -202,7 +202,7 @@ def _counterparts(boxes: Boxes, others: Boxes) -> Iterator[tuple[int, int]]:
         boxes.labels[:, None] == others.labels[None], box_iou(boxes.boxes, others.boxes), 0
     )
     i, j = np.nonzero(overlap >= LEAST_IOU)
-    shift = np.abs(boxes.confidences[i] - others.confidences[j])
+    shift = np.abs(boxes.scores[i] - others.scores[j])
     order = np.lexsort((shift, -overlap[i, j]))
     taken: tuple[set[int], set[int]] = set(), set()
     for first, second in zip(i[order].tolist(), j[order].tolist(), strict=True):
@@ -214,7 +214,7 @@ def _counterparts(boxes: Boxes, others: Boxes) -> Iterator[tuple[int, int]]:
 
 def _without(boxes: Boxes, matched: Sequence[int]) -> list[float]:
     """Confidences of the boxes that have no counterpart."""
-    alone: list[float] = np.delete(boxes.confidences, list(matched)).tolist()
+    alone: list[float] = np.delete(boxes.scores, list(matched)).tolist()
     return alone
 
 

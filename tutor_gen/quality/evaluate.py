@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import TutorError
-from kdcli.common.progress import Track, no_track
+from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.quality.calibration import (
     CalibrationScore,
     CalibrationSums,
@@ -58,7 +58,7 @@ def evaluate_tutors(
     cache: TutorCache,
     devkit: Devkit,
     image_ids: Sequence[str],
-    track: Track = no_track,
+    progress: Progress = no_progress,
     *,
     mask_folder: str = "SegmentationClass",
     segmentation_threshold: float = THRESHOLD,
@@ -73,7 +73,7 @@ def evaluate_tutors(
             tutors found nothing.
         devkit: gives the ground truth.
         image_ids: which images.
-        track: wraps the loop for a progress bar.
+        progress: wraps the loop for a progress bar.
         mask_folder: which masks are the truth.
         segmentation_threshold: entries of label vectors below it do not exist, as for a student
             with that ``targets.segmentation.threshold``.
@@ -91,7 +91,7 @@ def evaluate_tutors(
     softened = [CalibrationSums(t) for t in (*temperatures, None)] if temperatures else []
     everything: list[VectorSums | CalibrationSums] = [own, *swept, *softened]
     masks = 0
-    for image_id in track(image_ids, len(image_ids), "evaluate"):
+    for image_id in progress(image_ids, len(image_ids), "evaluate"):
         if "detection" in cache.roles:
             annotation = devkit.annotation(image_id)
             if annotation is not None:

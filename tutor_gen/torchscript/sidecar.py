@@ -38,7 +38,7 @@ class Sidecar:
         path: keys and positions that lead from the export's return value to the detections.
         boxes: key or position of the (n, 4) boxes x1 y1 x2 y2 among the detections.
         labels: the same of the (n,) class numbers.
-        confidences: the same of the (n,) confidences.
+        scores: the same of the (n,) confidences.
         masks: the same of the instance masks, (n, h, w) or (n, 1, h, w), probabilities 0..1 or
             marks; None for a pure detector.
         mask_frame: a mask covers the tensor given, pixel by pixel (``"input"``), or its box, as a
@@ -57,7 +57,7 @@ class Sidecar:
     path: tuple[Key, ...]
     boxes: Key
     labels: Key
-    confidences: Key
+    scores: Key
     masks: Key | None
     mask_frame: str | None
     box_frame: str
@@ -86,7 +86,7 @@ def read_torchscript_sidecar(model_file: Path) -> Sidecar:
         path=tuple(returned.take("path", _is_path, "a list of keys and positions", [])),
         boxes=returned.take("boxes", _is_key, "a key or a position"),
         labels=returned.take("labels", _is_key, "a key or a position"),
-        confidences=returned.take("confidences", _is_key, "a key or a position"),
+        scores=returned.take("confidences", _is_key, "a key or a position"),
         masks=returned.take("masks", _is_key, "a key or a position", None),
         mask_frame=returned.choice("mask_frame", _MASK_FRAMES, None),
         box_frame=returned.choice("box_frame", _FRAMES),

@@ -123,14 +123,14 @@ class TorchScriptTutor:
         detections = self._follow(returned, self._sidecar.path)
         boxes = self._array(detections, self._sidecar.boxes, 2).astype(np.float32)
         numbers = self._class_numbers(detections)
-        confidences = self._confidences(detections)
-        if boxes.shape != (len(numbers), 4) or len(confidences) != len(numbers):
+        scores = self._confidences(detections)
+        if boxes.shape != (len(numbers), 4) or len(scores) != len(numbers):
             raise self._unexpected(
                 "boxes (n, 4), labels (n,) and confidences (n,)",
-                f"{boxes.shape}, {numbers.shape} and {confidences.shape}",
+                f"{boxes.shape}, {numbers.shape} and {scores.shape}",
             )
         frame = (1, 1) if self._sidecar.box_frame == "relative" else given
-        self._check_frame(boxes, confidences, frame)
+        self._check_frame(boxes, scores, frame)
         boxes *= np.array([original[1] / frame[1], original[0] / frame[0]] * 2, dtype=np.float32)
         known = (numbers >= 0) & (numbers < len(self._voc_ids))
         labels = np.where(known, self._voc_ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
@@ -146,8 +146,8 @@ class TorchScriptTutor:
             self._mask_frame = mask_frame(self._path, flat, given, self._mask_frame)
             masks = to_original(flat, self._mask_frame, boxes, original, soft=self._soft)
             own = self._own_masks(flat) if self._keep_masks else None
-        instances = Instances(boxes, labels, confidences, masks, mask_probabilities=own)
-        order = np.argsort(-confidences, kind="stable")
+        instances = Instances(boxes, labels, scores, masks, mask_probabilities=own)
+        order = np.argsort(-scores, kind="stable")
         return instances.select(order, "order").select(labels[order] > 0, "class")
 
     def _own_masks(self, masks: torch.Tensor) -> NDArray[np.float32]:
@@ -171,18 +171,18 @@ class TorchScriptTutor:
         return numbers
 
     def _confidences(self, detections: Any) -> NDArray[np.float32]:
-        given = self._array(detections, self._sidecar.confidences, 1)
+        given = self._array(detections, self._sidecar.scores, 1)
         if given.dtype.kind != "f":
             raise self._unexpected(
-                f"confidences 0..1 at '{self._sidecar.confidences}'", f"numbers of {given.dtype}"
+                f"confidences 0..1 at '{self._sidecar.scores}'", f"numbers of {given.dtype}"
             )
         return given.astype(np.float32)
 
     def _check_frame(
-        self, boxes: NDArray[np.float32], confidences: NDArray[np.float32], frame: tuple[int, ...]
+        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], frame: tuple[int, ...]
     ) -> None:
         """Refuse boxes 0..1 that would be taken for pixels: all of them lie in the first one."""
-        sure = len(boxes) > 0 and confidences.max() >= 0.5
+        sure = len(boxes) > 0 and scores.max() >= 0.5
         if sure and min(frame) >= _SMALLEST_FRAME and boxes.max() <= 1:
             raise TutorError(
                 f"{self._path} gives boxes that all lie within the first pixel, such as "

@@ -43,7 +43,7 @@ def check_instances(found: Instances, image_id: str, height: int, width: int) ->
     checked = replace(
         found,
         boxes=boxes,
-        confidences=np.clip(found.confidences, 0, 1).astype(np.float32),
+        scores=np.clip(found.scores, 0, 1).astype(np.float32),
         dropped=dropped,
         panoptic=panoptic,
     )
@@ -55,7 +55,7 @@ def _problem(found: Instances, height: int, width: int) -> str | None:
     """Say what is wrong, or None."""
     n = len(found.labels)
     masks_shape = None if found.masks is None else found.masks.shape
-    shapes = (found.boxes.shape, found.labels.shape, found.confidences.shape, masks_shape)
+    shapes = (found.boxes.shape, found.labels.shape, found.scores.shape, masks_shape)
     expected = ((n, 4), (n,), (n,), None if found.masks is None else (n, height, width))
     if shapes != expected:
         return f"expected boxes, labels, confidences, masks of shapes {expected}, got {shapes}"
@@ -74,8 +74,8 @@ def _problem(found: Instances, height: int, width: int) -> str | None:
 
 
 def _wrong_numbers(found: Instances, height: int, width: int) -> str | None:
-    boxes, confidences = found.boxes, found.confidences
-    if not (np.isfinite(boxes).all() and np.isfinite(confidences).all()):
+    boxes, scores = found.boxes, found.scores
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         return "it holds NaN or infinite numbers"
     negative = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     if negative.size:
@@ -87,8 +87,8 @@ def _wrong_numbers(found: Instances, height: int, width: int) -> str | None:
         return f"expected boxes within {width} x {height} pixels, got {_row(boxes, outside)}"
     if ((found.labels < 1) | (found.labels >= NUM_CLASSES)).any():
         return f"expected VOC class ids 1..20, got {sorted(set(found.labels.tolist()))}"
-    if ((confidences < 0) | (confidences > 1 + _CONFIDENCE_ROUNDING)).any():
-        return f"expected confidences 0..1, got {confidences.min()} to {confidences.max()}"
+    if ((scores < 0) | (scores > 1 + _CONFIDENCE_ROUNDING)).any():
+        return f"expected confidences 0..1, got {scores.min()} to {scores.max()}"
     return None
 
 
@@ -103,7 +103,7 @@ def _wrong_distributions(found: Instances) -> str | None:
     if not ((given >= 0) & (given <= 1 + _CONFIDENCE_ROUNDING)).all():
         return "expected class distributions within 0..1, got others (or NaN)"
     own = given[np.arange(len(found)), found.labels]
-    if not np.allclose(own, found.confidences, rtol=0, atol=_CONFIDENCE_ROUNDING):
+    if not np.allclose(own, found.scores, rtol=0, atol=_CONFIDENCE_ROUNDING):
         return "expected each box's distribution to hold its confidence, got others"
     return None
 

@@ -20,7 +20,7 @@ class Instances:
     Attributes:
         boxes: (n, 4) float32, x1 y1 x2 y2, continuous 0-based pixels of the original image.
         labels: (n,) uint8, VOC class ids 1..20.
-        confidences: (n,) float32, 0..1.
+        scores: (n,) float32, 0..1.
         masks: (n, H, W) at the original image's size, or None from a pure detector: bool, or where
             soft masks were asked for uint8, the mask's probability times 255.
         dropped: how many objects were left out, by reason: ``"class"`` for classes that VOC lacks.
@@ -33,7 +33,7 @@ class Instances:
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.uint8]
-    confidences: NDArray[np.float32]
+    scores: NDArray[np.float32]
     masks: NDArray[np.bool_] | NDArray[np.uint8] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     mask_probabilities: NDArray[np.float32] | None = None
@@ -56,7 +56,7 @@ class Instances:
             self,
             boxes=self.boxes[keep],
             labels=labels,
-            confidences=self.confidences[keep],
+            scores=self.scores[keep],
             masks=_rows(self.masks, keep),
             dropped=dropped,
             mask_probabilities=_rows(self.mask_probabilities, keep),
@@ -65,11 +65,11 @@ class Instances:
 
     def above(self, floor: float) -> Instances:
         """Return the objects of at least this confidence, those of other classes included."""
-        kept = self.select(self.confidences >= floor, "floor")
+        kept = self.select(self.scores >= floor, "floor")
         if kept.panoptic is None:
             return kept
         others = kept.panoptic.others
-        others = others.select(others.confidences >= floor, "floor")
+        others = others.select(others.scores >= floor, "floor")
         return replace(kept, panoptic=replace(kept.panoptic, others=others))
 
 

@@ -27,7 +27,7 @@ class Detections:
     Attributes:
         boxes: (n, 4) float32, x1 y1 x2 y2, 0-based continuous pixels of the original image.
         labels: (n,) integers, 1..20.
-        confidences: (n,) float32.
+        scores: (n,) float32.
 
     Raises:
         ValueError: the three differ in length, or a label is not 1..20.
@@ -35,11 +35,11 @@ class Detections:
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.integer]
-    confidences: NDArray[np.float32]
+    scores: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         n = len(self.labels)
-        shapes = (self.boxes.shape, self.labels.shape, self.confidences.shape)
+        shapes = (self.boxes.shape, self.labels.shape, self.scores.shape)
         if shapes != ((n, 4), (n,), (n,)):
             raise ValueError(
                 f"Expected boxes ({n}, 4), labels ({n},), confidences ({n},), got shapes {shapes}."
@@ -165,7 +165,7 @@ def evaluate_detections(
     ]
     none = np.zeros(0)
     labels = np.concatenate([none, *(each.labels for each in predictions.values())])
-    confidences = np.concatenate([none, *(each.confidences for each in predictions.values())])
+    scores = np.concatenate([none, *(each.scores for each in predictions.values())])
     right = np.concatenate([none, *(verdict[0] for verdict in verdicts)])
     counts = np.concatenate([none, *(verdict[1] for verdict in verdicts)]) > 0
     truth = annotations.values()
@@ -173,7 +173,7 @@ def evaluate_detections(
     values = {}
     for label, name in enumerate(CLASSES[1:], start=1):
         chosen = np.flatnonzero((labels == label) & counts)
-        order = chosen[np.argsort(-confidences[chosen], kind="stable")]
+        order = chosen[np.argsort(-scores[chosen], kind="stable")]
         hits = np.cumsum(right[order])
         precision = hits / np.arange(1, len(order) + 1)
         recall = hits / max(objects[name], 1)
@@ -213,7 +213,7 @@ def judge(
     counts = np.ones(len(detections.labels), dtype=np.bool_)
     for label in np.intersect1d(detections.labels, annotation.labels):
         ours = np.flatnonzero(detections.labels == label)
-        ours = ours[np.argsort(-detections.confidences[ours], kind="stable")]
+        ours = ours[np.argsort(-detections.scores[ours], kind="stable")]
         theirs = np.flatnonzero(annotation.labels == label)
         overlap = box_iou(detections.boxes[ours], annotation.boxes[theirs])
         best = overlap.argmax(axis=1)

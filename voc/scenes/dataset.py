@@ -19,7 +19,7 @@ from kdcli.voc.scenes.scene import Scene, draw_scene
 
 __all__ = ["Scene", "draw_scene", "make_sample"]
 
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 _PICTURES = ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject")
 _LEAST_IMAGES = 2
@@ -34,7 +34,7 @@ def make_sample(
     out: Path | str,
     images: int = 240,
     seed: int = 1,
-    track: Track = _untracked,
+    progress: Progress = _untracked,
     mask_share: float = 1.0,
 ) -> Devkit:
     """Write a devkit of drawn scenes with boxes, class masks and object masks.
@@ -49,7 +49,7 @@ def make_sample(
         out: a new or empty folder; JPEGImages and the rest will lie directly in it.
         images: how many scenes, at least 2.
         seed: which stream of scenes, not negative.
-        track: wraps the loop, e.g. with a progress bar.
+        progress: wraps the loop, e.g. with a progress bar.
         mask_share: share of the training scenes that have masks, spread evenly over them.
 
     Raises:
@@ -72,7 +72,7 @@ def make_sample(
             (out / folder).mkdir()
         ids = [
             _write_scene(out, seed, index, index in with_mask)
-            for index in track(range(images), images, "scenes")
+            for index in progress(range(images), images, "scenes")
         ]
         _write_lists(out, ids, with_mask)
     except BaseException as error:

@@ -18,7 +18,7 @@ def overlay(
     image: NDArray[np.uint8],
     boxes: NDArray[np.floating] | None = None,
     labels: NDArray[np.integer] | None = None,
-    confidences: NDArray[np.floating] | None = None,
+    scores: NDArray[np.floating] | None = None,
     label_map: NDArray[np.integer] | None = None,
     *,
     palette: NDArray[np.uint8] = PALETTE,
@@ -32,7 +32,7 @@ def overlay(
         image: (H, W, 3) uint8 RGB; left as it is.
         boxes: (n, 4) x1 y1 x2 y2, 0-based continuous pixels of the image.
         labels: (n,) ids into ``names`` and ``palette``; without them boxes are white and unnamed.
-        confidences: (n,) written behind the name; the most confident box is drawn last, on top.
+        scores: (n,) written behind the name; the most confident box is drawn last, on top.
         label_map: (H, W) ids into ``palette``: 0 is left clear, void is drawn white and fainter.
         palette: (k, 3) uint8 RGB colour of each id.
         names: text for each id.
@@ -48,15 +48,15 @@ def overlay(
     picture = image if label_map is None else _tinted(image, label_map, palette, alpha)
     canvas = Image.fromarray(enlarged(picture, scale))
     if boxes is not None and len(boxes):
-        order = range(len(boxes)) if confidences is None else np.argsort(confidences).tolist()
+        order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
         pen = ImageDraw.Draw(canvas)
         tags = []
         for index in order:
             label = None if labels is None else int(labels[index])
             colour = (255, 255, 255) if label is None else _bright(palette[label])
             text = "" if label is None else names[label]
-            if confidences is not None:
-                text = f"{text} {float(confidences[index]):.2f}".strip()
+            if scores is not None:
+                text = f"{text} {float(scores[index]):.2f}".strip()
             corners = [scale * float(value) for value in boxes[index]]
             _draw_box(pen, corners, colour, canvas.size)
             tags.append((text, corners, colour))

@@ -18,7 +18,7 @@ _FOREVER = datetime.timedelta(days=365)
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class Team:
+class ProcessGroup:
     """Processes that share a key-value store; rank 0 leads.
 
     Args:
@@ -34,7 +34,7 @@ class Team:
         store.set_timeout(_FOREVER)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that opens the cache, reports and completes."""
         return self.rank == 0
 
@@ -61,14 +61,14 @@ class Team:
         yield done
 
 
-def alone() -> Team:
+def single_process() -> ProcessGroup:
     """Return a team of this process only."""
-    return Team(HashStore(), 0, 1)
+    return ProcessGroup(HashStore(), 0, 1)
 
 
-def current_team() -> Team:
-    """Return the team that torchrun's environment names, or `alone` without it."""
+def current_group() -> ProcessGroup:
+    """Return the team that torchrun's environment names, or `single_process` without it."""
     if launch() is None:
-        return alone()
+        return single_process()
     store, rank, size = next(rendezvous("env://"))
-    return Team(store, rank, size)
+    return ProcessGroup(store, rank, size)

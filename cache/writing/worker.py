@@ -17,7 +17,7 @@ from kdcli.cache.writing.shard import Shard, commit_shard
 from kdcli.common.lock import Lock
 
 
-class MemberWriter:
+class WorkerWriter:
     """Writes shards of a run that another process opened. Use as a context manager.
 
     The process with the ``CacheWriter`` opens the cache, gives each member shards that its
@@ -59,7 +59,7 @@ class MemberWriter:
         commit_shard(self._path, self._root, shard.index, images)
 
 
-def refuse_members(path: Path) -> None:
+def refuse_workers(path: Path) -> None:
     """``CacheError`` if a member of another run is still at work on the cache at ``path``."""
     for lock in sorted(path.glob(f"{LOCK}.*")):
         Lock(lock, GENERATING).release()
