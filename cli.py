@@ -17,12 +17,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
+from kdcli.commands.cache import export_cache, import_cache, inspect_cache, merge_caches
 from kdcli.commands.environment import env
+from kdcli.commands.generate import generate_tutors
 from kdcli.commands.recipes import list_recipes, report, run_recipe
 from kdcli.commands.sample import make_sample
-from kdcli.commands.store import export_cache, import_cache, inspect_cache, merge_caches
 from kdcli.commands.student import evaluate_student, export_onnx, predict, train_student
-from kdcli.commands.tutors import evaluate_tutors, generate_tutors
+from kdcli.commands.tutors import evaluate_tutors
 from kdcli.common.errors import KdcliError
 from kdcli.common.stopping import Stopped, stopped_by_signals
 

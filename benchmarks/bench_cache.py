@@ -51,7 +51,7 @@ def without_masks(output: TutorOutput) -> TutorOutput:
         output.boxes,
         output.labels,
         output.scores,
-        output.label_map,
+        output.index_map,
         output.palette,
     )
 
@@ -92,9 +92,9 @@ def zarr_reader(path: Path) -> Callable[[str], object]:
         i = positions[image_id]
         height, width = sizes[i]
         rows = slice(ends[i], ends[i + 1])
-        label_map = maps[i, : height * width].reshape(height, width)
+        index_map = maps[i, : height * width].reshape(height, width)
         palette = vectors[bounds[i] : bounds[i + 1]]
-        return boxes[rows], labels[rows], scores[rows], label_map, palette
+        return boxes[rows], labels[rows], scores[rows], index_map, palette
 
     return read
 
@@ -131,10 +131,10 @@ def read_rows(folder: Path, outputs: Sequence[TutorOutput], rounds: int) -> Iter
 
 def label_path(cache: TutorCache, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """What a training sample needs of the label map: a mirrored crop at two sizes, nearest."""
-    label_map = cache.label_map(image_id)
+    index_map = cache.index_map(image_id)
     cache.boxes(image_id)
-    height, width = label_map.shape
-    crop = label_map[height // 8 : height - height // 8, width // 8 : width - width // 8]
+    height, width = index_map.shape
+    crop = index_map[height // 8 : height - height // 8, width // 8 : width - width // 8]
     large = crop.take(np.arange(300) * crop.shape[0] // 300, axis=0)
     large = large.take((np.arange(300) * crop.shape[1] // 300)[::-1], axis=1)
     return large[2::4, 2::4], large

@@ -148,7 +148,7 @@ def part_rows(dataset: StudentDataset, rounds: int) -> Iterable[Row]:
     opened = [Photograph.open(path) for path in paths]
     truth = [dataset.truth.of(image_id)[0] for image_id in ids]
     both = [np.concatenate([truth[i], cache.boxes(ids[i]).boxes]) for i in range(len(ids))]
-    maps = [cache.label_map(image_id) for image_id in ids]
+    maps = [cache.index_map(image_id) for image_id in ids]
     sizes = [(photograph.height, photograph.width) for photograph in opened]
 
     def draws(index: int) -> Transform:
@@ -167,7 +167,7 @@ def part_rows(dataset: StudentDataset, rounds: int) -> Iterable[Row]:
         "read the mask, first time": lambda i: devkit.mask(ids[i], "SegmentationClass", sizes[i]),
         "read the mask, later": lambda i: dataset.masks.read(ids[i], sizes[i]),
         "read tutor's label map and vectors": lambda i: (
-            cache.label_map(ids[i]),
+            cache.index_map(ids[i]),
             cache.palette(ids[i]),
         ),
         "transform mask and label map": lambda i: (

@@ -24,6 +24,7 @@ import torch
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.writer import CacheWriter
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.labels.coding import code_instances
 from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.tutors.label_form import LabelForm
@@ -52,7 +53,10 @@ def found_in(devkit: Devkit, ids: Sequence[str], given: argparse.Namespace) -> d
     for masks in ("hard", "soft"):
         full = LabelForm(masks, "top" if given.tutor != "sample" else "full")
         tutor = load_tutor(
-            given.tutor, "segmentation", weights=given.weights, floor=given.floor, form=full
+            given.tutor,
+            "segmentation",
+            weights=given.weights,
+            config=generation_config(segmentation__score_threshold=given.floor, label_vectors=full),
         )
         found[masks] = [tutor.predict([devkit.read_image(i)])[0] for i in ids]
     return found
@@ -95,7 +99,7 @@ def read_seconds(caches: Sequence[TutorCache]) -> list[float]:
             for turn in rng.permutation(len(caches)):
                 cache, own = caches[turn], times[turn]
                 start = time.process_time()
-                cache.label_map(image_id)
+                cache.index_map(image_id)
                 cache.palette(image_id)
                 own.append(time.process_time() - start)
     return [float(np.median(own)) for own in times]

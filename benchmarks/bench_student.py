@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdcli.common.device import pick_device
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import load_config
+from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import Batch
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
@@ -200,7 +200,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    config = load_config(
+    config = run_config(
         options.config,
         [
             f"optim.batch_size={options.batch}", f'data.list="{options.list}"',

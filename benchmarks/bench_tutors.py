@@ -27,10 +27,10 @@ from PIL import Image
 
 from kdcli.cache.writer import CacheWriter
 from kdcli.common.files import sha256_file
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2 import tutor as detectron2_tutor
 from kdcli.tutor_gen.detectron2.door import GeneralizedRCNN
 from kdcli.tutor_gen.generate import generate
-from kdcli.tutor_gen.pipeline.label import LoaderSettings
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
@@ -162,22 +162,35 @@ def ids_of(devkit: Devkit, images: int) -> list[str]:
 
 def cases(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[str], Any, Any]]:
     """Name, image ids, devkit and pair of each run of `run_stages`."""
-    device, floor = arguments.device, 0.001
-    load = functools.partial(load_tutors, device=device, floor=floor)
+
+    def load(detection: str, segmentation: str, **settings: Any) -> TutorPair:
+        return load_tutors(
+            generation_config(
+                detection__tutor=detection,
+                segmentation__tutor=segmentation,
+                runtime__device=arguments.device,
+                **settings,
+            )
+        )
+
     scenes = write_devkit(folder / "scenes", arguments.scenes, None)
-    sample = TutorPair(*load("sample", "sample", segmentation_floor=0.05))
+    sample = load("sample", "sample")
     yield "sample tutors, drawn scenes", ids_of(scenes, arguments.scenes), scenes, sample
     large = arguments.devkit or write_devkit(folder / "large", arguments.images, (500, 375))
-    full = {"detection_weights": "random:1", "segmentation_weights": "random:1"}
-    names = ("mask_rcnn_R_50_FPN_3x",) * 2
-    # Random weights are sure of nothing: only so are there masks to paste and to code.
-    side = arguments.min_size
-    loaded = load(*names, **full, segmentation_floor=floor, min_size=side)
-    pair = TutorPair(*loaded, floor, floor)
+    name, side = "mask_rcnn_R_50_FPN_3x", arguments.min_size
+    pair = load(
+        name,
+        name,
+        detection__weights="random:1",
+        segmentation__weights="random:1",
+        # Random weights are sure of nothing: only so are there masks to paste and to code.
+        segmentation__score_threshold=0.001,
+        inference__min_size=side,
+    )
     yield f"Mask R-CNN R50-FPN for both, {side} px", ids_of(large, arguments.images), large, pair
     if arguments.torchscript and arguments.devkit:
         export = str(arguments.torchscript)
-        pair = TutorPair(*load(export, "none"))
+        pair = load(export, "none")
         yield "TorchScript export, photographs", ids_of(large, 200), large, pair
 
 
@@ -187,24 +200,26 @@ def gpu_rows(arguments: argparse.Namespace, folder: Path) -> Iterable[str]:
     ids = ids_of(devkit, arguments.gpu_images)
     yield "\n| R101-FPN pair, real pipeline | images/s | time outside the networks, % (bar: < 10) |"
     yield "|---|--:|--:|"
-    for amp, batch in ((None, 1), (None, 8), ("float16", 1), ("float16", 8)):
+    for amp, batch in (("none", 1), ("none", 8), ("fp16", 1), ("fp16", 8)):
         tutors = load_tutors(
-            "faster_rcnn_R_101_FPN_3x",
-            "mask_rcnn_R_101_FPN_3x",
-            detection_weights="random:1",
-            segmentation_weights="random:2",
-            segmentation_floor=0.001,
-            device=arguments.device,
-            amp=amp,
+            generation_config(
+                detection__tutor="faster_rcnn_R_101_FPN_3x",
+                segmentation__tutor="mask_rcnn_R_101_FPN_3x",
+                detection__weights="random:1",
+                segmentation__weights="random:2",
+                segmentation__score_threshold=0.001,
+                runtime__device=arguments.device,
+                inference__amp=amp,
+                runtime__workers=arguments.workers,
+                runtime__batch_size=batch,
+            )
         )
-        loader = LoaderSettings(workers=arguments.workers, batch_size=batch, device="cuda:0")
         clock = Clock(arguments.device)
 
-        def run(out: str, tutors: Any = tutors, loader: LoaderSettings = loader) -> float:
-            floors = {"floor": 0.001, "segmentation_floor": 0.001}
-            return generate(devkit, ids, *tutors, folder / out, loader=loader, **floors).seconds
+        def run(out: str, tutors: TutorPair = tutors) -> float:
+            return generate(devkit, ids, tutors, folder / out).seconds
 
-        name = f"{amp or 'float32'}, batch {batch}"
+        name = f"{'float32' if amp == 'none' else amp}, batch {batch}"
         run(f"warm {name}")
         with timed(clock, "network", TutorPair, "ask"), pasting_timed(clock):
             seconds = run(name)

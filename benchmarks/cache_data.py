@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdcli.cache.format.record import MASK_SIDE, Boxes, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import MASK_SIDE, InstanceMasks, TutorOutput
+from kdcli.common.detections import Detections
 from kdcli.tutor_gen.labels.hard import code_label_vectors
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASSES
@@ -63,12 +64,12 @@ def simulate(seed: int, annotation: Annotation, class_mask: NDArray[np.uint8]) -
             labels.append(int(label) if copy < 2 else int(rng.integers(1, 21)))
             scores.append(rng.beta(0.5, 4) if copy else rng.beta(8, 1))
     n = len(boxes)
-    found = Boxes(
+    found = Detections(
         np.array(boxes, np.float32).reshape(n, 4),
         np.array(labels, np.uint8),
         np.array(scores, np.float32),
     )
-    label_map, palette = code_label_vectors(
+    index_map, palette = code_label_vectors(
         np.array(masks, bool).reshape(n, height, width),
         found.labels,
         found.scores,
@@ -76,9 +77,16 @@ def simulate(seed: int, annotation: Annotation, class_mask: NDArray[np.uint8]) -
         width,
     )
     weak = _weak_boxes(rng, height, width)
-    everything = (np.concatenate(pair) for pair in zip(found, weak, strict=True))
-    kept = InstanceMasks(np.array(cells, np.uint8).reshape(n, MASK_SIDE, MASK_SIDE), *found)
-    return TutorOutput(annotation.image_id, *everything, label_map, palette, kept)
+    masks = np.array(cells, np.uint8).reshape(n, MASK_SIDE, MASK_SIDE)
+    return TutorOutput(
+        annotation.image_id,
+        np.concatenate([found.boxes, weak.boxes]),
+        np.concatenate([found.labels, weak.labels]),
+        np.concatenate([found.scores, weak.scores]),
+        index_map,
+        palette,
+        InstanceMasks(found.boxes, found.labels, found.scores, masks),
+    )
 
 
 def _shifted(
@@ -105,10 +113,10 @@ def mask_in_box(
     return pasted, np.asarray(cells)
 
 
-def _weak_boxes(rng: np.random.Generator, height: int, width: int) -> Boxes:
+def _weak_boxes(rng: np.random.Generator, height: int, width: int) -> Detections:
     corners = rng.random((WEAK_BOXES, 2)) * 0.8
     boxes = np.concatenate([corners, corners + 0.01 + 0.19 * rng.random((WEAK_BOXES, 2))], axis=1)
-    return Boxes(
+    return Detections(
         (boxes * [width, height, width, height]).astype(np.float32),
         rng.integers(1, 21, WEAK_BOXES).astype(np.uint8),
         (0.001 + 0.3 * rng.beta(0.3, 6, WEAK_BOXES)).astype(np.float32),

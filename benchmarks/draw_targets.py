@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.probe_photographs import STILL
 from kdcli.cache.reader import TutorCache
 from kdcli.student.config.schema import SegmentationTargets
-from kdcli.student.config.toml import load_config
+from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import Batch, collate
 from kdcli.student.data.dataset import Draw, StudentDataset
 from kdcli.student.data.plan import make_plan
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     arguments = parser.parse_args()
     devkit, cache = Devkit.open(arguments.voc), TutorCache.open(arguments.cache)
-    config = load_config(
+    config = run_config(
         "blitznet300",
         [f'data.list="{arguments.list}"', "targets.segmentation.source=combination",
          "targets.segmentation.confirm=gt-boxes"],

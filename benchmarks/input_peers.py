@@ -83,7 +83,7 @@ def albumentations_sample(dataset: StudentDataset, whole: bool) -> Callable[[int
             image=image,
             bboxes=np.concatenate([boxes, said.boxes]),
             labels=np.concatenate([labels, said.labels]),
-            masks=[mask, dataset.cache.label_map(image_id)],
+            masks=[mask, dataset.cache.index_map(image_id)],
         )
 
     return sample

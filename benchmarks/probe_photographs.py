@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.cache.reader import TutorCache
 from kdcli.student.config.schema import AugmentationConfig, RunConfig
-from kdcli.student.config.toml import load_config
+from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import collate
 from kdcli.student.data.dataset import Draw, StudentDataset
 from kdcli.student.data.geometry import Transform
@@ -216,7 +216,7 @@ def main() -> None:
             continue
         own = ("confidence_weighting=false", *VARIANTS[name])  # only those that say so weigh
         overrides = [f"targets.segmentation.{setting}" for setting in own]
-        config = load_config("blitznet300", overrides)
+        config = run_config("blitznet300", overrides)
         targets = targets_of(config, devkit, cache)
         results[name] = [
             _numbers(score(train_head(train_maps, targets, seed, arguments.steps), val_maps, masks))

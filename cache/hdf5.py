@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdcli.cache.copying import write_copy
 from kdcli.cache.format.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES
-from kdcli.cache.format.record import FailedImage, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import FailedImage, TutorOutput, instance_masks
 from kdcli.cache.format.root import CONVENTIONS, attributes_digest
 from kdcli.cache.hdf5_target import Target
 from kdcli.cache.reader import TutorCache
@@ -104,7 +104,7 @@ def import_cache(file: str | Path, out: str | Path, progress: Progress = no_prog
 def output_digest(output: TutorOutput) -> bytes:
     """SHA-256 of an image's output: its arrays in the order of :class:`TutorOutput`."""
     digest = hashlib.sha256()
-    arrays = [output.boxes, output.labels, output.scores, output.label_map, output.palette]
+    arrays = [output.boxes, output.labels, output.scores, output.index_map, output.palette]
     if output.instances is not None:
         kept = output.instances
         arrays += [kept.masks, kept.boxes, kept.labels, kept.scores]
@@ -122,7 +122,7 @@ def _write(
     names = cache.table_names
     digests = np.zeros((len(entries), 32), dtype=np.uint8)
     counts = {name: np.zeros(len(entries) + 1, dtype=np.int64) for name in names}
-    label_map = _label_map(file, cache, entries)
+    index_map = _index_map(file, cache, entries)
     columns = {name: _columns(file, name) for name in names}
     for i, entry in enumerate(progress(entries, len(entries), "exporting")):
         check()
@@ -130,8 +130,8 @@ def _write(
             continue
         output = cache[entry.image_id]
         digests[i] = np.frombuffer(output_digest(output), dtype=np.uint8)
-        if output.label_map.any():
-            label_map[i, : output.label_map.size] = output.label_map.reshape(-1)
+        if output.index_map.any():
+            index_map[i, : output.index_map.size] = output.index_map.reshape(-1)
         for name, rows in output_rows(output, names).items():
             counts[name][i + 1] = len(rows[0])
             for column, values in zip(columns[name], rows, strict=True):
@@ -156,7 +156,7 @@ def _write(
     file.attrs["tutor_cache"] = json.dumps(about, ensure_ascii=False)
 
 
-def _label_map(file: h5py.File, cache: TutorCache, entries: list[ImageEntry]) -> h5py.Dataset:
+def _index_map(file: h5py.File, cache: TutorCache, entries: list[ImageEntry]) -> h5py.Dataset:
     pixels = max(1, *(entry.height * entry.width for entry in entries))
     wide = any(len(cache.palette(image_id)) > 256 for image_id in cache)
     return file.create_dataset(
@@ -252,13 +252,13 @@ def _reader(
         (palette,) = rows("palette", i)
         flat = file["label_map"][i, : entry.height * entry.width]
         index = flat.astype(np.uint16 if len(palette) > 256 else np.uint8)
-        kept = InstanceMasks(*rows("instances", i)) if "instances" in offsets else None
+        kept = instance_masks(rows("instances", i)) if "instances" in offsets else None
         boxes, labels, scores = rows("detections", i)
-        label_map = index.reshape(entry.height, entry.width)
+        index_map = index.reshape(entry.height, entry.width)
         counts = rows("dropped", i)[0] if "dropped" in offsets else None
         dropped = None if counts is None or not len(counts) else counts[0]
         output = TutorOutput(
-            entry.image_id, boxes, labels, scores, label_map, palette, kept, dropped
+            entry.image_id, boxes, labels, scores, index_map, palette, kept, dropped
         )
         if output_digest(output) != digests[i].tobytes():
             raise CacheError(

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.images import decode_entries
-from kdcli.cache.format.record import Boxes, InstanceMasks, TutorOutput
-from kdcli.cache.reading.store import Store
+from kdcli.cache.format.record import InstanceMasks, TutorOutput, instance_masks
+from kdcli.cache.reading.arrays import CacheArrays
+from kdcli.common.detections import Detections
 from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
 
@@ -32,11 +33,11 @@ class TutorCache:
     the file and the remedy if not.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        ids = store.ids
+    def __init__(self, arrays: CacheArrays) -> None:
+        self._arrays = arrays
+        ids = arrays.ids
         self._positions = dict(zip(ids, range(len(ids)), strict=True))
-        failed = store.root.failed
+        failed = arrays.root.failed
         self._ids = tuple(i for i in ids if i not in failed) if failed else tuple(ids)
 
     @classmethod
@@ -45,7 +46,7 @@ class TutorCache:
 
         Raises ``CacheError``: no cache there, incomplete, damaged, or of an unknown version.
         """
-        return cls(Store(Path(path)))
+        return cls(CacheArrays(Path(path)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (str(self.path.absolute()), self.fingerprint)
@@ -53,7 +54,7 @@ class TutorCache:
     @property
     def path(self) -> Path:
         """Where it lies."""
-        return self._store.path
+        return self._arrays.path
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -62,7 +63,7 @@ class TutorCache:
         return iter(self._ids)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._positions and image_id not in self._store.root.failed
+        return image_id in self._positions and image_id not in self._arrays.root.failed
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -72,17 +73,17 @@ class TutorCache:
     @property
     def failed(self) -> Mapping[str, str]:
         """The images without output, and why."""
-        return dict(self._store.root.failed)
+        return dict(self._arrays.root.failed)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over settings and list of images: what identifies the cache."""
-        return self._store.root.fingerprint
+        return self._arrays.root.fingerprint
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What decided the tutors' output: class names, tutors, thresholds."""
-        return self._store.root.settings
+        return self._arrays.root.settings
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ class TutorCache:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """What made it: settings, environments of its runs, fingerprint, number of images."""
-        root = self._store.root
+        root = self._arrays.root
         return {
             "fingerprint": root.fingerprint,
             "settings": root.settings,
@@ -105,12 +106,12 @@ class TutorCache:
     @property
     def shards(self) -> int:
         """Number of shards."""
-        return self._store.root.shards
+        return self._arrays.root.shards
 
     @property
     def files(self) -> Mapping[str, int]:
         """Every file of the cache but its root, and its size in bytes."""
-        return {name: size for name, (size, _) in self._store.root.files.items()}
+        return {name: size for name, (size, _) in self._arrays.root.files.items()}
 
     @property
     def roles(self) -> frozenset[str]:
@@ -120,40 +121,40 @@ class TutorCache:
     @property
     def has_instances(self) -> bool:
         """Whether the segmentation tutor's own masks were kept."""
-        return "instances" in self._store.tables
+        return "instances" in self._arrays.tables
 
     def entry(self, image_id: str) -> ImageEntry:
         """Size and file digest of an image, a failed one too."""
         position = self._find(image_id)
-        height, width = self._store.sizes[position].tolist()
-        digest = self._store.digests[position].tobytes().hex()
+        height, width = self._arrays.sizes[position].tolist()
+        digest = self._arrays.digests[position].tobytes().hex()
         return ImageEntry(image_id, height, width, digest)
 
     def entries(self) -> list[ImageEntry]:
         """The whole list of images in the order of generation, failed ones included."""
-        return decode_entries(self._store.ids, self._store.sizes, self._store.digests)
+        return decode_entries(self._arrays.ids, self._arrays.sizes, self._arrays.digests)
 
     def __getitem__(self, image_id: str) -> TutorOutput:
         """Everything the tutors said about an image; ``CacheError`` if it has no output."""
         position = self._position(image_id)
-        boxes, labels, scores = self._store.tables["detections"].rows(position)
-        (palette,) = self._store.tables["palette"].rows(position)
-        label_map = self._store.label_map(position)
+        boxes, labels, scores = self._arrays.tables["detections"].rows(position)
+        (palette,) = self._arrays.tables["palette"].rows(position)
+        index_map = self._arrays.index_map(position)
         kept = self._instances(position)
         dropped = self._dropped(position)
-        return TutorOutput(image_id, boxes, labels, scores, label_map, palette, kept, dropped)
+        return TutorOutput(image_id, boxes, labels, scores, index_map, palette, kept, dropped)
 
-    def boxes(self, image_id: str) -> Boxes:
+    def boxes(self, image_id: str) -> Detections:
         """The detections alone; the label map is not decoded."""
-        return Boxes(*self._store.tables["detections"].rows(self._position(image_id)))
+        return Detections(*self._arrays.tables["detections"].rows(self._position(image_id)))
 
-    def label_map(self, image_id: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    def index_map(self, image_id: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The label map (H, W) alone."""
-        return self._store.label_map(self._position(image_id))
+        return self._arrays.index_map(self._position(image_id))
 
     def palette(self, image_id: str) -> NDArray[np.float32]:
         """The label vectors (k, 21) that the label map indexes."""
-        (palette,) = self._store.tables["palette"].rows(self._position(image_id))
+        (palette,) = self._arrays.tables["palette"].rows(self._position(image_id))
         return palette
 
     def instances(self, image_id: str) -> InstanceMasks | None:
@@ -167,10 +168,10 @@ class TutorCache:
     @property
     def table_names(self) -> tuple[str, ...]:
         """The ragged tables it has."""
-        return tuple(self._store.tables)
+        return tuple(self._arrays.tables)
 
     def _dropped(self, position: int) -> NDArray[np.uint32] | None:
-        table = self._store.tables.get("dropped")
+        table = self._arrays.tables.get("dropped")
         if table is None or table.offsets[position] == table.offsets[position + 1]:
             return None
         (counts,) = table.rows(position)
@@ -178,8 +179,8 @@ class TutorCache:
         return row
 
     def _instances(self, position: int) -> InstanceMasks | None:
-        table = self._store.tables.get("instances")
-        return None if table is None else InstanceMasks(*table.rows(position))
+        table = self._arrays.tables.get("instances")
+        return None if table is None else instance_masks(table.rows(position))
 
     def _find(self, image_id: str) -> int:
         position = self._positions.get(image_id)
@@ -192,7 +193,7 @@ class TutorCache:
 
     def _position(self, image_id: str) -> int:
         position = self._find(image_id)
-        reason = self._store.root.failed.get(image_id)
+        reason = self._arrays.root.failed.get(image_id)
         if reason is not None:
             raise CacheError(
                 f"{self.path}: {image_id} has no output, it failed: {reason}. Run the same "

@@ -72,7 +72,7 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
         for row, threshold in enumerate(THRESHOLDS):
             kept = output.labels[output.scores >= np.float32(threshold)]
             boxes[row] += np.bincount(kept, minlength=NUM_CLASSES)
-        pixels += count_class_pixels(output.label_map, output.palette)
+        pixels += count_class_pixels(output.index_map, output.palette)
         vectors.append(len(output.palette))
         instances += len(output.instances.boxes) if output.instances is not None else 0
         if dropped is not None:
@@ -100,10 +100,10 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
 
 
 def count_class_pixels(
-    label_map: NDArray[np.uint8] | NDArray[np.uint16], palette: NDArray[np.float32]
+    index_map: NDArray[np.uint8] | NDArray[np.uint16], palette: NDArray[np.float32]
 ) -> NDArray[np.int64]:
     """Pixels per class (21,): the largest entry of their vector, background where all are zero."""
-    per_vector = np.bincount(label_map.reshape(-1), minlength=len(palette))
+    per_vector = np.bincount(index_map.reshape(-1), minlength=len(palette))
     classes = np.where(palette.any(axis=1), palette.argmax(axis=1), 0)
     counts = np.zeros(NUM_CLASSES, dtype=np.int64)
     np.add.at(counts, classes, per_vector)

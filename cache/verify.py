@@ -10,8 +10,8 @@ from kdcli.cache.format.layout import LOCK, PARTS, ROOT
 from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.format.validate import check_output
 from kdcli.cache.reader import TutorCache
+from kdcli.cache.reading.arrays import CacheArrays
 from kdcli.cache.reading.mapped import damaged_message, missing_message
-from kdcli.cache.reading.store import Store
 from kdcli.common.errors import CacheError
 from kdcli.common.files import sha256_file
 from kdcli.common.progress import Progress, no_progress
@@ -34,8 +34,8 @@ def verify(path: str | Path, progress: Progress = no_progress) -> list[str]:
         ]
     problems = _file_problems(path, root, progress)
     try:
-        cache = TutorCache(store := Store(path))
-        listed = _list_problems(store)
+        cache = TutorCache(arrays := CacheArrays(path))
+        listed = _list_problems(arrays)
     except CacheError as error:
         return _joined(problems, [str(error)])
     return _joined(problems, listed, _image_problems(cache, progress))
@@ -70,13 +70,13 @@ def _strangers(path: Path, root: Root) -> list[str]:
     ]
 
 
-def _list_problems(store: Store) -> list[str]:
-    root = store.root
-    digest = images_digest(decode_entries(store.ids, store.sizes, store.digests))
+def _list_problems(arrays: CacheArrays) -> list[str]:
+    root = arrays.root
+    digest = images_digest(decode_entries(arrays.ids, arrays.sizes, arrays.digests))
     if digest == root.images_sha256 and fingerprint(root.settings, digest) == root.fingerprint:
         return []
     return [
-        f"{store.path / ROOT}: its fingerprint does not match its settings and list of images. "
+        f"{arrays.path / ROOT}: its fingerprint does not match its settings and list of images. "
         "Delete the cache and generate it again."
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,15 +21,14 @@ def voc_option(required: bool = True) -> Callable[[Command], Command]:
     )
 
 
-def list_option(default: str, multiple: bool = False) -> Callable[[Command], Command]:
-    """``--list``: an image list, as ``list_name``; if ``multiple``, a sequence as ``lists``."""
+def list_option(default: str) -> Callable[[Command], Command]:
+    """``--list``: an image list, as ``list_name``."""
     return click.option(
         "--list",
-        "lists" if multiple else "list_name",
-        multiple=multiple,
-        default=[default] if multiple else default,
+        "list_name",
+        default=default,
         show_default=True,
-        help="Image list below ImageSets, without .txt" + ("; may be repeated." * multiple or "."),
+        help="Image list below ImageSets, without .txt.",
     )
 
 
@@ -41,86 +39,29 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
-def torch_device(name: str) -> str:
-    """What ``--device`` means to this process; ``ResourceError`` if there is no such device.
-
-    A GPU becomes PyTorch's current one: pinned memory, too, belongs to it.
-    """
-    import torch
-
-    from kdcli.common.device import pick_device
-
-    device = pick_device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return str(device)
+TUTORS = "sample, a model-zoo name, a Detectron2 config, a TorchScript file, or none."
+WEIGHTS = "Weights (.pkl, .pth) of a tutor that is a config or a zoo name."
 
 
-def tutor_options(role: str, default: str | None) -> Callable[[Command], Command]:
-    """``--<role>-tutor`` and ``--<role>-weights``; without a default the store says which."""
+def tutor_options(role: str) -> Callable[[Command], Command]:
+    """``--<role>-tutor`` and ``--<role>-weights``, where the store says which if they do not."""
 
     def add(command: Command) -> Command:
-        command = click.option(
-            f"--{role}-weights",
-            metavar="FILE",
-            help=f"Weights (.pkl, .pth) of a {role} tutor that is a config or a zoo name.",
-        )(command)
-        return click.option(
-            f"--{role}-tutor",
-            default=default,
-            show_default=True,
-            help="sample, a model-zoo name, a Detectron2 config, a TorchScript file, or none."
-            + (" [default: the store's own]" if default is None else ""),
-        )(command)
+        command = click.option(f"--{role}-weights", metavar="FILE", help=WEIGHTS)(command)
+        return click.option(f"--{role}-tutor", help=f"{TUTORS} [default: the store's own]")(command)
 
     return add
 
 
-def label_form_options(command: Command) -> Command:
-    """``--label-masks`` and its like: what label vectors are made of, as ``form``."""
-
-    @functools.wraps(command)
-    def with_form(
-        *given: object,
-        label_masks: str,
-        label_classes: str,
-        label_background: str,
-        label_levels: int,
-        **options: object,
-    ) -> None:
-        from kdcli.tutor_gen.tutors.label_form import LabelForm
-
-        form = LabelForm(label_masks, label_classes, label_background, label_levels)  # type: ignore[arg-type]
-        command(*given, form=form, **options)
-
-    def choice(name: str, words: list[str], meaning: str) -> Callable[[Command], Command]:
-        return click.option(
-            name, default=words[0], show_default=True, type=click.Choice(words), help=meaning
-        )
-
-    masks = choice(
-        "--label-masks",
-        ["hard", "soft"],
-        "Label vectors of an instance's mask at its threshold, or of its probability.",
+def set_option(example: str) -> Callable[[Command], Command]:
+    """``--set``: changes a setting of the configuration, as ``overrides``."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help=f"Change one setting, as in {example}; may be repeated.",
     )
-    classes = choice(
-        "--label-classes",
-        ["top", "full"],
-        "Of an instance's class alone, or of its box's distribution over VOC's classes.",
-    )
-    background = choice(
-        "--label-background",
-        ["none", "rest", "complement"],
-        "Background entry: 0; 1 - the largest other entry; or the product of 1 - each.",
-    )
-    levels = click.option(
-        "--label-levels",
-        default=32,
-        show_default=True,
-        type=click.IntRange(2, 255),
-        help="Soft or panoptic label vectors are rounded to multiples of 1 / this.",
-    )
-    return masks(classes(background(levels(with_form))))
 
 
 def inference_options(command: Command) -> Command:

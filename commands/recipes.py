@@ -10,6 +10,7 @@ import click
 
 from kdcli.commands.options import PATH, voc_option
 from kdcli.commands.progress import progress
+from kdcli.common.config import as_settings
 from kdcli.common.files import write_text
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ def run_recipe(
     from kdcli.student.experiments.matrix import Matrix, Scale, below_the_floor, distinct
     from kdcli.student.experiments.recipe import load_recipe
     from kdcli.student.experiments.record import write_record
-    from kdcli.student.experiments.runner import Runner, Share
+    from kdcli.student.experiments.runner import Runner, Worker
     from kdcli.voc.devkit import Devkit, mask_folder
 
-    share = Share.of_torchrun()
+    worker = Worker.of_torchrun()
     recipes = [load_recipe(source) for source in sources]
     devkit = Devkit.open(voc)
     store = None if cache is None else TutorCache.open(cache)
@@ -106,13 +107,13 @@ def run_recipe(
         write_record(out, recipe, matrix, numbers, list_evaluate)
     lists = {(job.config.data.list, class_masks(job.config, job.config.data.list)) for job in jobs}
     for name, folder in sorted(lists | {(list_evaluate, mask_folder(list_evaluate))}):
-        if share.rank == 0:
+        if worker.rank == 0:
             note_unused_masks(devkit, name, folder)
     floor = 0.0 if store is None else store.settings.get("detection_floor") or 0.0
     for job in below_the_floor(jobs, floor):
         click.echo(f"Note: {job.title} asks for boxes below the store's floor, which it lacks; "
                    "generate-tutors --floor 0 keeps them.", err=True)  # fmt: skip
-    runner = Runner(out, devkit, store, list_evaluate, share, progress)
+    runner = Runner(out, devkit, store, list_evaluate, worker, progress)
     outcomes = runner.run(distinct(jobs), lambda line: click.echo(line))
     _print_outcomes(outcomes, out)
 
@@ -150,11 +151,11 @@ def _print_recipe(recipe: Recipe) -> None:
     click.echo(f"{recipe.name}: {recipe.title} ({recipe.source})\n  {recipe.explanation}.")
     if recipe.note:
         click.echo(f"  {recipe.note}.")
-    click.echo(f"  Scale: {recipe.preset}, {', '.join(recipe.budget)}")
-    click.echo(f"  All cells: {', '.join(recipe.settings)}")
+    click.echo(f"  Scale: {recipe.preset}, {', '.join(as_settings(recipe.budget))}")
+    click.echo(f"  All cells: {', '.join(as_settings(recipe.settings))}")
     for cell in recipe.cells:
         click.echo(f"  - {cell.label}: {_thesis(cell)}")
-        for setting in cell.settings:
+        for setting in as_settings(cell.settings):
             click.echo(f"      {setting}")
     click.echo()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from kdcli.commands.options import (
     device_option,
     inference_options,
     list_option,
+    set_option,
     voc_option,
 )
 from kdcli.commands.progress import progress
@@ -31,13 +31,7 @@ from kdcli.commands.progress import progress
     show_default=True,
     help="A TOML file, or a preset: blitznet{300,512}[-x4], tiny.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Change one setting, as in optim.lr=2e-4; may be repeated.",
-)
+@set_option("optim.lr=2e-4")
 @click.option(
     "--segmentation-targets",
     "targets",
@@ -68,15 +62,14 @@ def train_student(
     from kdcli.cache.reader import TutorCache
     from kdcli.commands.notes import note_unused_masks
     from kdcli.common.distributed import is_first_process
-    from kdcli.student.config.toml import SEGMENTATION_TARGETS, load_config
+    from kdcli.student.config.toml import SEGMENTATION_TARGETS, run_config
     from kdcli.student.data.plan import class_masks
     from kdcli.student.training.train import train
     from kdcli.voc.devkit import Devkit
 
-    if list_name is not None:
-        overrides = (*overrides, f"data.list={json.dumps(list_name)}")
-    named = () if targets is None else SEGMENTATION_TARGETS[targets]
-    config = load_config(source, (*named, *overrides))
+    named = {} if targets is None else SEGMENTATION_TARGETS[targets]
+    given = {} if list_name is None else {"data.list": list_name}
+    config = run_config(source, (named, *overrides, given))
     store = None if cache is None else TutorCache.open(cache)
     devkit, trained = Devkit.open(voc), config.data.list
     if is_first_process():
@@ -124,11 +117,11 @@ def evaluate_student(
     from kdcli.student.data.plan import class_masks
     from kdcli.student.evaluation.evaluate import evaluate_student as evaluate
     from kdcli.student.evaluation.evaluate import evaluation_path
-    from kdcli.student.runs.directory import run_config
+    from kdcli.student.runs.directory import recorded_config
     from kdcli.voc.devkit import Devkit
 
     devkit = Devkit.open(voc)
-    note_unused_masks(devkit, list_name, class_masks(run_config(run), list_name))
+    note_unused_masks(devkit, list_name, class_masks(recorded_config(run), list_name))
     may_write = os.access(run, os.W_OK)
     evaluate(
         run, devkit, list_name, checkpoint=checkpoint, device=device,

@@ -35,6 +35,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def use_device(name: str) -> torch.device:
+    """Return the device of that name, a GPU as PyTorch's current one: pinned memory belongs to it.
+
+    Raises:
+        ResourceError: As `pick_device`.
+    """
+    device = pick_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def _check_there(device: torch.device, rank: int | None) -> None:
     gpus = torch.cuda.device_count()
     if device.index < gpus:

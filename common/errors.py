@@ -21,8 +21,12 @@ class TutorError(KdcliError):
     """A tutor cannot be loaded, or returned something that cannot be true."""
 
 
+class ConfigError(KdcliError):
+    """A configuration or setting is unknown, or of a value that is not allowed."""
+
+
 class StudentError(KdcliError):
-    """A run's configuration, data or files do not allow training or evaluation."""
+    """A run's data or files do not allow training or evaluation."""
 
 
 class ResourceError(KdcliError):

@@ -23,6 +23,7 @@ from fvcore.nn.precise_bn import update_bn_stats  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.config import Role
 from kdcli.tutor_gen.detectron2.door import (
     BitMasks,
     Boxes,
@@ -33,10 +34,10 @@ from kdcli.tutor_gen.detectron2.door import (
     get_cfg,
 )
 from kdcli.tutor_gen.labels.hard import code_label_vectors
-from kdcli.tutor_gen.registry import Role, load_tutor
+from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.tutors.sidecar import read_class_names
 from kdcli.tutor_gen.tutors.tutor import Instances
-from kdcli.voc.metrics import ConfusionMatrix, Detections, evaluate_detections
+from kdcli.voc.metrics import ConfusionMatrix, evaluate_detections
 from kdcli.voc.scenes.dataset import Scene, draw_scene
 
 SAMPLE = Path(__file__).resolve().parents[1] / "tutor_gen" / "sample"
@@ -129,10 +130,10 @@ def evaluate(role: Role, weights: Path, scenes: int) -> None:
         seconds += time.perf_counter() - start
         name = scene.annotation.image_id
         truth[name] = scene.annotation
-        predictions[name] = Detections(found.boxes, found.labels, found.scores)
+        predictions[name] = found
         if found.masks is not None:
             for floor, matrix in floors.items():
-                matrix.update(label_map(found, floor, scene), scene.class_mask)
+                matrix.update(class_map(found, floor, scene), scene.class_mask)
     result = evaluate_detections(predictions, truth)
     for name, value in result.average_precision.items():
         if result.objects[name]:
@@ -145,7 +146,7 @@ def evaluate(role: Role, weights: Path, scenes: int) -> None:
     print(f"{1000 * seconds / scenes:.0f} ms an image")
 
 
-def label_map(found: Instances, floor: float, scene: Scene) -> NDArray[np.int64]:
+def class_map(found: Instances, floor: float, scene: Scene) -> NDArray[np.int64]:
     """Arg max of the label vectors of the instances above ``floor``."""
     sure = found.select(found.scores >= floor, "floor")
     assert sure.masks is not None

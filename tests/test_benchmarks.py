@@ -16,6 +16,7 @@ import pytest
 import torch
 import torchvision
 
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.voc.devkit import Devkit
@@ -41,7 +42,12 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 def store(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("store") / "cache.zarr"
     ids = devkit.image_ids("Segmentation/trainval")
-    generate(devkit, ids, *load_tutors("sample", "sample"), out)
+    generate(
+        devkit,
+        ids,
+        load_tutors(generation_config(detection__tutor="sample", segmentation__tutor="sample")),
+        out,
+    )
     return out
 
 

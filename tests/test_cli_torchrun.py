@@ -19,6 +19,7 @@ from kdcli.cache.format.root import read_root
 from kdcli.cache.writing.worker import WorkerWriter
 from kdcli.common.errors import BusyError, CacheError
 from kdcli.common.lock import Lock
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import GenerationResult, generate
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.voc.devkit import Devkit
@@ -35,8 +36,14 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 
 
 def run_alone(voc: Devkit, out: Path) -> GenerationResult:
-    pair = load_tutors("sample", "sample", floor=0.001, segmentation_floor=0.05)
-    return generate(voc, voc.image_ids(LIST), *pair, out, images_per_shard=1)
+    pair = load_tutors(
+        generation_config(
+            detection__tutor="sample",
+            segmentation__tutor="sample",
+            runtime__images_per_shard=1,
+        )
+    )
+    return generate(voc, voc.image_ids(LIST), pair, out)
 
 
 @pytest.fixture(scope="module")

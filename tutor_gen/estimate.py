@@ -49,7 +49,6 @@ def estimate(
     pair: TutorPair,
     out: Path,
     *,
-    images_per_shard: int = 64,
     progress: Progress = no_progress,
 ) -> Estimate:
     """Say what `tutor_gen.generate.generate` would do; write nothing.
@@ -75,7 +74,9 @@ def estimate(
         outputs.append(output)
     labelled = [output for output in outputs[1:] if output is not None]
     each = statistics.median(times[1:]) if labelled else 0.0
-    size = expected_bytes(labelled, entries, images_per_shard) if labelled else 0
+    size = (
+        expected_bytes(labelled, entries, pair.config.runtime.images_per_shard) if labelled else 0
+    )
     return Estimate(
         len(todo), len(entries) - len(todo), len(labelled), each, each * len(todo), size
     )

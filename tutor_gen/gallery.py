@@ -71,6 +71,6 @@ def _tinted(image: NDArray[np.uint8], output: TutorOutput) -> NDArray[np.uint8]:
     classes = output.palette[:, 1:]
     colours = PALETTE[classes.argmax(axis=1) + 1].astype(np.float32)
     opacity = MAX_OPACITY * classes.max(axis=1)
-    colour, alpha = colours[output.label_map], opacity[output.label_map][..., None]
+    colour, alpha = colours[output.index_map], opacity[output.index_map][..., None]
     tinted: NDArray[np.uint8] = (image * (1 - alpha) + colour * alpha).astype(np.uint8)
     return tinted

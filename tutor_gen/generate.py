@@ -6,23 +6,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdcli.cache.format.root import Root
 from kdcli.cache.writer import CacheWriter, Shard
 from kdcli.cache.writing.worker import WorkerWriter
+from kdcli.common.config import flatten
 from kdcli.common.images import ImageEntry
 from kdcli.common.progress import Progress, no_progress
 from kdcli.common.versions import environment
+from kdcli.tutor_gen.config import GenerationConfig
 from kdcli.tutor_gen.pipeline.label import LoaderSettings, Tally, label_shards
-from kdcli.tutor_gen.pipeline.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
+from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.pipeline.process_group import ProcessGroup, single_process
 from kdcli.tutor_gen.tutors.device import device_environment
-from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
-from kdcli.tutor_gen.tutors.tutor import Tutor
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
-
-PLAIN = LoaderSettings()
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,9 @@ class GenerationResult:
 def generate(
     devkit: Devkit,
     image_ids: Sequence[str],
-    detection: Tutor | None,
-    segmentation: Tutor | None,
-    out: Path,
+    tutors: TutorPair,
+    out: Path | str,
     *,
-    floor: float = DETECTION_FLOOR,
-    segmentation_floor: float = SEGMENTATION_FLOOR,
-    keep_masks: bool = False,
-    form: LabelForm = THESIS,
-    images_per_shard: int = 64,
-    loader: LoaderSettings = PLAIN,
     group: ProcessGroup | None = None,
     progress: Progress = no_progress,
 ) -> GenerationResult:
@@ -70,34 +62,29 @@ def generate(
     Args:
         devkit: where the photographs lie.
         image_ids: which of them.
-        detection: see `tutor_gen.pipeline.pair.TutorPair`, as for the next one and the floors.
-        segmentation: the other tutor.
+        tutors: and what becomes of their answers; see `tutor_gen.registry.load_tutors`.
         out: the cache's folder.
-        floor: for boxes.
-        segmentation_floor: for label vectors.
-        keep_masks: whether the segmentation tutor's own masks are stored, too.
-        form: what label vectors are made of.
-        images_per_shard: images that are written, and after an interruption repeated, together.
-        loader: how this process uses the machine.
         group: the processes of the run, if there are several; each calls this function with the
             same arguments. Only the one that leads returns what all of them did.
         progress: wraps the loop over images for a progress bar.
 
     Raises:
-        TutorError: no tutor at all, or an output that cannot be true.
+        TutorError: an output cannot be true.
         DevkitError: a photograph is missing.
         CacheError: the cache at ``out`` was begun with other images or settings, or is in use.
     """
-    pair = TutorPair(detection, segmentation, floor, segmentation_floor, keep_masks, form)
     group = group or single_process()
+    runtime = tutors.config.runtime
+    loader = LoaderSettings.of(runtime)
     start = time.perf_counter()
     if not group.is_main:
-        return _result(_follow(group, devkit, pair, out, loader), 0, start)
+        return _result(_follow(group, devkit, tutors, Path(out), loader), 0, start)
     entries = scan_images(devkit, image_ids)
+    made = _environment(loader) | {"config": _how_labelled(tutors.config)}
     with CacheWriter.open(
-        out, entries, pair.settings, _environment(loader), images_per_shard=images_per_shard
+        out, entries, tutors.settings, made, images_per_shard=runtime.images_per_shard
     ) as writer:
-        tally = _lead(group, devkit, pair, writer, loader, progress)
+        tally = _lead(group, devkit, tutors, writer, loader, progress)
         writer.finish()
     return _result(tally, len(entries) - tally.images, start)
 
@@ -177,7 +164,15 @@ class _Bar:
             self._shown += 1
 
 
-def _environment(loader: LoaderSettings) -> dict[str, str]:
+def _how_labelled(config: GenerationConfig) -> dict[str, Any]:
+    """The settings that say how a run labels, for its provenance; not which images or how fast."""
+    settings = flatten(config)
+    return {
+        name: value for name, value in settings.items() if "." in name and "runtime." not in name
+    }
+
+
+def _environment(loader: LoaderSettings) -> dict[str, Any]:
     """Versions, device; and the batch size where the last bits may depend on it."""
     batch = {"batch_size": str(loader.batch_size)} if loader.batch_size > 1 else {}
     return environment() | device_environment(loader.device) | batch

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kdcli.cache.format.fingerprint import listed, settings_differences
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import changed
 from kdcli.common.errors import TutorError
 from kdcli.common.files import sha256_file
+from kdcli.tutor_gen.config import AMP, GenerationConfig, Role, generation_config
 from kdcli.tutor_gen.detectron2 import zoo
-from kdcli.tutor_gen.pipeline.pair import DETECTION_FLOOR, SEGMENTATION_FLOOR, TutorPair
-from kdcli.tutor_gen.registry import DEFAULT_DETECTIONS, SAMPLE, Role, load_tutor
+from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.registry import SAMPLE, load_tutor
 from kdcli.tutor_gen.tutors.file_kinds import CONFIG_ENDINGS
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.tutor import Tutor
@@ -31,6 +33,7 @@ class Named:
 
 
 BY_PROVENANCE = Named()
+_AMP = {described: name for name, described in AMP.items()}
 
 
 def load_again(
@@ -39,7 +42,7 @@ def load_again(
     segmentation: Named = BY_PROVENANCE,
     device: str = "cpu",
 ) -> TutorPair:
-    """Load the tutors that made ``cache``, with its floors and settings.
+    """Load the tutors that made ``cache``, with its thresholds and settings.
 
     Args:
         cache: says what the tutors were.
@@ -53,21 +56,13 @@ def load_again(
             every difference is listed.
     """
     settings = cache.settings
-    keep_masks = bool(settings.get("keep_masks", False))
-    form = LabelForm.from_settings(settings.get("label_vectors"))
-
-    def load(role: Role, named: Named) -> Tutor | None:
-        return _load(settings[role], role, named, device, keep_masks, form)
-
-    segmenter = load("segmentation", segmentation)
+    config = _config(settings, device)
+    segmenter = _load(settings["segmentation"], "segmentation", segmentation, config)
     one = settings["detection"] == settings["segmentation"]
     pair = TutorPair(
-        segmenter if one else load("detection", detection),
+        segmenter if one else _load(settings["detection"], "detection", detection, config),
         segmenter,
-        settings.get("detection_floor", DETECTION_FLOOR),
-        settings.get("segmentation_floor", SEGMENTATION_FLOOR),
-        keep_masks,
-        form,
+        config,
     )
     differences = settings_differences(settings, pair.settings)
     if differences:
@@ -79,13 +74,25 @@ def load_again(
     return pair
 
 
+def _config(settings: Mapping[str, Any], device: str) -> GenerationConfig:
+    """Return what a cache's settings say of a run, but for its tutors."""
+    given = {
+        "detection.score_threshold": settings.get("detection_floor"),
+        "segmentation.score_threshold": settings.get("segmentation_floor"),
+    }
+    return generation_config(
+        None,
+        {
+            **{name: value for name, value in given.items() if value is not None},
+            "segmentation.keep_masks": bool(settings.get("keep_masks", False)),
+            "label_vectors": asdict(LabelForm.from_settings(settings.get("label_vectors"))),
+            "runtime.device": device,
+        },
+    )
+
+
 def _load(
-    description: Mapping[str, Any] | None,
-    role: Role,
-    named: Named,
-    device: str,
-    keep_masks: bool,
-    form: LabelForm,
+    description: Mapping[str, Any] | None, role: Role, named: Named, config: GenerationConfig
 ) -> Tutor | None:
     if description is None:
         return None
@@ -94,18 +101,14 @@ def _load(
         spec, known = _from_description(description, role)
         weights = weights or known
     is_export = Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS
-    return load_tutor(
-        spec,
-        role,
-        weights=weights,
-        floor=description.get("score_threshold"),
-        detections_per_image=description.get("detections_per_image", DEFAULT_DETECTIONS),
-        min_size=None if is_export else description.get("min_size"),
-        device=device,
-        keep_masks=keep_masks,
-        form=form,
-        amp=description.get("amp"),
-    )
+    described = {
+        "inference.detections_per_image": description.get("detections_per_image"),
+        "inference.min_size": None if is_export else description.get("min_size"),
+        "inference.amp": _AMP.get(description.get("amp")),
+        f"{role}.score_threshold": description.get("score_threshold"),
+    }
+    own = {name: value for name, value in described.items() if value is not None}
+    return load_tutor(spec, role, weights or "", changed(config, own))
 
 
 def _from_description(description: Mapping[str, Any], role: Role) -> tuple[str, str | None]:

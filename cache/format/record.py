@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kdcli.common.detections import Detections
 
 NUM_CLASSES = 21
 """Length of a label vector: background at 0, the classes at 1 to 20."""
@@ -34,35 +36,37 @@ Dropped = Mapping[str, Mapping[str, int]]
 """Counts by role and reason; those that are 0 may be absent."""
 
 
-class Boxes(NamedTuple):
-    """Detections of one image.
-
-    ``boxes`` (n, 4) float32, x1 y1 x2 y2 in continuous pixel coordinates of the original image,
-    0-based; ``labels`` (n,) uint8, 1 to 20; ``scores`` (n,) float32 in 0..1.
-    """
-
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.uint8]
-    scores: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class InstanceMasks:
+@dataclass(frozen=True, eq=False)
+class InstanceMasks(Detections):
     """The segmentation tutor's own masks, before they are pasted into the image.
 
-    ``masks`` (n, 28, 28) uint8: probability times 255, rounded, cell (0, 0) at the box's upper
-    left corner; ``boxes`` (n, 4) float32, ``labels`` (n,) uint8 and ``scores`` (n,) float32
-    as in :class:`Boxes`.
+    Attributes:
+        masks: (n, 28, 28) uint8: probability times 255, rounded, cell (0, 0) at the box's upper
+            left corner.
     """
 
     masks: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.uint8]
-    scores: NDArray[np.float32]
+
+    @staticmethod
+    def none() -> InstanceMasks:
+        """Return no instances."""
+        none = Detections.none()
+        masks = np.zeros((0, MASK_SIDE, MASK_SIDE), np.uint8)
+        return InstanceMasks(none.boxes, none.labels, none.scores, masks)
+
+    def take(self, rows: NDArray[Any]) -> InstanceMasks:
+        """Return the instances that ``rows`` (indices or a mask) names."""
+        return replace(super().take(rows), masks=self.masks[rows])
 
     def probabilities(self) -> NDArray[np.float32]:
         """Masks as (n, 28, 28) float32 in 0..1, at most ``MASK_ERROR_BOUND`` off the tutor's."""
         return self.masks.astype(np.float32) / np.float32(255)
+
+
+def instance_masks(columns: Sequence[NDArray[Any]]) -> InstanceMasks:
+    """The instances of one image, from the columns of the store's table."""
+    masks, boxes, labels, scores = columns
+    return InstanceMasks(boxes, labels, scores, masks)
 
 
 def quantise_masks(probabilities: NDArray[Any]) -> NDArray[np.uint8]:
@@ -98,7 +102,7 @@ def decode_dropped(row: NDArray[np.integer]) -> dict[str, dict[str, int]]:
 class TutorOutput:
     """What the tutors said about one image.
 
-    ``boxes``, ``labels``, ``scores``: see :class:`Boxes`. ``label_map`` (H, W) uint8, or
+    ``boxes``, ``labels``, ``scores``: see :class:`Detections`. ``index_map`` (H, W) uint8, or
     uint16 where the image has more than 256 distinct label vectors: the row of ``palette`` that is
     each pixel's label vector. ``palette`` (k, 21) float32, k >= 1, row 0 all zero (background:
     no instance covers the pixel). Without a detection tutor the boxes are empty; without a
@@ -111,30 +115,35 @@ class TutorOutput:
     boxes: NDArray[np.float32]
     labels: NDArray[np.uint8]
     scores: NDArray[np.float32]
-    label_map: NDArray[np.uint8] | NDArray[np.uint16]
+    index_map: NDArray[np.uint8] | NDArray[np.uint16]
     palette: NDArray[np.float32]
     instances: InstanceMasks | None = None
     dropped: NDArray[np.uint32] | None = None
 
     @property
+    def detections(self) -> Detections:
+        """The detection tutor's boxes."""
+        return Detections(self.boxes, self.labels, self.scores)
+
+    @property
     def height(self) -> int:
         """Rows of the image, in pixels."""
-        return int(self.label_map.shape[0])
+        return int(self.index_map.shape[0])
 
     @property
     def width(self) -> int:
         """Columns of the image, in pixels."""
-        return int(self.label_map.shape[1])
+        return int(self.index_map.shape[1])
 
     def label_vectors(self) -> NDArray[np.float32]:
         """The dense form, (H, W, 21) float32: 15.75 MB for a 500 x 375 image."""
-        return self.palette[self.label_map]
+        return self.palette[self.index_map]
 
     def equals(self, other: TutorOutput) -> bool:
-        """Whether both say the same, bit for bit (the index type of ``label_map`` aside)."""
+        """Whether both say the same, bit for bit (the index type of ``index_map`` aside)."""
         return (
             self.image_id == other.image_id
-            and np.array_equal(self.label_map, other.label_map)
+            and np.array_equal(self.index_map, other.index_map)
             and _same_bits(self.palette, other.palette)
             and _same_bits(self.boxes, other.boxes)
             and _same_bits(self.labels, other.labels)

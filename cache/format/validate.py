@@ -82,7 +82,7 @@ def _first(boxes: NDArray[Any], bad: np.bool_ | NDArray[np.bool_]) -> str:
 
 
 def _check_label_map(output: TutorOutput, entry: ImageEntry) -> None:
-    palette, label_map = output.palette, output.label_map
+    palette, index_map = output.palette, output.index_map
     k = len(palette)
     _check_array("palette", palette, "float32", (k, NUM_CLASSES))
     if not 1 <= k <= MAX_PALETTE:
@@ -91,17 +91,17 @@ def _check_label_map(output: TutorOutput, entry: ImageEntry) -> None:
         raise ValueError("expected row 0 of the palette to be all zero")
     if not np.isfinite(palette).all():
         raise ValueError("expected a finite palette, got infinity or NaN")
-    if label_map.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"expected a label map of type uint8 or uint16, got {label_map.dtype}")
-    if label_map.shape != (entry.height, entry.width):
+    if index_map.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"expected a label map of type uint8 or uint16, got {index_map.dtype}")
+    if index_map.shape != (entry.height, entry.width):
         raise ValueError(
-            f"expected a label map of shape {(entry.height, entry.width)}, got {label_map.shape}"
+            f"expected a label map of shape {(entry.height, entry.width)}, got {index_map.shape}"
         )
-    if label_map.size == 0:
+    if index_map.size == 0:
         raise ValueError("expected an image of at least one pixel")
-    if int(label_map.max()) >= k:
+    if int(index_map.max()) >= k:
         raise ValueError(
-            f"expected indices below {k} (the palette's length), got {int(label_map.max())}"
+            f"expected indices below {k} (the palette's length), got {int(index_map.max())}"
         )
 
 

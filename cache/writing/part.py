@@ -69,7 +69,7 @@ def output_rows(output: TutorOutput, tables: Sequence[str]) -> dict[str, Rows]:
 
 def encode_image(output: TutorOutput, chunk_pixels: int, tables: Sequence[str]) -> EncodedImage:
     """A checked tutor output in the store's form."""
-    flat = output.label_map.reshape(-1)
+    flat = output.index_map.reshape(-1)
     wide = len(output.palette) > 256
     low = _encode_plane((flat & 255).astype(np.uint8), chunk_pixels)
     high = _encode_plane((flat >> 8).astype(np.uint8), chunk_pixels) if wide else ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdcli.cache.format.root import Root
+from kdcli.cache.reading.arrays import CacheArrays
 from kdcli.cache.reading.direct import MappedLabels
-from kdcli.cache.reading.store import Store
 from kdcli.cache.writing.part import (
     EncodedImage,
     Part,
@@ -27,13 +27,13 @@ def restore_parts(cache: Path, root: Root) -> dict[int, Part]:
     and so is to be done again.
     """
     try:
-        store = Store(cache)
+        arrays = CacheArrays(cache)
     except CacheError:
         return {}  # one of the tables that everything hangs on is damaged
     parts = {}
     for shard in range(root.shards):
         try:
-            part = _part_of(store, shard)
+            part = _part_of(arrays, shard)
         except CacheError:
             continue
         write_part(cache, shard, part)
@@ -42,29 +42,29 @@ def restore_parts(cache: Path, root: Root) -> dict[int, Part]:
     return parts
 
 
-def _part_of(store: Store, shard: int) -> Part:
-    root = store.root
+def _part_of(arrays: CacheArrays, shard: int) -> Part:
+    root = arrays.root
     files = {}
     for spec in label_specs(root):
         name = spec.file(shard)
         if name in root.files:
-            if not file_intact(store.path / name, *root.files[name]):
-                raise CacheError(f"{store.path / name}: damaged")
+            if not file_intact(arrays.path / name, *root.files[name]):
+                raise CacheError(f"{arrays.path / name}: damaged")
             files[name] = root.files[name]
     first = shard * root.images_per_shard
     stop = min(first + root.images_per_shard, root.images)
-    return build_part([_encoded(store, i) for i in range(first, stop)], files)
+    return build_part([_encoded(arrays, i) for i in range(first, stop)], files)
 
 
-def _encoded(store: Store, image: int) -> EncodedImage:
-    name = store.ids[image]
-    if name in store.root.failed:
-        return failed_image(store.root.failed[name], tuple(store.tables))
-    tables = {table: content.rows(image) for table, content in store.tables.items()}
-    if not isinstance(store.labels, MappedLabels):
-        raise CacheError(f"{store.path}: written by another program; its label maps stay unread")
-    height, width = store.sizes[image].tolist()
-    wide = store.is_wide(image)
-    chunks = store.labels.chunks(image, height * width, wide)
+def _encoded(arrays: CacheArrays, image: int) -> EncodedImage:
+    name = arrays.ids[image]
+    if name in arrays.root.failed:
+        return failed_image(arrays.root.failed[name], tuple(arrays.tables))
+    tables = {table: content.rows(image) for table, content in arrays.tables.items()}
+    if not isinstance(arrays.labels, MappedLabels):
+        raise CacheError(f"{arrays.path}: written by another program; its label maps stay unread")
+    height, width = arrays.sizes[image].tolist()
+    wide = arrays.is_wide(image)
+    chunks = arrays.labels.chunks(image, height * width, wide)
     half = len(chunks) // 2 if wide else len(chunks)
     return EncodedImage(tables, chunks[:half], chunks[half:])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import ConfigError
 from kdcli.student.model.config import ModelConfig
 
 Source = Literal["gt", "tutor", "share", "fill-in", "combination"]
@@ -19,7 +19,7 @@ TargetForm = Literal["softmax", "background", "complement", "remainder", "hard"]
 
 def _expect(condition: bool, setting: str, expected: str, got: object) -> None:
     if not condition:
-        raise StudentError(f"Expected {setting} to be {expected}, got {got}")
+        raise ConfigError(f"Expected {setting} to be {expected}, got {got}")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ TASKS = ("detection", "segmentation")
 class ImageTargets:
     """The weights of one image's losses; 0 where it does not learn from that side.
 
-    ``PARTS`` names the weights in the order of a batch's table.
+    ``TERMS`` names the weights in the order of a batch's table.
     """
 
     image_id: str
@@ -32,7 +32,7 @@ class ImageTargets:
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
-        """The four weights in the order of ``PARTS``."""
+        """The four weights in the order of ``TERMS``."""
         return (
             self.detection_gt,
             self.detection_tutor,
@@ -41,7 +41,7 @@ class ImageTargets:
         )
 
 
-PARTS: tuple[str, ...] = tuple(field.name for field in fields(ImageTargets)[1:])
+TERMS: tuple[str, ...] = tuple(field.name for field in fields(ImageTargets)[1:])
 
 
 def assign_targets(
@@ -111,14 +111,14 @@ def to_csv(rows: Sequence[ImageTargets]) -> str:
     """Return the assignment as CSV: image id, and one weight per task and teacher."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", *PARTS])
+    writer.writerow(["image_id", *TERMS])
     writer.writerows([row.image_id, *(f"{weight:g}" for weight in row.weights)] for row in rows)
     return text.getvalue()
 
 
 def counts(rows: Sequence[ImageTargets]) -> dict[str, int]:
     """Return how many images learn each part, and how many learn nothing at all (``nothing``)."""
-    result = {part: sum(getattr(row, part) > 0 for row in rows) for part in PARTS}
+    result = {part: sum(getattr(row, part) > 0 for row in rows) for part in TERMS}
     result["nothing"] = sum(not any(row.weights) for row in rows)
     return result
 

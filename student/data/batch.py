@@ -10,41 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdcli.student.data.assignment import PARTS
+from kdcli.cache.format.record import InstanceMasks
+from kdcli.common.detections import Detections
+from kdcli.student.data.assignment import TERMS
 from kdcli.student.data.geometry import FloatArray, UInt8Array
 
 PADDING = -1
 """In an index map: the pixel lies beyond the image, and teaches nothing."""
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """Boxes of one sample: (n, 4) x1 y1 x2 y2 relative to the sample, labels and confidences."""
-
-    boxes: FloatArray
-    labels: npt.NDArray[np.int64]
-    scores: FloatArray
-
-    @classmethod
-    def none(cls) -> Boxes:
-        """Return no boxes."""
-        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
-
-
-@dataclass(frozen=True)
-class Instances:
-    """Masks (n, 28, 28) uint8, probability times 255, over the boxes of ``found``.
-
-    The boxes reach outside the sample where the crop cut them; masks are mirrored with it.
-    """
-
-    masks: UInt8Array
-    found: Boxes
-
-    @classmethod
-    def none(cls) -> Instances:
-        """Return no instances."""
-        return cls(np.zeros((0, 28, 28), np.uint8), Boxes.none())
 
 
 @dataclass(frozen=True)
@@ -54,24 +26,25 @@ class Sample:
     Attributes:
         image_id: Which image.
         image: (S, S, 3) uint8 RGB.
-        gt: Ground truth boxes, all of confidence 1.
+        gt: Ground truth boxes, all of score 1; these and the other boxes relative to the sample.
         tutor: The detection tutor's boxes.
         confirming: Boxes that may confirm what the segmentation tutor says, reaching outside the
             sample where the crop cut them; None if there is nobody to ask.
-        instances: The segmentation tutor's own masks, for soft targets.
+        instances: The segmentation tutor's own masks, for soft targets: mirrored with the sample,
+            their boxes reaching outside it where the crop cut them.
         mask: (s, s) uint8 class ids, 255 where nothing is to be learned.
         index_map: (s, s) whole numbers, the row of ``palette`` for each pixel, or `PADDING`.
         palette: (k, 21) float32 label vectors.
-        weights: (4,) float32, of the losses in the order of ``PARTS``.
+        weights: (4,) float32, of the losses in the order of ``TERMS``.
         jitter: (5,) float32, see ``draw_color_jitter``.
     """
 
     image_id: str
     image: UInt8Array
-    gt: Boxes
-    tutor: Boxes
-    confirming: Boxes | None
-    instances: Instances
+    gt: Detections
+    tutor: Detections
+    confirming: Detections | None
+    instances: InstanceMasks
     mask: UInt8Array
     index_map: npt.NDArray[np.generic]
     palette: FloatArray
@@ -119,9 +92,9 @@ class Batch:
         masks: (B, s, s) uint8.
         index_maps: (B, s, s) int32, rows of the palettes or `PADDING`.
         palettes: (B, K, 21) float32, padded with zeros.
-        weights: (B, 4) float32 in the order of ``PARTS``.
+        weights: (B, 4) float32 in the order of ``TERMS``.
         jitter: (B, 5) float32; stays on the host (see ``jitter.distort``).
-        shares: For each part, the share of the batch's images that learn it.
+        fractions: Of each of ``TERMS``, the fraction of the batch's images that learn it.
     """
 
     image_ids: tuple[str, ...]
@@ -136,7 +109,7 @@ class Batch:
     palettes: Tensor
     weights: Tensor
     jitter: Tensor
-    shares: dict[str, float]
+    fractions: dict[str, float]
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -181,7 +154,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         images=images.permute(0, 3, 1, 2),
         gt=_pad([sample.gt for sample in samples]),
         tutor=_pad([sample.tutor for sample in samples]),
-        confirming=_pad([sample.confirming or Boxes.none() for sample in samples]),
+        confirming=_pad([sample.confirming or Detections.none() for sample in samples]),
         confirmable=torch.tensor([sample.confirming is not None for sample in samples]),
         instances=_pad_instances([sample.instances for sample in samples]),
         masks=torch.from_numpy(np.stack([sample.mask for sample in samples])),
@@ -189,11 +162,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         palettes=torch.from_numpy(palettes),
         weights=torch.from_numpy(weights),
         jitter=torch.from_numpy(np.stack([sample.jitter for sample in samples])),
-        shares=dict(zip(PARTS, (weights > 0).mean(axis=0).tolist(), strict=True)),
+        fractions=dict(zip(TERMS, (weights > 0).mean(axis=0).tolist(), strict=True)),
     )
 
 
-def _pad(samples: Sequence[Boxes]) -> BoxTable:
+def _pad(samples: Sequence[Detections]) -> BoxTable:
     longest = max(len(sample.labels) for sample in samples)
     boxes = np.zeros((len(samples), longest, 4), np.float32)
     labels = np.zeros((len(samples), longest), np.int64)
@@ -206,8 +179,8 @@ def _pad(samples: Sequence[Boxes]) -> BoxTable:
     return BoxTable(*(torch.from_numpy(array) for array in (boxes, labels, scores)))
 
 
-def _pad_instances(samples: Sequence[Instances]) -> InstanceTable:
-    found = _pad([sample.found for sample in samples])
+def _pad_instances(samples: Sequence[InstanceMasks]) -> InstanceTable:
+    found = _pad(samples)
     masks = np.zeros((*found.labels.shape, 28, 28), np.uint8)
     for row, sample in zip(masks, samples, strict=True):
         row[: len(sample.masks)] = sample.masks

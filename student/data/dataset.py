@@ -13,14 +13,15 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kdcli.cache.format.record import Boxes as TutorBoxes
+from kdcli.cache.format.record import InstanceMasks
 from kdcli.cache.reader import TutorCache
+from kdcli.common.detections import Detections
 from kdcli.common.distributed import rank, ranks
 from kdcli.common.workers import worker_options
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.assignment import ImageTargets, on_this_visit
 from kdcli.student.data.augmentation import draw_transform
-from kdcli.student.data.batch import PADDING, Batch, Boxes, Instances, Sample, collate
+from kdcli.student.data.batch import PADDING, Batch, Sample, collate
 from kdcli.student.data.color_jitter import draw_color_jitter
 from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
 from kdcli.student.data.ground_truth import GroundTruth
@@ -122,20 +123,20 @@ class StudentDataset(Dataset[Sample]):
         )
         return sample, photograph, transform
 
-    def _gt_boxes(self, row: ImageTargets) -> Boxes:
+    def _gt_boxes(self, row: ImageTargets) -> Detections:
         if not row.detection_gt:
-            return Boxes.none()
+            return Detections.none()
         boxes, labels = self.truth.of(row.image_id)
-        return Boxes(boxes, labels, np.ones(len(labels), np.float32))
+        return Detections(boxes, labels, np.ones(len(labels), np.float32))
 
-    def _tutor_boxes(self, row: ImageTargets) -> Boxes:
+    def _tutor_boxes(self, row: ImageTargets) -> Detections:
         if not row.detection_tutor or self.cache is None:
-            return Boxes.none()
+            return Detections.none()
         targets = self.config.targets.detection
         found = self.cache.boxes(row.image_id)
-        return _chosen(found, found.scores >= targets.threshold)
+        return found.take(found.scores >= targets.threshold)
 
-    def _confirming(self, row: ImageTargets, transform: Transform) -> Boxes | None:
+    def _confirming(self, row: ImageTargets, transform: Transform) -> Detections | None:
         """Boxes to check the segmentation tutor with; None where there are none to be had."""
         targets = self.config.targets.segmentation
         if not row.segmentation_tutor or targets.confirm == "none":
@@ -144,23 +145,22 @@ class StudentDataset(Dataset[Sample]):
             if self.cache is None:
                 return None
             found = self.cache.boxes(row.image_id)
-            boxes = _chosen(found, found.scores >= targets.confirm_threshold)
+            boxes = found.take(found.scores >= targets.confirm_threshold)
         elif row.detection_gt:
             boxes = self._gt_boxes(row)
         else:
             return None
         return replace(boxes, boxes=transform.relative(boxes.boxes).astype(np.float32))
 
-    def _instances(self, row: ImageTargets, transform: Transform) -> Instances:
+    def _instances(self, row: ImageTargets, transform: Transform) -> InstanceMasks:
         soft = self.config.targets.segmentation.masks == "soft"
         kept = self.cache.instances(row.image_id) if soft and self.cache is not None else None
         if kept is None or not row.segmentation_tutor:
-            return Instances.none()
+            return InstanceMasks.none()
         relative = transform.relative(kept.boxes).astype(np.float32)
         seen = np.all((relative[:, 2:] > 0) & (relative[:, :2] < 1), axis=1)
-        masks = kept.masks[seen]
-        found = Boxes(relative[seen], kept.labels[seen].astype(np.int64), kept.scores[seen])
-        return Instances(masks[:, :, ::-1] if transform.flip else masks, found)
+        masks = kept.masks[:, :, ::-1] if transform.flip else kept.masks
+        return replace(kept, boxes=relative, masks=masks).take(seen)
 
     def _mask(self, row: ImageTargets, transform: Transform) -> UInt8Array:
         side = self.map_side
@@ -178,8 +178,8 @@ class StudentDataset(Dataset[Sample]):
         if not row.segmentation_tutor or self.cache is None:
             empty = np.zeros((1, self.config.model.num_classes), np.float32)
             return np.zeros((side, side), np.uint8), empty
-        label_map = self.cache.label_map(row.image_id)
-        index_map = transform.map(label_map, side, fill=PADDING)
+        whole = self.cache.index_map(row.image_id)
+        index_map = transform.map(whole, side, fill=PADDING)
         return compact(index_map, self.cache.palette(row.image_id))
 
 
@@ -198,21 +198,16 @@ def compact(
     return rows.astype(np.int32), palette[used[1:]]
 
 
-def _chosen(found: TutorBoxes, keep: npt.NDArray[np.bool_]) -> Boxes:
-    labels = found.labels[keep].astype(np.int64)
-    return Boxes(found.boxes[keep], labels, found.scores[keep])
-
-
 def _transformed(
-    gt: Boxes, tutor: Boxes, transform: Transform, min_size: float
-) -> tuple[Boxes, Boxes]:
+    gt: Detections, tutor: Detections, transform: Transform, min_size: float
+) -> tuple[Detections, Detections]:
     """Transform both in one go: numpy's price is by the call."""
     boxes, keep = transform.boxes(np.concatenate([gt.boxes, tutor.boxes]), min_size)
     known, said = keep[: len(gt.labels)], keep[len(gt.labels) :]
     kept = int(known.sum())
     return (
-        Boxes(boxes[:kept], gt.labels[known], gt.scores[known]),
-        Boxes(boxes[kept:], tutor.labels[said], tutor.scores[said]),
+        Detections(boxes[:kept], gt.labels[known], gt.scores[known]),
+        Detections(boxes[kept:], tutor.labels[said], tutor.scores[said]),
     )
 
 
@@ -245,23 +240,23 @@ class Schedule(Sampler[list[Draw]]):
         return np.random.default_rng([self.seed, epoch]).permutation(self.images)
 
 
-class Share(Sampler[list[Draw]]):
-    """One process' share of every step: of each of the step's ``parts``, an equal slice."""
+class RankSampler(Sampler[list[Draw]]):
+    """One process' share of every step: of each of the step's ``micro_batches``, an equal slice."""
 
-    def __init__(self, schedule: Schedule, parts: int, rank: int, ranks: int) -> None:
+    def __init__(self, schedule: Schedule, micro_batches: int, rank: int, ranks: int) -> None:
         self.schedule = schedule
-        self.parts = parts
+        self.micro_batches = micro_batches
         self.rank = rank
         self.ranks = ranks
 
     def __len__(self) -> int:
-        return len(self.schedule) * self.parts
+        return len(self.schedule) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        size = self.schedule.batch_size // (self.parts * self.ranks)
+        size = self.schedule.batch_size // (self.micro_batches * self.ranks)
         for draws in self.schedule:
-            for part in range(self.parts):
-                begin = (part * self.ranks + self.rank) * size
+            for index in range(self.micro_batches):
+                begin = (index * self.ranks + self.rank) * size
                 yield draws[begin : begin + size]
 
 
@@ -275,7 +270,7 @@ def make_loader(dataset: StudentDataset, start: int, device: torch.device) -> Da
     schedule = Schedule(len(dataset), optim.batch_size, config.seed, start, optim.steps)
     return DataLoader(
         cast("Dataset[Batch]", dataset),  # what the loader yields, collate made of its samples
-        batch_sampler=Share(schedule, optim.accumulate, rank(), ranks()),
+        batch_sampler=RankSampler(schedule, optim.accumulate, rank(), ranks()),
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         **worker_options(config.runtime.workers),

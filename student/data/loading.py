@@ -18,8 +18,8 @@ class Step:
     waited: float
 
 
-def steps(loader: Iterable[Batch], parts: int) -> Iterator[Step]:
-    """Yield the steps, each of ``parts`` batches.
+def steps(loader: Iterable[Batch], micro_batches: int) -> Iterator[Step]:
+    """Yield the steps, each of ``micro_batches`` batches.
 
     Raises:
         KdcliError: A sample could not be made, or a worker is gone.
@@ -27,7 +27,7 @@ def steps(loader: Iterable[Batch], parts: int) -> Iterator[Step]:
     iterator = read_batches(loader, "runtime.workers")
     while True:
         started = time.perf_counter()
-        batches = [next(iterator, None) for _ in range(parts)]
+        batches = [next(iterator, None) for _ in range(micro_batches)]
         waited = time.perf_counter() - started
         found = [batch for batch in batches if batch is not None]
         if not found:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdcli.common.detections import Detections
 from kdcli.common.device import pick_device
 from kdcli.common.distributed import objects_of_ranks, rank, ranks
 from kdcli.common.errors import StudentError
@@ -24,7 +25,6 @@ from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     ConfusionMatrix,
     DetectionResult,
-    Detections,
     Metric,
     SegmentationResult,
     evaluate_detections,
@@ -180,7 +180,7 @@ def evaluate_model(
         mask = devkit.mask(prediction.image_id, folder)
         if mask is not None:
             masks += 1
-            confusion.update(prediction.label_map, mask)
+            confusion.update(prediction.class_map, mask)
     found, confusion, masks = _gathered(found, confusion, masks)
     ordered = {image_id: found[image_id] for image_id in image_ids}
     detection = evaluate_detections(ordered, annotations, metric=metric)

@@ -69,12 +69,12 @@ def beside_ground_truth(
             image,
             None if annotation is None else annotation.boxes,
             None if annotation is None else annotation.labels,
-            label_map=devkit.mask(name, folder),
+            class_map=devkit.mask(name, folder),
             scale=scale,
         )
         said = overlay(
             image, found.boxes[drawn], found.labels[drawn], found.scores[drawn],
-            prediction.label_map, scale=scale,
+            prediction.class_map, scale=scale,
         )  # fmt: skip
         pictures[name] = np.concatenate([true, said], axis=1)
     return pictures

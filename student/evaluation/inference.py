@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kdcli.common.detections import Detections
 from kdcli.common.errors import DevkitError
 from kdcli.common.workers import read_batches, worker_options
 from kdcli.student.config.schema import RunConfig
@@ -20,7 +21,6 @@ from kdcli.student.model.blitznet import BlitzNet, normalise
 from kdcli.student.model.decode import DetectionLimits, detect, segment
 from kdcli.voc.images import is_jpeg, read_picture
 from kdcli.voc.jpeg import Photograph
-from kdcli.voc.metrics import Detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +30,12 @@ class Prediction:
     Attributes:
         image_id: Its name.
         detections: Boxes in pixels of the original image, the most confident first.
-        label_map: (H, W) uint8 class ids, 0 background.
+        class_map: (H, W) uint8 class ids, 0 background.
     """
 
     image_id: str
     detections: Detections
-    label_map: UInt8Array
+    class_map: UInt8Array
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,12 @@ class _Photographs(Dataset[_Sample]):
             size = photograph.height, photograph.width
             transform = Transform.whole(*size, self.side)
             return transform.image(photograph.decode(transform.reduction)), size
-        image = read_picture(path)
-        height, width = image.shape[:2]
-        return Transform.whole(height, width, self.side).image(image), (height, width)
+        return _resized(read_picture(path), self.side)
+
+
+def _resized(image: UInt8Array, side: int) -> tuple[UInt8Array, tuple[int, int]]:
+    height, width = image.shape[:2]
+    return Transform.whole(height, width, side).image(image), (height, width)
 
 
 def infer(
@@ -144,6 +147,38 @@ def infer(
         model.train(was_training)
 
 
+def infer_arrays(
+    model: BlitzNet, images: Sequence[UInt8Array], settings: InferenceSettings
+) -> list[Prediction]:
+    """Return the predictions of images that are there already, as `infer` does of files.
+
+    Args:
+        model: The network.
+        images: (H, W, 3) uint8 RGB each, of any sizes.
+        settings: How; ``workers`` play no part.
+
+    Raises:
+        ValueError: An image of another shape or type.
+    """
+    side, found = model.config.input_size, []
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(
+                f"expected images (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}"
+            )
+    was_training = model.training
+    model.eval()
+    try:
+        for first in range(0, len(images), settings.batch_size):
+            some = images[first : first + settings.batch_size]
+            samples = [_resized(image, side) for image in some]
+            names = [str(first + n) for n in range(len(some))]
+            found += _predict(model, _collate(samples), names, settings)
+    finally:
+        model.train(was_training)
+    return found
+
+
 def _readable(
     inputs: _Inputs, names: Iterator[str], failed: MutableMapping[str, str] | None
 ) -> list[str]:
@@ -169,15 +204,7 @@ def _predict(
         output = model(images)
     found = detect(output, model.anchors, inputs.sizes, settings.limits)
     return [
-        Prediction(
-            name,
-            Detections(
-                boxes=detections.boxes.cpu().numpy(),
-                labels=detections.labels.cpu().numpy(),
-                scores=detections.scores.cpu().numpy(),
-            ),
-            segment(logits, size).cpu().numpy(),
-        )
+        Prediction(name, detections, segment(logits, size).cpu().numpy())
         for name, detections, logits, size in zip(
             names, found, output.segmentation, inputs.sizes, strict=True
         )

@@ -136,13 +136,13 @@ def write_prediction(
         boxes=found.boxes[drawn],
         labels=found.labels[drawn],
         scores=found.scores[drawn],
-        label_map=prediction.label_map,
+        class_map=prediction.class_map,
     )
     with atomic_file(files.overlay) as file:
         Image.fromarray(picture).save(file, "PNG")
     with atomic_file(files.mask) as file:
-        write_mask(file, prediction.label_map)
-    height, width = prediction.label_map.shape
+        write_mask(file, prediction.class_map)
+    height, width = prediction.class_map.shape
     boxes = [
         {
             "class": CLASSES[label],

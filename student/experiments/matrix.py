@@ -13,7 +13,7 @@ A results folder holds
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from typing import Any
 from kdcli.cache.format.fingerprint import canonical_json
 from kdcli.cache.format.vectors import READING
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import Changes, flatten
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import flatten, load_config
+from kdcli.student.config.toml import run_config
 from kdcli.student.data.plan import class_masks
 from kdcli.student.experiments.recipe import Cell, Recipe
 from kdcli.voc.devkit import Devkit
@@ -107,13 +108,12 @@ class Matrix:
     def config(self, recipe: Recipe, cell: Cell | None, seed: int) -> RunConfig:
         """Return the resolved configuration of a cell; without one, what all cells share."""
         source: Path | str = recipe.preset
-        budget = recipe.budget
+        budget: Mapping[str, Any] = recipe.budget
         if self.scale.config is not None:
-            source, budget = self.scale.config, ()
-        own = () if cell is None else cell.settings
-        return load_config(
-            source, (*budget, *recipe.settings, *self.scale.overrides, *own, f"seed={seed}")
-        )
+            source, budget = self.scale.config, {}
+        own: Mapping[str, Any] = {} if cell is None else cell.settings
+        changes: Changes = [budget, recipe.settings, *self.scale.overrides, own, {"seed": seed}]
+        return run_config(source, changes)
 
     def _list_digest(self, config: RunConfig) -> str:
         """SHA-256 of the training list's ids, and of which have boxes and masks."""

@@ -30,10 +30,9 @@ Settings are those of ``train-student --set``.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -53,14 +52,14 @@ class Cell:
 
     Attributes:
         label: Names it within the recipe.
-        settings: What it changes, as ``load_config`` takes overrides.
+        settings: What it changes, as ``run_config`` takes it.
         thesis: The thesis' numbers, 0..1, by metric; empty if there are none.
         baseline: Label of the cell to compare it with; empty for none.
         x: Of a figure, the place on its axis.
     """
 
     label: str
-    settings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
     thesis: Mapping[str, float] = field(default_factory=dict)
     baseline: str = ""
     x: float | None = None
@@ -95,8 +94,8 @@ class Recipe:
     note: str
     seeds: tuple[int, ...]
     preset: str
-    budget: tuple[str, ...]
-    settings: tuple[str, ...]
+    budget: Mapping[str, Any]
+    settings: Mapping[str, Any]
     cells: tuple[Cell, ...]
     text: str = field(repr=False)
 
@@ -170,8 +169,8 @@ def parse_recipe(text: str, where: str) -> Recipe:
         note=table.take("note", str, ""),
         seeds=tuple(table.take("seeds", list, [1, 2, 3])),
         preset=scale.take("preset", str, "blitznet300-x4"),
-        budget=overrides(scale.rest),
-        settings=overrides(table.take("settings", dict, {})),
+        budget=dict(scale.rest),
+        settings=table.take("settings", dict, {}),
         cells=tuple(
             _cell(_Table(cell, f"cell {number} of {where}"))
             for number, cell in enumerate(table.take("cells", list), start=1)
@@ -181,24 +180,6 @@ def parse_recipe(text: str, where: str) -> Recipe:
     table.finish()
     _check(recipe, where)
     return recipe
-
-
-def overrides(table: Mapping[str, Any], prefix: str = "") -> tuple[str, ...]:
-    """Return nested tables as the settings ``a.b=value`` that ``load_config`` takes.
-
-    >>> overrides({"optim": {"lr": 0.1}, "seed": 2})
-    ('optim.lr=0.1', 'seed=2')
-    """
-
-    def lines(table: Mapping[str, Any], prefix: str) -> Iterator[str]:
-        for key, value in table.items():
-            if isinstance(value, Mapping):
-                yield from lines(value, f"{prefix}{key}.")
-            else:
-                # JSON's strings, numbers, booleans and arrays are TOML's, too.
-                yield f"{prefix}{key}={json.dumps(value, ensure_ascii=False, default=str)}"
-
-    return tuple(lines(table, prefix))
 
 
 class _Table:
@@ -230,7 +211,7 @@ def _cell(table: _Table) -> Cell:
     thesis = _Table(table.take("thesis", dict, {}), f"thesis in {table.where}")
     cell = Cell(
         label=table.take("label", str),
-        settings=overrides(table.take("settings", dict, {})),
+        settings=table.take("settings", dict, {}),
         thesis={name: thesis.take(name, float) for name in METRICS if name in thesis.rest},
         baseline=table.take("baseline", str, ""),
         x=table.take("x", float, None),

@@ -22,7 +22,7 @@ from kdcli.student.evaluation.evaluate import evaluate_student, evaluation_path
 from kdcli.student.evaluation.predict import predict
 from kdcli.student.experiments.matrix import RUN, Job, cell_folder, changed_settings
 from kdcli.student.experiments.record import waiting_lock
-from kdcli.student.runs.directory import CONFIG, locked, run_config
+from kdcli.student.runs.directory import CONFIG, locked, recorded_config
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit, mask_folder
 from kdcli.voc.metrics.detection import percent
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Share:
+class Worker:
     """This process among those that share the work.
 
     Attributes:
@@ -67,7 +67,7 @@ class Share:
     local: int | None = None
 
     @classmethod
-    def of_torchrun(cls) -> Share:
+    def of_torchrun(cls) -> Worker:
         """Return this process' share below ``torchrun``, and leave the group that it set up.
 
         Each process trains runs of its own; nothing may take them for one distributed training.
@@ -101,7 +101,7 @@ class Runner:
         devkit: Photographs and ground truth.
         cache: What the tutors said, if anything is learned from them.
         list_name: The list to evaluate on.
-        share: This process among several.
+        worker: This process among several.
         progress: Shows progress.
     """
 
@@ -109,7 +109,7 @@ class Runner:
     devkit: Devkit
     cache: TutorCache | None
     list_name: str
-    share: Share = Share()
+    worker: Worker = Worker()
     progress: Progress = no_progress
 
     def run(self, jobs: Sequence[Job], tell: Callable[[str], None]) -> list[Outcome]:
@@ -124,7 +124,7 @@ class Runner:
         """
         self._write_truth()
         outcomes = []
-        for number, job in enumerate(self.share.order(jobs), start=1):
+        for number, job in enumerate(self.worker.order(jobs), start=1):
             tell(f"[{number}/{len(jobs)}] {job.title}")
             outcome = self._run_one(job)
             tell(f"[{number}/{len(jobs)}] {job.title}: {outcome.state}, {outcome.message}")
@@ -153,7 +153,7 @@ class Runner:
         return Outcome(job, "failed", message)
 
     def _train(self, job: Job, folder: Path) -> None:
-        device = self.share.device(job.config.runtime.device)
+        device = self.worker.device(job.config.runtime.device)
         config = replace(job.config, runtime=replace(job.config.runtime, device=device))
         run = folder / RUN
         train(config, self.devkit, self.cache, run, progress=self.progress)
@@ -171,7 +171,7 @@ class Runner:
         """Keep the ground truth of the sample images, so that the report needs no devkit."""
         folder = self.out / SAMPLES
         # The processes that share the work are kept apart by locks: here it is seen to.
-        with waiting_lock(folder / "truth", needed=self.share.world > 1):
+        with waiting_lock(folder / "truth", needed=self.worker.world > 1):
             for image_id in self._sample_ids():
                 path, known = folder / f"{image_id}.png", self.devkit.annotation(image_id)
                 if path.is_file():
@@ -180,7 +180,7 @@ class Runner:
                     self.devkit.read_image(image_id),
                     boxes=None if known is None else known.boxes,
                     labels=None if known is None else known.labels,
-                    label_map=self.devkit.mask(image_id, mask_folder(self.list_name)),
+                    class_map=self.devkit.mask(image_id, mask_folder(self.list_name)),
                 )
                 with atomic_file(path) as file:
                     Image.fromarray(picture).save(file, "PNG")
@@ -195,7 +195,7 @@ def finished_scores(folder: Path, job: Job, list_name: str) -> str | None:
     result: dict[str, Any] = read_json(evaluation)
     if result["step"] != job.config.optim.steps:
         return None
-    if changed_settings(run_config(run)) != changed_settings(job.config):
+    if changed_settings(recorded_config(run)) != changed_settings(job.config):
         return None  # train() will say what differs
     segmentation = result["segmentation"] or {"miou": None}
     return f"mAP {percent(result['detection']['map'])}, mIoU {percent(segmentation['miou'])}"

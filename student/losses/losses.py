@@ -51,7 +51,7 @@ def detection_loss(
     labels, factor = matches.labels, matches.scores
     if logits.shape[:2] != labels.shape or offsets.shape[:2] != labels.shape:
         got = (tuple(logits.shape[:2]), tuple(offsets.shape[:2]))
-        raise ValueError(f"Expected scores and offsets of {tuple(labels.shape)}, got {got}")
+        raise ValueError(f"Expected logits and offsets of {tuple(labels.shape)}, got {got}")
     positive, negative = labels > 0, labels == 0
     if weights is not None:
         taking_part = (weights > 0)[:, None]

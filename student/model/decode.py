@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdcli.common.detections import Detections
 from kdcli.student.model.anchors import decode_boxes
 from kdcli.student.model.blitznet import BlitzNetOutput
 from kdcli.student.model.blocks import resize_bilinear
@@ -30,29 +31,14 @@ class DetectionLimits:
     per_image: int = 200
 
 
-@dataclass(frozen=True)
-class ImageDetections:
-    """Boxes found in one image, the most confident first.
-
-    Attributes:
-        boxes: (n, 4) float32 x1 y1 x2 y2, continuous pixels of the original image, clipped to it.
-        labels: (n,) int64 classes from 1.
-        scores: (n,) float32 probabilities.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    scores: Tensor
-
-
 @torch.no_grad()
 def detect(
     output: BlitzNetOutput,
     anchors: Tensor,
     sizes: Sequence[tuple[int, int]],
     limits: DetectionLimits | None = None,
-) -> list[ImageDetections]:
-    """Detections of a batch, computed on the device of the output.
+) -> list[Detections]:
+    """Detections of a batch, the most confident first, computed on the device of the output.
 
     Args:
         output: what the network said of B images, each resized as a whole to the input square.
@@ -70,7 +56,7 @@ def detect(
 
 def _detect_one(
     probabilities: Tensor, boxes: Tensor, size: tuple[int, int], limits: DetectionLimits
-) -> ImageDetections:
+) -> Detections:
     """(C, A) probabilities without the background and (A, 4) relative boxes -> detections."""
     # Here, as it brings in half a compiler: more than a second that most programs need not wait.
     from torchvision.ops import batched_nms
@@ -82,7 +68,8 @@ def _detect_one(
     kept = kept[_rank_in_class(index[kept]) < limits.after_nms][: limits.per_image]
     height, width = size
     scale = boxes.new_tensor([width, height, width, height])
-    return ImageDetections(candidates[kept] * scale, index[kept] + 1, scores[kept])
+    found = candidates[kept] * scale, index[kept] + 1, scores[kept]
+    return Detections(*(tensor.cpu().numpy() for tensor in found))
 
 
 def _rank_in_class(labels: Tensor) -> Tensor:

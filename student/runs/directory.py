@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 
+from kdcli.common.config import flatten, to_toml
 from kdcli.common.errors import StudentError
 from kdcli.common.files import TEMPORARY, read_json, write_json, write_text
 from kdcli.common.lock import Lock
 from kdcli.common.versions import package_versions
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import flatten, load_config, to_toml
+from kdcli.student.config.toml import run_config
 
 CONFIG = "config.toml"
 TARGETS = "targets.csv"
@@ -90,12 +91,12 @@ def record_start(out: Path, step: int, device: torch.device, **more: object) -> 
     write_json(out / RECORD, record)
 
 
-def run_config(run: Path) -> RunConfig:
+def recorded_config(run: Path) -> RunConfig:
     """Return the configuration a run was trained with."""
     path = run / CONFIG
     if not path.is_file():
         raise StudentError(f"{run} is no run of this program: it has no {CONFIG}")
-    return load_config(path)
+    return run_config(path)
 
 
 def git_state() -> dict[str, Any] | None:
@@ -117,7 +118,7 @@ def git_state() -> dict[str, Any] | None:
 
 def check_same(out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any]) -> None:
     """Raise StudentError if the run in ``out`` differs from this one; see `prepare_run`."""
-    before, now = flatten(run_config(out)), flatten(config)
+    before, now = flatten(recorded_config(out)), flatten(config)
     differences = [
         f"  {key}: {before[key]!r} in the run, {now[key]!r} asked for"
         for key in now

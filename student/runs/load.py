@@ -11,7 +11,7 @@ from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.checkpoint import LAST, checkpoint_path, load_checkpoint
-from kdcli.student.runs.directory import run_config
+from kdcli.student.runs.directory import recorded_config
 
 
 class LoadedRun(NamedTuple):
@@ -28,7 +28,7 @@ def load_run(run: Path, *, checkpoint: str = LAST, device: torch.device | str = 
     Raises:
         StudentError: No such run or checkpoint.
     """
-    config = run_config(run)
+    config = recorded_config(run)
     path = checkpoint_path(run, checkpoint)
     state = load_checkpoint(path)
     model = BlitzNet(config.model).to(device)

@@ -42,8 +42,8 @@ def _draw(path: Path, lines: Sequence[Mapping[str, Any]], title: str) -> Path:
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2)
-    for ax, (heading, parts) in zip(axes[0], PANELS, strict=True):
-        _draw_losses(ax, lines, heading, parts)
+    for ax, (heading, terms) in zip(axes[0], PANELS, strict=True):
+        _draw_losses(ax, lines, heading, terms)
     _draw_rate(axes[1][0], lines)
     _draw_evaluations(axes[1][1], lines)
     for ax in axes.flat:
@@ -63,13 +63,13 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
 
 
 def _draw_losses(
-    ax: Axes, lines: Sequence[Mapping[str, Any]], heading: str, parts: Sequence[str]
+    ax: Axes, lines: Sequence[Mapping[str, Any]], heading: str, terms: Sequence[str]
 ) -> None:
-    for part in parts:
-        steps, values = curve(lines, f"loss/{part}")
+    for term in terms:
+        steps, values = curve(lines, f"loss/{term}")
         if steps:
-            label = part.replace("_gt", "").replace("_tutor", "").replace("/", ": ")
-            ax.plot(steps, values, _style(steps), color=COLOURS[_kind(part)], label=label)
+            label = term.replace("_gt", "").replace("_tutor", "").replace("/", ": ")
+            ax.plot(steps, values, _style(steps), color=COLOURS[_kind(term)], label=label)
     ax.set_title(heading)
     if ax.lines:
         ax.set_ylim(bottom=0)
@@ -103,8 +103,8 @@ def _draw_evaluations(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
         _say(ax, "none yet")
 
 
-def _kind(part: str) -> str:
-    return part.split("/")[1] if "/" in part else "segmentation"
+def _kind(term: str) -> str:
+    return term.split("/")[1] if "/" in term else "segmentation"
 
 
 def _style(steps: Sequence[int]) -> str:

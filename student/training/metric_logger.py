@@ -21,8 +21,8 @@ from kdcli.common.errors import StudentError
 from kdcli.common.files import append_text, explained, write_json, write_text
 from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.evaluation.evaluate import Evaluation
-from kdcli.student.losses.objective import LOSSES
 from kdcli.student.runs.directory import METRICS, TENSORBOARD
+from kdcli.student.training.step import LOSSES
 
 BAD_BATCH = "bad-batch.json"
 
@@ -77,12 +77,12 @@ class MetricLogger:
         step: int,
         image_ids: tuple[str, ...],
         total: Tensor,
-        parts: Mapping[str, Tensor],
+        terms: Mapping[str, Tensor],
         waited: float,
     ) -> None:
         """Remember one step's losses, and the seconds it waited for data."""
         absent = total.new_tensor(math.nan)
-        values = [total, *(parts.get(name, absent) for name in LOSSES)]
+        values = [total, *(terms.get(name, absent) for name in LOSSES)]
         self._pending.append((step, image_ids, torch.stack(values).detach()))
         self._images += len(image_ids)
         self._waited += waited

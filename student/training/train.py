@@ -134,9 +134,9 @@ class Loop:
         """Train on the batches of a step, and do what is due after it."""
         trainer, runtime = self.trainer, self.config.runtime
         with explained_shortage(self.config):
-            total, parts = trainer.update([batch.to(trainer.device) for batch in step.batches])
+            total, terms = trainer.update([batch.to(trainer.device) for batch in step.batches])
         ids = tuple(image_id for batch in step.batches for image_id in batch.image_ids)
-        self.logger.note(trainer.step, ids, total, parts, step.waited)
+        self.logger.note(trainer.step, ids, total, terms, step.waited)
         done = trainer.step == self.config.optim.steps
         evaluates = self.config.evaluation.every
         due = bool(evaluates) and (done or trainer.step % evaluates == 0)

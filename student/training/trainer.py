@@ -1,10 +1,9 @@
-"""The student while it learns: network, optimiser, and one training step."""
+"""The student while it learns: all that a checkpoint holds."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +16,24 @@ from kdcli.common.distributed import (
     objects_of_ranks,
     rank,
     ranks,
-    sum_over_ranks,
 )
 from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import OptimConfig, RunConfig
 from kdcli.student.data.batch import Batch
-from kdcli.student.data.color_jitter import distort
 from kdcli.student.losses.losses import parameter_groups
-from kdcli.student.losses.objective import objective
-from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.sync_norm import synchronise_batch_norms
 from kdcli.student.model.weights import load_trunk
 from kdcli.student.runs.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from kdcli.student.runs.directory import record_start
+from kdcli.student.training.step import LossModule, training_step
 
 SAMPLE_TRUNK = Path(__file__).parents[1] / "sample" / "tiny-trunk.pth"
 """Made by ``scripts/train_sample_trunk.py``."""
 
 
-class LossModule(nn.Module):
-    """From a batch to its loss, as one module: what ``DistributedDataParallel`` wraps.
-
-    With the loss outside, the outputs that no image of a batch learns would look used to it.
-    """
-
-    def __init__(self, network: nn.Module, anchors: Tensor, config: RunConfig) -> None:
-        super().__init__()
-        self.network = network
-        self.anchors = anchors
-        self.config = config
-        self.memory_format = (
-            torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        )
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and its parts without a gradient."""
-        images = normalise(distort(batch.images, batch.jitter))
-        images = images.contiguous(memory_format=self.memory_format)
-        bf16 = self.config.optim.bf16
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            output = self.network(images)
-        total, parts = objective(output, batch, self.anchors, self.config.targets)
-        return total, {name: part.detach() for name, part in parts.items()}
-
-
 class Trainer:
-    """Network, optimiser and step: all that a checkpoint holds, and the training step itself."""
+    """Network, optimiser and number of steps done."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -79,7 +50,7 @@ class Trainer:
     def start(
         cls, config: RunConfig, out: Path, device: torch.device, *, every_task: bool = False
     ) -> Trainer:
-        """Return a fresh learner, or the one of the run's last checkpoint.
+        """Return a fresh trainer, or the one of the run's last checkpoint.
 
         Args:
             config: Of the run.
@@ -106,26 +77,11 @@ class Trainer:
         return trainer
 
     def update(self, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Do one training step on this process' share of it, in ``optim.accumulate`` batches.
-
-        Returns:
-            The loss and its parts, means over the batches that have them; the losses of all
-            processes are to be summed.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for index, batch in enumerate(batches):
-            with self._gradients_shared(index == len(batches) - 1):
-                total, parts = self.loss(replace(batch, shares=_shares_of_all(batch.shares)))
-                # DistributedDataParallel averages over processes, where the sum is wanted.
-                torch.autograd.backward(total * (ranks() / len(batches)))
-            losses.append({"loss": total.detach(), **parts})
-        self.optimizer.step()
+        """Do the next step on these batches; the loss and its terms (``training_step``)."""
+        lr = learning_rate(self.config.optim, self.step)
+        losses = training_step(self.loss, self.optimizer, batches, lr)
         self.step += 1
-        means = _means(losses)
-        return means.pop("loss"), means
+        return losses
 
     def checkpoint(self) -> Checkpoint:
         """Return the state to save."""
@@ -167,26 +123,6 @@ class Trainer:
         self.step = checkpoint.step
         self.best_score = checkpoint.best_score
         self.seconds = checkpoint.seconds
-
-    def _gradients_shared(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Return in what to compute gradients: the processes add theirs after a step's last."""
-        if isinstance(self.loss, DistributedDataParallel) and not last:
-            manager: contextlib.AbstractContextManager[None] = self.loss.no_sync()
-            return manager
-        return contextlib.nullcontext()
-
-
-def _shares_of_all(shares: Mapping[str, float]) -> dict[str, float]:
-    """Return of each part the share of all processes' images that learn it."""
-    own = torch.tensor(list(shares.values()), dtype=torch.float64)
-    return dict(zip(shares, (sum_over_ranks(own) / ranks()).tolist(), strict=True))
-
-
-def _means(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of every loss over the batches that have it."""
-    names = dict.fromkeys(name for batch in losses for name in batch)
-    found = {name: [batch[name] for batch in losses if name in batch] for name in names}
-    return {name: torch.stack(values).mean(dim=0) for name, values in found.items()}
 
 
 def learning_rate(optim: OptimConfig, step: int) -> float:

@@ -70,15 +70,15 @@ def draw_output(
     palette = rng.random((k, 21), dtype=np.float32) * (rng.random((k, 21)) < 0.2)
     palette[0] = 0
     cells = rng.integers(0, k, (-(-h // 4), -(-w // 4)))
-    label_map = np.kron(cells, np.ones((4, 4), dtype=np.int64))[:h, :w]
-    label_map = label_map.astype(np.uint16 if k > 256 else np.uint8)
+    index_map = np.kron(cells, np.ones((4, 4), dtype=np.int64))[:h, :w]
+    index_map = index_map.astype(np.uint16 if k > 256 else np.uint8)
     kept = None
     if masks is not None:
         probabilities = rng.integers(0, 256, (masks, 28, 28)).astype(np.uint8)
-        kept = InstanceMasks(probabilities, *draw_boxes(rng, masks, h, w))
+        kept = InstanceMasks(*draw_boxes(rng, masks, h, w), probabilities)
     detections = draw_boxes(rng, n, h, w)
     dropped = rng.integers(0, 300, len(DROPPED)).astype(np.uint32) if rng.random() < 0.8 else None
-    return TutorOutput(entry.image_id, *detections, label_map, palette, kept, dropped)
+    return TutorOutput(entry.image_id, *detections, index_map, palette, kept, dropped)
 
 
 def write_cache(

@@ -198,10 +198,10 @@ def test_class_pixels_by_hand() -> None:
 def test_outputs_are_compared_bit_for_bit(drawn: ModuleType) -> None:
     entry = drawn.draw_entries(1)[0]
     output = drawn.draw_output(entry, vectors=3, boxes=2, masks=2)
-    wide = dataclasses.replace(output, label_map=output.label_map.astype(np.uint16))
+    wide = dataclasses.replace(output, index_map=output.index_map.astype(np.uint16))
     assert output.equals(wide)
     assert (output.height, output.width) == (entry.height, entry.width)
-    for name in ("boxes", "scores", "palette", "label_map"):
+    for name in ("boxes", "scores", "palette", "index_map"):
         other = getattr(output, name).copy()
         other.reshape(-1)[-1] += 1
         assert not output.equals(dataclasses.replace(output, **{name: other}))
@@ -212,9 +212,10 @@ def test_outputs_are_compared_bit_for_bit(drawn: ModuleType) -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_quantised_masks_stay_within_the_stated_bound(values: list[float]) -> None:
     exact = np.array(values)
-    masks = quantise_masks(exact)
-    empty = np.zeros((0,), np.float32)
-    back = InstanceMasks(masks, empty, empty.astype(np.uint8), empty).probabilities()
+    n = len(exact)
+    nowhere, labels = np.zeros((n, 4), np.float32), np.ones(n, np.uint8)
+    kept = InstanceMasks(nowhere, labels, np.ones(n, np.float32), quantise_masks(exact))
+    back = kept.probabilities()
     assert np.abs(back - exact).max() <= MASK_ERROR_BOUND + 1e-7
 
 

@@ -68,7 +68,7 @@ def test_an_export_says_how_it_is_read(
     for output in outputs:
         names: dict[str, np.ndarray] = {}
         exec(example.replace("2007_000032", output.image_id), names)
-        assert np.array_equal(names["label_map"], output.label_map)
+        assert np.array_equal(names["label_map"], output.index_map)
         assert np.array_equal(names["label_vectors"], output.label_vectors())
         assert np.array_equal(names["boxes"], output.boxes)
         assert np.array_equal(names["labels"], output.labels)
@@ -140,7 +140,7 @@ OTHER_VERSION = json.dumps(
 def test_importing_notices_changes(drawn: ModuleType, tmp_path: Path, change, message: str) -> None:
     entries = drawn.draw_entries(2)
     outputs = [drawn.draw_output(e, vectors=3, boxes=2) for e in entries]
-    outputs[0].label_map.reshape(-1)[0] = 0
+    outputs[0].index_map.reshape(-1)[0] = 0
     drawn.write_cache(tmp_path / "c", outputs, entries)
     spoilt = _spoil(change, tmp_path, tmp_path / "c")
     with pytest.raises(CacheError, match=message):

@@ -18,7 +18,7 @@ from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.format.root import CONVENTIONS
 
 Sound = tuple[Path, list[TutorOutput]]
-TEXT = resources.files("cache").joinpath("FORMAT.md").read_text(encoding="utf-8")
+TEXT = resources.files("kdcli.cache").joinpath("FORMAT.md").read_text(encoding="utf-8")
 
 
 def test_the_example_reads_a_cache_with_zarr_alone(
@@ -32,9 +32,14 @@ def test_the_example_reads_a_cache_with_zarr_alone(
     for output in outputs:
         names: dict[str, np.ndarray] = {}
         exec(example.replace("2007_000032", output.image_id), names)
-        assert np.array_equal(names["label_map"], output.label_map)
+        assert np.array_equal(names["label_map"], output.index_map)
         assert np.array_equal(names["label_vectors"], output.label_vectors())
-        fields = {"boxes": "boxes", "labels": "labels", "confidences": "scores", "palette": "palette"}
+        fields = {
+            "boxes": "boxes",
+            "labels": "labels",
+            "confidences": "scores",
+            "palette": "palette",
+        }
         for name, field in fields.items():
             assert np.array_equal(names[name], getattr(output, field))
 
@@ -95,9 +100,9 @@ def test_a_label_map_is_found_as_described(sound_cache: Sound) -> None:
             crc = zlib.crc32(len(found or b"").to_bytes(4, "little"), crc)
             crc = zlib.crc32(found or b"", crc)
             values = np.frombuffer(zstd.decompress(found), np.uint8) if found else np.zeros(chunk)
-            pixels = values[: output.label_map.size].reshape(output.label_map.shape)
+            pixels = values[: output.index_map.size].reshape(output.index_map.shape)
             shift = 8 if plane.endswith("high") else 0
-            assert np.array_equal(pixels, output.label_map >> shift & 255)
+            assert np.array_equal(pixels, output.index_map >> shift & 255)
         assert crc == group["label_crc32"][i]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -56,11 +57,11 @@ def test_one_part_may_be_asked_for(sound_cache: Sound) -> None:
     path, outputs = sound_cache
     cache = TutorCache.open(path)
     for output in outputs:
-        boxes, labels, scores = cache.boxes(output.image_id)
+        boxes, labels, scores = dataclasses.astuple(cache.boxes(output.image_id))
         assert np.array_equal(boxes, output.boxes)
         assert np.array_equal(labels, output.labels)
         assert np.array_equal(scores, output.scores)
-        assert np.array_equal(cache.label_map(output.image_id), output.label_map)
+        assert np.array_equal(cache.index_map(output.image_id), output.index_map)
         assert np.array_equal(cache.palette(output.image_id), output.palette)
 
 
@@ -77,7 +78,7 @@ def test_a_role_may_be_absent(drawn: ModuleType, tmp_path: Path) -> None:
 
 def test_unknown_images_are_refused(sound_cache: Sound) -> None:
     cache = TutorCache.open(sound_cache[0])
-    for ask in (cache.__getitem__, cache.boxes, cache.label_map, cache.entry):
+    for ask in (cache.__getitem__, cache.boxes, cache.index_map, cache.entry):
         with pytest.raises(CacheError, match="no image 'nowhere' in this cache"):
             ask("nowhere")
 
@@ -142,7 +143,7 @@ def test_pickled_it_is_a_path_and_opens_again(sound_cache: Sound, spoilable: Pat
 
 def _read_all(cache: TutorCache, ids: list[str]) -> list[bytes]:
     return [
-        cache[image_id].label_map.tobytes() + cache[image_id].boxes.tobytes() for image_id in ids
+        cache[image_id].index_map.tobytes() + cache[image_id].boxes.tobytes() for image_id in ids
     ]
 
 
@@ -158,7 +159,7 @@ def test_worker_processes_read_what_the_parent_reads(sound_cache: Sound, method:
         "from kdcli.cache.reader import TutorCache\n"
         "def read(job):\n"
         "    cache, image_id = job\n"
-        "    return cache[image_id].label_map.tobytes() + cache[image_id].boxes.tobytes()\n"
+        "    return cache[image_id].index_map.tobytes() + cache[image_id].boxes.tobytes()\n"
         "if __name__ == '__main__':\n"
         "    cache = TutorCache.open(sys.argv[1])\n"
         "    cache[cache.image_ids[0]]\n"

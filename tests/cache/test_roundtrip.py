@@ -65,7 +65,7 @@ def test_reading_returns_what_was_written(
             assert cache[entry.image_id].equals(output)
             assert cache.entry(entry.image_id) == entry
             assert np.array_equal(
-                cache[entry.image_id].label_vectors(), output.palette[output.label_map]
+                cache[entry.image_id].label_vectors(), output.palette[output.index_map]
             )
 
 
@@ -87,13 +87,13 @@ def test_the_direct_reader_equals_zarr_python(
             got = cache[entry.image_id]
             pixels = entry.height * entry.width
             low, high = group["label_map"][i], group["label_map_high"][i].astype(np.uint16)
-            assert np.array_equal(got.label_map.reshape(-1), (low | high << 8)[:pixels])
+            assert np.array_equal(got.index_map.reshape(-1), (low | high << 8)[:pixels])
             assert not low[pixels:].any()
             assert np.array_equal(got.boxes, _rows(group, "detections", "boxes", i))
             assert np.array_equal(got.labels, _rows(group, "detections", "labels", i))
             assert np.array_equal(got.scores, _rows(group, "detections", "confidences", i))
             assert np.array_equal(got.palette, _rows(group, "palette", "vectors", i))
-            assert got.label_map.dtype == (np.uint16 if len(got.palette) > 256 else np.uint8)
+            assert got.index_map.dtype == (np.uint16 if len(got.palette) > 256 else np.uint8)
             assert (got.instances is not None) == masks
             for column in ("masks", "boxes", "labels", "confidences") if masks else ():
                 expected = _rows(group, "instances", column, i)
@@ -114,8 +114,8 @@ def test_a_third_reader_reads_the_same_store(drawn: ModuleType, tmp_path: Path) 
     boxes, ends = array("detections/boxes"), array("detections/offsets")
     vectors, bounds = array("palette/vectors"), array("palette/offsets")
     for i, output in enumerate(outputs):
-        flat = (low[i] | high[i] << 8)[: output.label_map.size]
-        assert np.array_equal(flat.reshape(output.label_map.shape), output.label_map)
+        flat = (low[i] | high[i] << 8)[: output.index_map.size]
+        assert np.array_equal(flat.reshape(output.index_map.shape), output.index_map)
         assert np.array_equal(boxes[ends[i] : ends[i + 1]], output.boxes)
         assert np.array_equal(vectors[bounds[i] : bounds[i + 1]], output.palette)
 
@@ -128,15 +128,15 @@ def test_an_image_larger_than_a_chunk_takes_several(
     entries = [ImageEntry(f"i{k}", h, w, "0" * 64) for k, (h, w) in enumerate(sizes)]
     outputs = [drawn.draw_output(entry, 2, vectors) for entry in entries]
     # All background below the first chunk: a missing chunk in the middle of an image's own.
-    outputs[0].label_map.reshape(-1)[2**18 : 2**19] = 0
+    outputs[0].index_map.reshape(-1)[2**18 : 2**19] = 0
     drawn.write_cache(tmp_path / "cache.zarr", outputs, entries, images_per_shard=3)
     cache = TutorCache.open(tmp_path / "cache.zarr")
     group = zarr.open_group(tmp_path / "cache.zarr", mode="r")
     assert group["label_map"].chunks == (1, 2**18)
     for i, output in enumerate(outputs):
         assert cache[output.image_id].equals(output)
-        low = group["label_map"][i][: output.label_map.size]
-        assert np.array_equal(low, output.label_map.reshape(-1) & 255)
+        low = group["label_map"][i][: output.index_map.size]
+        assert np.array_equal(low, output.index_map.reshape(-1) & 255)
 
 
 def test_bits_survive_where_equality_would_not_tell(drawn: ModuleType, tmp_path: Path) -> None:
@@ -155,6 +155,6 @@ def test_arrays_belong_to_the_caller(sound_cache: tuple[Path, list[TutorOutput]]
     path, outputs = sound_cache
     cache = TutorCache.open(path)
     first = cache[outputs[0].image_id]
-    for array in (first.boxes, first.labels, first.scores, first.label_map, first.palette):
+    for array in (first.boxes, first.labels, first.scores, first.index_map, first.palette):
         array[...] = 1
     assert cache[outputs[0].image_id].equals(outputs[0])

@@ -139,7 +139,7 @@ def test_an_image_not_labelled_yet_may_change(drawn: ModuleType, tmp_path: Path)
     cache = TutorCache.open(tmp_path / "c")
     assert cache.fingerprint != old
     assert cache.fingerprint == TutorCache.open(tmp_path / "d").fingerprint
-    assert cache["drawn_005"].label_map.shape == (3, 4)
+    assert cache["drawn_005"].index_map.shape == (3, 4)
     assert verify(tmp_path / "c") == []
 
 
@@ -371,16 +371,16 @@ SPOILERS = {
     "labels of shape": lambda o: _changed(o, labels=o.labels[:-1]),
     "confidences within": lambda o: _changed(o, scores=o.scores * np.float32(np.nan)),
     "within 0..1": lambda o: _changed(o, scores=o.scores * 0 + np.float32(1.1)),
-    "indices below 3": lambda o: _changed(o, label_map=o.label_map + np.uint8(3)),
-    "label map of shape": lambda o: _changed(o, label_map=o.label_map.T),
-    "uint8 or uint16": lambda o: _changed(o, label_map=o.label_map.astype(np.int64)),
+    "indices below 3": lambda o: _changed(o, index_map=o.index_map + np.uint8(3)),
+    "label map of shape": lambda o: _changed(o, index_map=o.index_map.T),
+    "uint8 or uint16": lambda o: _changed(o, index_map=o.index_map.astype(np.int64)),
     "row 0 of the palette": lambda o: _changed(o, palette=o.palette + np.float32(0.5)),
     "finite palette": lambda o: _changed(o, palette=o.palette + np.float32([[0], [np.inf], [0]])),
     "palette of shape": lambda o: _changed(o, palette=o.palette[:, :20]),
     "1 to 65536 label vectors": lambda o: _changed(o, palette=o.palette[:0]),
     "no instance masks": lambda o: _changed(
         o,
-        instances=InstanceMasks(np.zeros((3, 28, 28), np.uint8), o.boxes, o.labels, o.scores),
+        instances=InstanceMasks(o.boxes, o.labels, o.scores, np.zeros((3, 28, 28), np.uint8)),
     ),
 }
 

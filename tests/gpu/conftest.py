@@ -15,9 +15,9 @@ import torch
 
 from kdcli.cache.reader import TutorCache
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import load_config
+from kdcli.student.config.toml import run_config
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import generate
-from kdcli.tutor_gen.pipeline.label import LoaderSettings
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scenes.dataset import make_sample
@@ -51,14 +51,19 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 def label(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TutorCache]:
     """Let the sample tutors label all scenes, on a device."""
 
-    def run(device: str, amp: str | None = None, **loader: Any) -> TutorCache:
+    def run(device: str, amp: str = "none", **runtime: Any) -> TutorCache:
         out = tmp_path_factory.mktemp("store") / "cache.zarr"
         tutors = load_tutors(
-            "sample", "sample", device=device, amp=amp, keep_masks=True, segmentation_floor=0.05
+            generation_config(
+                detection__tutor="sample",
+                segmentation__tutor="sample",
+                inference__amp=amp,
+                segmentation__keep_masks=True,
+                runtime={"device": device, **runtime},
+            )
         )
-        settings = LoaderSettings(device=device, **loader)
         ids = devkit.image_ids(LIST)
-        generate(devkit, ids, *tutors, out, keep_masks=True, loader=settings)
+        generate(devkit, ids, tutors, out)
         return TutorCache.open(out)
 
     return run
@@ -74,7 +79,7 @@ def config() -> Callable[..., RunConfig]:
     """The tiny network on ground truth and both tutors; settings of ``optim`` and ``runtime``."""
 
     def make(device: str = "cuda:0", **changed: Any) -> RunConfig:
-        base = load_config("tiny", [
+        base = run_config("tiny", [
             f'data.list="{LIST}"', "targets.detection.source=combination",
             "targets.segmentation.source=combination", "optim.batch_size=8", "optim.lr=1e-5",
             "runtime.log_every=1", "runtime.workers=2", "runtime.channels_last=false",

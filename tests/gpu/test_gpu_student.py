@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import to_toml
 from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import to_toml
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
 from kdcli.student.evaluation.evaluate import evaluate_student

@@ -15,8 +15,8 @@ from kdcli import cli
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.writing.shard import Shard
 from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.pipeline.label import LoaderSettings, label_shards
-from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.compare import (
     OTHER_MACHINE,
     OTHER_MACHINE_16_BIT,
@@ -42,7 +42,7 @@ def apart(here: TutorCache, there: TutorCache, tolerance: Tolerance) -> Differen
     return total
 
 
-@pytest.mark.parametrize("machinery", [{}, {"workers": 2, "batch_size": 4}])
+@pytest.mark.parametrize("loader", [{"workers": 0}, {"workers": 2, "batch_size": 4}])
 def test_labels_are_the_cpus(cpu_cache: TutorCache, label: Label, loader: dict[str, int]) -> None:
     found = apart(cpu_cache, label("cuda:0", **loader), OTHER_MACHINE)
     assert found.boxes > 500
@@ -62,8 +62,8 @@ def test_labels_in_16_bits_are_close_to_the_cpus(cpu_cache: TutorCache, label: L
         right += int(sure.sum()) - min(found.unmatched_boxes, int(sure.sum()))
         total += int(sure.sum())
         matrix.update(
-            there.palette.argmax(axis=1)[there.label_map].astype(int),
-            here.palette.argmax(axis=1)[here.label_map].astype(int),
+            there.palette.argmax(axis=1)[there.index_map].astype(int),
+            here.palette.argmax(axis=1)[here.index_map].astype(int),
         )
     assert right / total > 0.95
     assert matrix.result().pixel_accuracy > 0.99
@@ -96,7 +96,11 @@ def test_the_command_takes_every_name_of_a_gpu(tmp_path: Path, devkit: Devkit, d
 
 
 def test_want_of_memory_says_what_to_lower(devkit: Devkit) -> None:
-    pair = TutorPair(*load_tutors("sample", "none", device="cuda:0"))
+    pair = load_tutors(
+        generation_config(
+            detection__tutor="sample", segmentation__tutor="none", runtime__device="cuda:0"
+        )
+    )
     shard = Shard(0, scan_images(devkit, devkit.image_ids("Segmentation/val")[:4]))
     torch.cuda.empty_cache()
     used, whole = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[1]

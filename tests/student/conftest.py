@@ -129,14 +129,14 @@ def simulate(
     mask = devkit.mask(entry.image_id)
     assert annotation is not None
     assert mask is not None
-    label_map = np.zeros((entry.height, entry.width), np.uint8)
+    index_map = np.zeros((entry.height, entry.width), np.uint8)
     palette = np.zeros((1, 21), np.float32)
     if "segmentation" in roles:
         classes = [label for label in np.unique(mask) if label not in (0, 255)]
         palette = np.zeros((1 + len(classes), 21), np.float32)
         for row, label in enumerate(classes, start=1):
             palette[row, label] = 0.9
-            label_map[mask == label] = row
+            index_map[mask == label] = row
     ghost = np.array([[0, 0, entry.width / 2, entry.height / 2]], np.float32)
     count = len(annotation.labels) if "detection" in roles else 0
     present = int("detection" in roles)
@@ -145,7 +145,7 @@ def simulate(
         boxes=np.concatenate([annotation.boxes[:count], ghost[:present]]),
         labels=np.append(annotation.labels[:count], [20] * present).astype(np.uint8),
         scores=np.append([0.9] * count, [0.0005] * present).astype(np.float32),
-        label_map=label_map,
+        index_map=index_map,
         palette=palette,
         instances=own_masks(annotation, mask) if keep_masks else None,
     )
@@ -160,4 +160,4 @@ def own_masks(annotation: Annotation, mask: np.ndarray) -> InstanceMasks:
     ]  # fmt: skip
     masks = np.array([np.asarray(p) for p in pictures], np.uint8).reshape(-1, 28, 28)
     scores = np.full(len(masks), 0.9, np.float32)
-    return InstanceMasks(masks, annotation.boxes, annotation.labels.astype(np.uint8), scores)
+    return InstanceMasks(annotation.boxes, annotation.labels.astype(np.uint8), scores, masks)

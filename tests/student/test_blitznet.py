@@ -144,7 +144,7 @@ def test_initialisation_has_the_stated_variances() -> None:
     config = dataclasses.replace(PRESETS["tiny"], feature_width=256)
     model = BlitzNet(config)
     body = model.reverse[1].conv1.weight
-    head = model.detection[0].logits.weight
+    head = model.detection[0].scores.weight
     logits = model.segmentation.logits.weight
     assert body.var().item() * body[0].numel() == pytest.approx(2, rel=0.1)
     assert head.var().item() * head[0].numel() == pytest.approx(0.1, rel=0.1)

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from kdcli.cache.reader import TutorCache
-from kdcli.common.errors import StudentError
+from kdcli.common.config import to_toml
+from kdcli.common.errors import ConfigError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import to_toml
 from kdcli.student.runs.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
@@ -148,5 +148,5 @@ def test_parts_of_a_step_average_their_gradients(
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(small: Small) -> None:
-    with pytest.raises(StudentError, match=r"optim.accumulate to be a divisor of optim.batch_size"):
+    with pytest.raises(ConfigError, match=r"optim.accumulate to be a divisor of optim.batch_size"):
         small(optim__batch_size=8, optim__accumulate=3)

@@ -30,7 +30,7 @@ LIST = "Segmentation/val"
 @pytest.fixture(scope="module")
 def run(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that knows its four scenes by heart."""
-    from kdcli.student.config.toml import load_config
+    from kdcli.student.config.toml import run_config
 
     ids = devkit.image_ids(LIST)
     (devkit.root / "ImageSets" / "Main" / "known.txt").write_text("\n".join(ids) + "\n")
@@ -43,7 +43,7 @@ def run(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
         runtime.workers=0 runtime.device=cpu evaluation.batch_size=3
     """
     out = tmp_path_factory.mktemp("runs") / "known"
-    train(load_config("tiny", settings.split()), devkit, None, out)
+    train(run_config("tiny", settings.split()), devkit, None, out)
     return out
 
 
@@ -69,8 +69,8 @@ def test_batches_and_workers_change_nothing(devkit: Devkit, run: Path) -> None:
     assert [prediction.image_id for prediction in one] == [image_id for image_id, _ in images]
     for here, there in zip(one, other, strict=True):
         assert here.detections.boxes == pytest.approx(there.detections.boxes, abs=0.05)
-        assert np.mean(here.label_map == there.label_map) > 0.999
-        assert here.label_map.shape == devkit.image_size(here.image_id)
+        assert np.mean(here.class_map == there.class_map) > 0.999
+        assert here.class_map.shape == devkit.image_size(here.image_id)
 
 
 def test_half_the_bits_say_much_the_same(devkit: Devkit, run: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from kdcli.common.errors import ResourceError, StudentError
 from kdcli.common.files import TEMPORARY, append_text
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.experiments.runner import Runner, Share
+from kdcli.student.experiments.runner import Runner, Worker
 from kdcli.student.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdcli.student.runs.directory import TENSORBOARD
 from kdcli.student.training.metric_logger import MetricLogger
@@ -109,7 +109,7 @@ def test_without_locks_a_run_is_trained_with_a_warning(
 
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_work_is_not_shared(devkit: Devkit, tmp_path: Path) -> None:
-    runner = Runner(tmp_path, devkit, None, "Segmentation/val", Share(0, 2))
+    runner = Runner(tmp_path, devkit, None, "Segmentation/val", Worker(0, 2))
     with pytest.raises(ResourceError, match=r"no locks .* keep the processes of one run apart"):
         runner.run([], print)
 

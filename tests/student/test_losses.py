@@ -170,16 +170,16 @@ def test_weights_of_zero_and_one_pick_a_part_of_the_batch(seed: int, kept: list[
 def test_a_constant_weight_scales_every_loss(factor: float) -> None:
     weights = torch.full((3,), factor)
     logits, offsets, matches = draw_case(11, 3, 12, 4, 0.2)
-    logits = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(2))
-    classes = logits.roll(1).argmax(dim=1)
-    soft = torch.softmax(logits.roll(2), dim=1)
+    pixels = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(2))
+    classes = pixels.roll(1).argmax(dim=1)
+    soft = torch.softmax(pixels.roll(2), dim=1)
     pairs = [
         (
             detection_loss(logits, offsets, matches, weights),
             detection_loss(logits, offsets, matches),
         ),
-        ([segmentation_loss(logits, classes, weights)], [segmentation_loss(logits, classes)]),
-        ([soft_segmentation_loss(logits, soft, weights)], [soft_segmentation_loss(logits, soft)]),
+        ([segmentation_loss(pixels, classes, weights)], [segmentation_loss(pixels, classes)]),
+        ([soft_segmentation_loss(pixels, soft, weights)], [soft_segmentation_loss(pixels, soft)]),
     ]
     for weighted, plain in pairs:
         for one, other in zip(weighted, plain, strict=True):

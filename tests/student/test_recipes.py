@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcli.cache.reader import TutorCache
-from kdcli.common.errors import StudentError
+from kdcli.common.config import as_settings, flatten
+from kdcli.common.errors import ConfigError, StudentError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import flatten, load_config
+from kdcli.student.config.toml import run_config
 from kdcli.student.experiments.matrix import Matrix, Scale, below_the_floor, distinct
 from kdcli.student.experiments.recipe import (
     Recipe,
     in_order,
     load_recipe,
-    overrides,
     parse_recipe,
     shipped,
 )
@@ -36,8 +36,8 @@ def matrix(devkit: Devkit, cache: TutorCache) -> Matrix:
 
 
 def settings(recipe: Recipe, label: str) -> dict[str, Any]:
-    own = (*recipe.budget, *recipe.settings, *recipe.cell(label).settings)
-    return flatten(load_config(recipe.preset, own))
+    own = (recipe.budget, recipe.settings, recipe.cell(label).settings)
+    return flatten(run_config(recipe.preset, own))
 
 
 EXPERIMENTS = (
@@ -60,7 +60,7 @@ def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_study() -
         taught = [cell for cell in recipe.cells if cell.label != "GT only"]
         assert {cell.baseline for cell in taught} == {"GT only"}
         # A cell says its form: the study's numbers may change the default.
-        assert all("segmentation.form" in " ".join(cell.settings) for cell in taught)
+        assert all("segmentation.form" in " ".join(as_settings(cell.settings)) for cell in taught)
         assert not any(cell.thesis for cell in recipe.cells)
     for name in EXPERIMENTS:
         recipe = load_recipe(name)
@@ -147,7 +147,7 @@ def test_scale_and_settings_come_in_this_order(matrix: Matrix, tmp_path: Path) -
     own = Matrix(matrix.devkit, matrix.cache, Scale())
     assert own.config(recipe, recipe.cells[0], 3).optim.steps == 65_000
     assert own.config(recipe, recipe.cells[0], 3).seed == 3
-    assert matrix.config(recipe, None, 1).optim.steps == load_config("tiny").optim.steps
+    assert matrix.config(recipe, None, 1).optim.steps == run_config("tiny").optim.steps
     file = tmp_path / "scale.toml"
     file.write_text('preset = "tiny"\n[optim]\nsteps = 7\n')
     changed = Matrix(matrix.devkit, matrix.cache, Scale(file, ("targets.detection.threshold=0.3",)))
@@ -224,7 +224,7 @@ def test_unknown_recipes_and_cells_are_named_with_the_known_ones() -> None:
 
 def test_a_wrong_setting_is_found_before_anything_runs(matrix: Matrix) -> None:
     recipe = parse_recipe(SMALLEST + "settings.optim.stepps = 3\n", "the test")
-    with pytest.raises(StudentError, match=r"did you mean optim\.steps"):
+    with pytest.raises(ConfigError, match=r"did you mean optim\.steps"):
         matrix.jobs(recipe, recipe.cells, (1,))
 
 
@@ -245,7 +245,8 @@ def test_nested_tables_become_settings_of_equal_value(
         "optim": {"steps": steps, "milestones": milestones},
         "targets": {"detection": {"threshold": threshold, "confidence_weighting": weighting}},
     }
-    config: RunConfig = load_config(None, overrides(table))
+    config: RunConfig = run_config(None, as_settings(table))
+    assert config == run_config(None, table)
     assert config.data.list == names
     assert (config.optim.steps, config.optim.milestones) == (steps, tuple(milestones))
     detection = config.targets.detection

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import to_toml
 from kdcli.common.errors import StudentError
 from kdcli.common.files import read_json
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import to_toml
 from kdcli.student.experiments.matrix import Job, Matrix, Scale, cell_folder, distinct
 from kdcli.student.experiments.recipe import Recipe, parse_recipe
 from kdcli.student.experiments.record import write_record
-from kdcli.student.experiments.runner import FAILURE, Runner, Share
+from kdcli.student.experiments.runner import FAILURE, Runner, Worker
 from kdcli.student.runs.checkpoint import checkpoint_path
 from kdcli.student.training.interrupts import TrainingInterrupted
 from kdcli.voc.devkit import Devkit
@@ -147,7 +147,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(
 @given(count=st.integers(0, 12), world=st.integers(1, 5))
 def test_shares_are_disjoint_and_everybody_helps_in_the_end(count: int, world: int) -> None:
     jobs = [Job(str(number), RunConfig(), "") for number in range(count)]
-    orders = [Share(rank, world).order(jobs) for rank in range(world)]
+    orders = [Worker(rank, world).order(jobs) for rank in range(world)]
     assert all(sorted(order, key=jobs.index) == jobs for order in orders)
     first = [order[0] for order in orders if order][: min(count, world)]
     assert len({job.digest for job in first}) == min(count, world)
@@ -156,10 +156,10 @@ def test_shares_are_disjoint_and_everybody_helps_in_the_end(count: int, world: i
 def test_below_torchrun_each_process_trains_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert Share.of_torchrun() == Share(3, 4, 1)
+    assert Worker.of_torchrun() == Worker(3, 4, 1)
     # What would make train() join the processes into one training is gone.
     assert not {"RANK", "WORLD_SIZE"} & set(os.environ)
-    assert Share.of_torchrun() == Share(0, 1, None)
+    assert Worker.of_torchrun() == Worker(0, 1, None)
 
 
 def test_the_record_adds_seeds_and_refuses_other_settings(

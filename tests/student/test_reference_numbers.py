@@ -56,13 +56,13 @@ def test_matching(name: str, case: str) -> None:
 def test_detection_losses(expected: dict[str, Any]) -> None:
     seed, batch, anchors, classes, share = expected["case"]
     rng = np.random.default_rng(seed)
-    scores = rng.standard_normal((batch, anchors, classes)) * 3
+    logits = rng.standard_normal((batch, anchors, classes)) * 3
     offsets = rng.standard_normal((batch, anchors, 4)) * 2
     targets = rng.standard_normal((batch, anchors, 4)) * 2
     labels = rng.integers(1, classes, (batch, anchors)) * (rng.random((batch, anchors)) < share)
     scores = np.where(labels > 0, rng.random((batch, anchors)), 1)
     assert (labels > 0).sum() == expected["positives"]
-    tables = [torch.tensor(table).float() for table in (scores, offsets, targets, scores)]
+    tables = [torch.tensor(table).float() for table in (logits, offsets, targets, scores)]
     for kind, weight in (("tutor", tables[3]), ("gt", torch.ones(batch, anchors))):
         loss = detection_loss(
             tables[0], tables[1], Matches(torch.tensor(labels), tables[2], weight)
@@ -145,7 +145,7 @@ def test_forward_pass_stage_by_stage(network: tuple[dict[str, Any], BlitzNet]) -
     maps_of = model.detection[-1].register_forward_pre_hook
     maps_of(lambda _module, inputs: seen.update(pool6=inputs[0]))
     output = model.eval()(drawn_images(model.config.input_size)[:1])
-    seen |= output._asdict() | {"segmentation": output.segmentation}
+    seen |= output._asdict() | {"scores": output.logits}
     for name, stage in expected["stages"].items():
         values = seen[name].contiguous()
         assert list(values.shape) == stage["shape"], name

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdcli.common.config import to_toml
 from kdcli.common.errors import StudentError
-from kdcli.student.config.toml import load_config, to_toml
+from kdcli.student.config.toml import run_config
 from kdcli.student.experiments.recipe import load_recipe
 from kdcli.student.experiments.report.compare import entry, verdict
 from kdcli.student.experiments.report.page import make_report, to_html, to_markdown
@@ -70,7 +71,7 @@ def write_run(folder: Path, mean_ap: float, miou: float) -> None:
         "detection": {"map": mean_ap, "average_precision": absent | {"cat": mean_ap}},
         "segmentation": {"miou": miou, "iou": absent | {"background": 0.9, "cat": miou}},
     })  # fmt: skip
-    (run / CONFIG).write_text(to_toml(load_config("tiny", ["optim.steps=100"])))
+    (run / CONFIG).write_text(to_toml(run_config("tiny", ["optim.steps=100"])))
     start = {
         "time": "2026-01-01T00:00:00",
         "device": "cpu",

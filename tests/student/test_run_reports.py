@@ -17,8 +17,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import to_toml
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import to_toml
 from kdcli.student.training.curves import curve, draw_curves
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
@@ -29,7 +29,7 @@ TRAIN_WITH_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
 from kdcli.common.errors import StudentError
-from kdcli.student.config.toml import load_config
+from kdcli.student.config.toml import run_config
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
 
@@ -38,7 +38,7 @@ pages = int(Path("/proc/self/statm").read_text().split()[0])
 most = pages * resource.getpagesize() + (400 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
 try:
-    train(load_config(config), Devkit.open(voc), None, Path(out))
+    train(run_config(config), Devkit.open(voc), None, Path(out))
 except StudentError as error:
     sys.exit(str(error))
 """
@@ -47,7 +47,7 @@ except StudentError as error:
 @pytest.fixture(scope="module")
 def run(devkit: Devkit, cache: TutorCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with all kinds of targets and two evaluations."""
-    from kdcli.student.config.toml import load_config
+    from kdcli.student.config.toml import run_config
 
     settings = """
         data.list=Segmentation/trainval init.trunk="" model.input_size=64 model.stem_width=8
@@ -58,7 +58,7 @@ def run(devkit: Devkit, cache: TutorCache, tmp_path_factory: pytest.TempPathFact
         targets.gt_share=.5 runtime.workers=0 runtime.device=cpu runtime.log_every=1
     """
     out = tmp_path_factory.mktemp("runs") / "reported"
-    train(load_config("tiny", settings.split()), devkit, cache, out)
+    train(run_config("tiny", settings.split()), devkit, cache, out)
     return out
 
 

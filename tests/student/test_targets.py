@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdcli.common.errors import StudentError
+from kdcli.common.errors import ConfigError, StudentError
 from kdcli.student.config.schema import DetectionTargets, SegmentationTargets, Source, TargetsConfig
 from kdcli.student.data.assignment import assign_targets, counts, required_roles, to_csv
 
@@ -151,5 +151,5 @@ def test_what_is_written_and_counted() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(StudentError, match="Expected targets' "):
+    with pytest.raises(ConfigError, match="Expected targets' "):
         DetectionTargets(**wrong)  # type: ignore[arg-type]

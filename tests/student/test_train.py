@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import to_toml
 from kdcli.common.errors import BusyError, StudentError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import load_config, to_toml
+from kdcli.student.config.toml import run_config
 from kdcli.student.runs.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from kdcli.student.runs.directory import locked
 from kdcli.student.runs.load import load_run
@@ -37,13 +38,13 @@ import sys
 from pathlib import Path
 import torch
 from kdcli.cache.reader import TutorCache
-from kdcli.student.config.toml import load_config
+from kdcli.student.config.toml import run_config
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
 
 torch.set_num_threads(1)
 config, voc, cache, out = sys.argv[1:]
-train(load_config(config), Devkit.open(voc), TutorCache.open(cache), Path(out))
+train(run_config(config), Devkit.open(voc), TutorCache.open(cache), Path(out))
 """
 
 HOLD_THE_RUN = """
@@ -112,7 +113,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     process.wait()
     stopped_at = load_checkpoint(checkpoint_path(killed)).step
     assert stopped_at >= 2
-    train(load_config(file), devkit, cache, killed)
+    train(run_config(file), devkit, cache, killed)
     assert_same_state(straight, killed)
     if stopped_at < 12:  # else the process was through before the signal came
         starts = json.loads((killed / "run.json").read_text())["starts"]
@@ -179,7 +180,7 @@ def test_a_run_explains_itself(
     run = tmp_path / "run"
     config = mixed(evaluation__every=3, evaluation__list="Segmentation/val")
     summary = train(config, devkit, cache, run)
-    assert load_config(run / "config.toml") == config
+    assert run_config(run / "config.toml") == config
     record = json.loads((run / "run.json").read_text())
     assert record["cache"] == cache.fingerprint
     assert record["images"] == 12

@@ -9,6 +9,7 @@ import pytest
 
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError, TutorError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.registry import load_tutor, load_tutors
 from kdcli.tutor_gen.reload import load_again
@@ -23,8 +24,14 @@ SOFT = LabelForm(masks="soft", classes="full")
 def test_half_precision_stays_close(scenes: list[Scene], form: LabelForm, keep_masks: bool) -> None:
     image = scenes[0].image
     single, half = (
-        load_tutor("sample", "segmentation", form=form, keep_masks=keep_masks, amp=amp)
-        for amp in (None, "float16")
+        load_tutor(
+            "sample",
+            "segmentation",
+            config=generation_config(
+                label_vectors=form, segmentation__keep_masks=keep_masks, inference__amp=amp
+            ),
+        )
+        for amp in ("none", "fp16")
     )
     assert single is not None
     assert half is not None
@@ -49,17 +56,31 @@ def test_half_precision_stays_close(scenes: list[Scene], form: LabelForm, keep_m
 
 def test_a_store_says_so_and_its_tutors_come_back_so(tmp_path: Path, devkit: Devkit) -> None:
     ids, out = devkit.image_ids("Main/train")[:2], tmp_path / "c.zarr"
-    generate(devkit, ids, *load_tutors("sample", "sample", amp="bfloat16"), out)
+    generate(
+        devkit,
+        ids,
+        load_tutors(
+            generation_config(
+                detection__tutor="sample", segmentation__tutor="sample", inference__amp="bf16"
+            )
+        ),
+        out,
+    )
     cache = TutorCache.open(out)
     assert cache.settings["detection"]["amp"] == cache.settings["segmentation"]["amp"] == "bfloat16"
     again = load_again(cache).label(devkit.read_image(ids[0]), ids[0])[0]
     assert again.equals(cache[ids[0]])
     with pytest.raises(CacheError, match=r'detection\.amp: "bfloat16" in the cache'):
-        generate(devkit, ids, *load_tutors("sample", "sample"), out)
+        generate(
+            devkit,
+            ids,
+            load_tutors(generation_config(detection__tutor="sample", segmentation__tutor="sample")),
+            out,
+        )
 
 
 def test_an_export_computes_as_it_was_exported(tmp_path: Path) -> None:
     export = tmp_path / "model.pt"
     export.write_bytes(b"")
     with pytest.raises(TutorError, match="drop --amp"):
-        load_tutor(str(export), "detection", amp="float16")
+        load_tutor(str(export), "detection", config=generation_config(inference__amp="fp16"))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torchmetrics.classification import MulticlassCalibrationError
 
 from kdcli.cache.format.vectors import from_threshold
+from kdcli.common.detections import Detections
 from kdcli.student.config.schema import TargetForm
 from kdcli.student.losses.soft_labels import label_vector_target
 from kdcli.tutor_gen.quality.calibration import (
@@ -24,7 +25,7 @@ from kdcli.tutor_gen.quality.calibration import (
     sweep_thresholds,
 )
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.metrics.detection import Detections, evaluate_detections
+from kdcli.voc.metrics.detection import evaluate_detections
 from kdcli.voc.metrics.segmentation import ConfusionMatrix
 
 CAT, DOG = 8, 12
@@ -109,8 +110,8 @@ Image = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
 
 def calibration(temperature: float | None, *images: Image) -> CalibrationScore:
     sums = CalibrationSums(temperature)
-    for label_map, palette, truth in images:
-        sums.add(palette, count_vectors(label_map, palette, truth))
+    for index_map, palette, truth in images:
+        sums.add(palette, count_vectors(index_map, palette, truth))
     return sums.score()
 
 
@@ -118,8 +119,8 @@ def two_pixels() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uin
     """Background that nothing covers, a cat covered with confidence 1, and a void pixel."""
     palette = np.zeros((2, 21), dtype=np.float32)
     palette[1, CAT] = 1
-    label_map = np.array([[0, 1, 1]], dtype=np.uint8)
-    return label_map, palette, np.array([[0, CAT, 255]], dtype=np.uint8)
+    index_map = np.array([[0, 1, 1]], dtype=np.uint8)
+    return index_map, palette, np.array([[0, CAT, 255]], dtype=np.uint8)
 
 
 def test_temperatures_by_hand() -> None:
@@ -140,9 +141,9 @@ def test_temperatures_by_hand() -> None:
 
 
 def test_a_pixel_given_no_probability_counts_with_the_least_one() -> None:
-    label_map, palette, truth = two_pixels()
+    index_map, palette, truth = two_pixels()
     wrong = np.where(truth == CAT, DOG, truth).astype(np.uint8)
-    background = calibration(None, (label_map, palette, wrong))
+    background = calibration(None, (index_map, palette, wrong))
     assert background.cross_entropy == pytest.approx(-math.log(LEAST_PROBABILITY) / 2)
     assert background.calibration_error == pytest.approx(0.5)
     assert background.brier == pytest.approx(1)
@@ -154,10 +155,10 @@ def test_scores_equal_other_libraries() -> None:
     images, vectors, classes = [], [], []
     for _ in range(2):
         palette = np.where(rng.random((40, 21)) < 0.2, rng.random((40, 21)), 0).astype(np.float32)
-        label_map = rng.integers(0, 40, (30, 20)).astype(np.uint8)
+        index_map = rng.integers(0, 40, (30, 20)).astype(np.uint8)
         truth = rng.choice([0, 1, 2, 3, 255], (30, 20)).astype(np.uint8)
-        images.append((label_map, palette, truth))
-        vectors.append(palette[label_map][truth != 255])
+        images.append((index_map, palette, truth))
+        vectors.append(palette[index_map][truth != 255])
         classes.append(truth[truth != 255])
     logits = torch.from_numpy(np.concatenate(vectors)).double()
     logits[(logits == 0).all(dim=1), 0] = 1
@@ -192,8 +193,8 @@ def test_vectors_with_a_background_of_their_own_keep_it() -> None:
 
 
 def test_without_pixels_nothing_is_defined() -> None:
-    label_map, palette, truth = two_pixels()
-    void = (label_map, palette, np.full_like(truth, 255))
+    index_map, palette, truth = two_pixels()
+    void = (index_map, palette, np.full_like(truth, 255))
     assert math.isnan(calibration(1.0, void).cross_entropy)
     sums = VectorSums(0.3)
     sums.add(palette, count_vectors(*void))
@@ -216,13 +217,13 @@ def test_label_vectors_from_a_threshold_equal_counting_pixel_by_pixel() -> None:
     """And the classes are those that the student learns from the same threshold."""
     rng = np.random.default_rng(8)
     palette = np.where(rng.random((40, 21)) < 0.2, rng.random((40, 21)), 0).astype(np.float32)
-    label_map = rng.integers(0, 40, (30, 20)).astype(np.uint8)
+    index_map = rng.integers(0, 40, (30, 20)).astype(np.uint8)
     truth = rng.choice([0, 1, 2, 3, 255], (30, 20)).astype(np.uint8)
     for threshold in (None, 0.3, 0.9):
         sums = VectorSums(threshold)
-        sums.add(palette, count_vectors(label_map, palette, truth))
+        sums.add(palette, count_vectors(index_map, palette, truth))
         classes = label_vector_target(
-            from_threshold(torch.from_numpy(palette[label_map]), threshold or 0.0), "hard"
+            from_threshold(torch.from_numpy(palette[index_map]), threshold or 0.0), "hard"
         ).argmax(dim=-1)
         matrix = ConfusionMatrix()
         matrix.update(classes.numpy(), truth)

@@ -13,8 +13,8 @@ from kdcli.cache.format.record import InstanceMasks, TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError, TutorError
 from kdcli.common.versions import environment
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import generate
-from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.compare import (
     ALIKE,
     OTHER_MACHINE,
@@ -35,17 +35,17 @@ FLOOR = 0.001
 
 def output() -> TutorOutput:
     """Three boxes and a map of two label vectors beside nothing."""
-    label_map = np.zeros((4, 5), dtype=np.uint8)
-    label_map[1:3, 1] = 1
-    label_map[3] = 2
+    index_map = np.zeros((4, 5), dtype=np.uint8)
+    index_map[1:3, 1] = 1
+    index_map[3] = 2
     palette = np.zeros((3, 21), dtype=np.float32)
     palette[1, 7], palette[2, 9] = 0.5, 0.25
     masks = np.arange(784, dtype=np.uint8).reshape(1, 28, 28)
     boxes = np.array([[0, 0, 5, 4], [1, 1, 3, 3], [0, 0, 2, 2]], dtype=np.float32)
     labels = np.array([7, 7, 9], dtype=np.uint8)
     scores = np.array([0.75, 0.5, 0.25], dtype=np.float32)
-    kept = InstanceMasks(masks, boxes[:1], labels[:1], scores[:1])
-    return TutorOutput("one", boxes, labels, scores, label_map, palette, kept)
+    kept = InstanceMasks(boxes[:1], labels[:1], scores[:1], masks)
+    return TutorOutput("one", boxes, labels, scores, index_map, palette, kept)
 
 
 def test_equal_outputs_do_not_differ() -> None:
@@ -70,7 +70,7 @@ def test_what_was_changed_is_found() -> None:
     again = output()
     again.boxes[1, 2] += 0.25
     again.scores[2] -= 0.125
-    again.label_map[0, 0] = 1
+    again.index_map[0, 0] = 1
     found = difference(output(), again, FLOOR)
     assert found == Difference(
         images=1, boxes=3, identical_boxes=1, coordinate=0.25, confidence=0.125,
@@ -101,7 +101,14 @@ def test_what_another_device_does_to_the_last_bits_is_no_difference() -> None:
 
 def test_the_tolerance_follows_from_what_is_recorded(tmp_path: Path, devkit: Devkit) -> None:
     here = {"device": "cpu", "torch": "2.14", "torchvision": "0.29", "detectron2": "0.6"}
-    single, half = (TutorPair(*load_tutors("sample", "none", amp=amp)) for amp in (None, "float16"))
+    single, half = (
+        load_tutors(
+            generation_config(
+                detection__tutor="sample", segmentation__tutor="none", inference__amp=amp
+            )
+        )
+        for amp in ("none", "fp16")
+    )
     assert environment_differences([here, here | {"numpy": "2.1"}], here) == []
     assert tolerance_for(half, []) is tolerance_for(single, []) is ALIKE
     there = here | {"device": "NVIDIA H100", "tf32": "off"}
@@ -115,7 +122,12 @@ def test_the_tolerance_follows_from_what_is_recorded(tmp_path: Path, devkit: Dev
     both = environment_differences([here, there], there)
     assert both[0] == "device: cpu / NVIDIA H100 in the store, NVIDIA H100 now"
     out = tmp_path / "c.zarr"
-    generate(devkit, devkit.image_ids("Main/train")[:1], *load_tutors("sample", "none"), out)
+    generate(
+        devkit,
+        devkit.image_ids("Main/train")[:1],
+        load_tutors(generation_config(detection__tutor="sample", segmentation__tutor="none")),
+        out,
+    )
     (recorded,) = TutorCache.open(out).provenance["environments"]
     assert recorded["device"] == "cpu"
     assert environment_differences([recorded], environment() | device_environment("cpu")) == []
@@ -128,7 +140,7 @@ def test_the_order_of_boxes_and_codes_means_nothing() -> None:
         boxes=one.boxes[::-1],
         labels=one.labels[::-1],
         scores=one.scores[::-1],
-        label_map=np.array([0, 2, 1], dtype=np.uint8)[one.label_map],
+        index_map=np.array([0, 2, 1], dtype=np.uint8)[one.index_map],
         palette=one.palette[[0, 2, 1]],
     )
     expected = Difference(images=1, boxes=3, identical_boxes=3, pixels=20, equal_pixels=20)
@@ -173,10 +185,19 @@ def test_a_step_of_quantisation_is_no_difference_of_masks() -> None:
 
 
 def made(out: Path, devkit: Devkit, **changed: Any) -> TutorCache:
-    given = {"floor": 0.002, "segmentation_floor": 0.1, **changed}
-    tutors = load_tutors("sample", "sample", detections_per_image=30, min_size=130, **given)
+    tutors = load_tutors(
+        generation_config(
+            detection__tutor="sample",
+            segmentation__tutor="sample",
+            inference__detections_per_image=30,
+            inference__min_size=130,
+            detection__score_threshold=0.002,
+            segmentation__score_threshold=0.1,
+            **changed,
+        )
+    )
     ids = devkit.image_ids("Main/train")
-    generate(devkit, ids, *tutors, out, **given)
+    generate(devkit, ids, tutors, out)
     return TutorCache.open(out)
 
 
@@ -184,7 +205,7 @@ def made(out: Path, devkit: Devkit, **changed: Any) -> TutorCache:
 def test_the_tutors_come_back_from_the_provenance(
     tmp_path: Path, devkit: Devkit, keep_masks: bool
 ) -> None:
-    changed = {"keep_masks": True} if keep_masks else {}
+    changed = {"segmentation__keep_masks": True} if keep_masks else {}
     cache = made(tmp_path / "c.zarr", devkit, **changed)
     pair = load_again(cache)
     assert pair.settings == cache.settings
@@ -222,20 +243,23 @@ def test_models_of_the_zoo_come_back_by_name_and_files_have_to_be_named(
     config = tmp_path / "mine.yaml"
     config.write_bytes((SAMPLE / "segmentation.yaml").read_bytes())
     Path(f"{config}.toml").write_bytes((SAMPLE / "segmentation.yaml.toml").read_bytes())
-    both = load_tutors(
-        str(config), str(config),
-        detection_weights=weights, segmentation_weights=weights, segmentation_floor=0.05,
-    )  # fmt: skip
-    generate(devkit, ids, *both, tmp_path / "mine.zarr")
+    model = {"tutor": str(config), "weights": str(weights)}
+    both = load_tutors(generation_config(detection=model, segmentation=model))
+    generate(devkit, ids, both, tmp_path / "mine.zarr")
     cache = TutorCache.open(tmp_path / "mine.zarr")
     with pytest.raises(TutorError, match=r"is the file mine\.yaml, .* --segmentation-tutor"):
         load_again(cache)
     pair = load_again(cache, Named(str(config), weights), Named(str(config), weights))
     assert pair.detection is pair.segmentation
     assert compare_with_tutors(cache, pair, devkit, 1).identical_boxes > 0
-    zoo, none = load_tutors(
-        "faster_rcnn_R_50_FPN_1x", "none", detection_weights="random:4", min_size=64
+    zoo = load_tutors(
+        generation_config(
+            detection__tutor="faster_rcnn_R_50_FPN_1x",
+            segmentation__tutor="none",
+            detection__weights="random:4",
+            inference__min_size=64,
+        )
     )
-    generate(devkit, ids, zoo, none, tmp_path / "zoo.zarr")
+    generate(devkit, ids, zoo, tmp_path / "zoo.zarr")
     cache = TutorCache.open(tmp_path / "zoo.zarr")
     assert compare_with_tutors(cache, load_again(cache), devkit, 1).within(ALIKE)

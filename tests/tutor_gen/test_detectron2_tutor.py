@@ -25,14 +25,20 @@ from kdcli.tutor_gen.detectron2.model import download, weights_url
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
 from kdcli.tutor_gen.labels.hard import code_label_vectors
 from kdcli.tutor_gen.registry import SAMPLE
-from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings
+from kdcli.tutor_gen.tutors.settings import ModelSettings
+from kdcli.tutor_gen.tutors.tutor import Instances
 from kdcli.voc.scenes.dataset import Scene
 
 Image = NDArray[np.uint8]
 
 
 def settings(**changed: Any) -> ModelSettings:
-    chosen = {"floor": 0.001, "detections_per_image": 100, "min_size": None, "masks": False}
+    chosen = {
+        "score_threshold": 0.001,
+        "detections_per_image": 100,
+        "min_size": None,
+        "masks": False,
+    }
     return ModelSettings(**{**chosen, "device": "cpu", **changed})
 
 
@@ -48,7 +54,7 @@ def predictor(config_file: Path, weights: Path, **changed: Any) -> DefaultPredic
     config.merge_from_file(str(config_file))
     config.MODEL.WEIGHTS = str(weights)
     config.MODEL.DEVICE = "cpu"
-    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = given.floor
+    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = given.score_threshold
     config.TEST.DETECTIONS_PER_IMAGE = given.detections_per_image
     if given.min_size is not None:
         config.INPUT.MIN_SIZE_TEST = given.min_size
@@ -74,10 +80,10 @@ def assert_label_vectors_follow_the_definition(found: Instances, image: Image) -
     slow = np.zeros((*image.shape[:2], 21), dtype=np.float32)
     for mask, label, confidence in zip(found.masks, found.labels, found.scores, strict=True):
         slow[mask, label] = np.maximum(slow[mask, label], confidence)
-    label_map, palette = code_label_vectors(
+    index_map, palette = code_label_vectors(
         found.masks, found.labels, found.scores, *image.shape[:2], found.boxes
     )
-    np.testing.assert_array_equal(palette[label_map], slow)
+    np.testing.assert_array_equal(palette[index_map], slow)
 
 
 SAMPLE_VOC_IDS = [1, 4, 5, 6, 8, 15, 16, 20]
@@ -98,7 +104,7 @@ def test_sample_tutors_equal_detectron2_on_scenes(role: str, scenes: list[Scene]
 
 @pytest.mark.parametrize("role", ["detection", "segmentation"])
 def test_sample_tutors_equal_detectron2_on_photographs(role: str, photographs: list[Image]) -> None:
-    changed = {"floor": 0.0, "detections_per_image": 40, "min_size": 130}
+    changed = {"score_threshold": 0.0, "detections_per_image": 40, "min_size": 130}
     tutor = sample(role, **changed)
     theirs = predictor(SAMPLE / f"{role}.yaml", SAMPLE / f"{role}.pth", **changed)
     for image in photographs:
@@ -142,7 +148,7 @@ def test_random_weights_are_a_function_of_the_seed_and_say_so(scenes: list[Scene
     config = SAMPLE / "detection.yaml"
     state = torch.random.get_rng_state()
     first, again, other = (
-        from_config(config, f"random:{seed}", settings(floor=0.0)) for seed in (7, 7, 8)
+        from_config(config, f"random:{seed}", settings(score_threshold=0.0)) for seed in (7, 7, 8)
     )
     assert torch.equal(state, torch.random.get_rng_state())
     assert first.description == again.description
@@ -156,9 +162,9 @@ def test_random_weights_are_a_function_of_the_seed_and_say_so(scenes: list[Scene
 
 def test_floor_and_limit_are_the_models_own(scenes: list[Scene]) -> None:
     images = [scenes[1].image]
-    (everything,) = sample("detection", floor=0.0).predict(images)
-    (confident,) = sample("detection", floor=0.3).predict(images)
-    (few,) = sample("detection", floor=0.0, detections_per_image=3).predict(images)
+    (everything,) = sample("detection", score_threshold=0.0).predict(images)
+    (confident,) = sample("detection", score_threshold=0.3).predict(images)
+    (few,) = sample("detection", score_threshold=0.0, detections_per_image=3).predict(images)
     assert everything.scores.min() < 0.01
     kept = everything.scores > 0.3
     np.testing.assert_array_equal(confident.boxes, everything.boxes[kept])
@@ -179,7 +185,7 @@ def test_the_description_is_provenance() -> None:
     assert first["weights_sha256"] == sha256_file(SAMPLE / "segmentation.pth")
     assert first["class_names"][0] == "airplane"
     assert first == sample("segmentation").description
-    for changed in ({"floor": 0.1}, {"min_size": 100}, {"detections_per_image": 7}):
+    for changed in ({"score_threshold": 0.1}, {"min_size": 100}, {"detections_per_image": 7}):
         other = sample("segmentation", **changed).description
         assert other["config_sha256"] != first["config_sha256"]
 
@@ -222,7 +228,7 @@ def test_configurations_of_known_data_sets_explain_themselves(
     text = (SAMPLE / "detection.yaml").read_text().replace("NUM_CLASSES: 8", "NUM_CLASSES: 20")
     config = tmp_path / "voc.yaml"
     config.write_text(text + 'DATASETS:\n  TEST: ("voc_2012_val",)\n')
-    tutor = from_config(config, "random:0", settings(floor=0.0))
+    tutor = from_config(config, "random:0", settings(score_threshold=0.0))
     assert tutor.description["class_names"][:2] == ["aeroplane", "bicycle"]
     (found,) = tutor.predict([scenes[0].image])
     assert len(found) == 100
@@ -315,7 +321,9 @@ def test_outputs_that_are_no_upright_boxes_are_refused(scenes: list[Scene]) -> N
 
 def test_a_retinanet_of_the_zoo_is_a_detector_and_no_segmentation_tutor() -> None:
     """Its configuration computes its anchors, which only Detectron2's own may do."""
-    tutor = from_zoo("retinanet_R_50_FPN_1x", "random:1", settings(floor=0.0, min_size=64))
+    tutor = from_zoo(
+        "retinanet_R_50_FPN_1x", "random:1", settings(score_threshold=0.0, min_size=64)
+    )
     (found,) = tutor.predict([np.zeros((64, 80, 3), dtype=np.uint8)])
     assert sum(found.dropped.values()) + len(found) > 0
     with pytest.raises(TutorError, match="gives boxes only"):

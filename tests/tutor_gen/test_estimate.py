@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.writing.survey import expected_bytes, images_to_do
 from kdcli.common.errors import CacheError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.estimate import estimate
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
@@ -51,14 +52,20 @@ def files_of(path: Path) -> dict[str, bytes]:
 def test_the_size_is_about_that_of_the_real_run(
     tmp_path: Path, devkit: Devkit, keep_masks: bool
 ) -> None:
-    tutors = load_tutors("sample", "sample", segmentation_floor=0.05, keep_masks=keep_masks)
+    tutors = load_tutors(
+        generation_config(
+            detection__tutor="sample",
+            segmentation__tutor="sample",
+            segmentation__keep_masks=keep_masks,
+            runtime__images_per_shard=3,
+        )
+    )
     ids, out = devkit.image_ids("Main/train"), tmp_path / "c.zarr"
-    pair = TutorPair(*tutors, keep_masks=keep_masks)
-    found = estimate(devkit, ids, pair, out, images_per_shard=3)
+    found = estimate(devkit, ids, tutors, out)
     assert not out.exists()
     assert (found.images, found.skipped, found.sampled) == (7, 0, 4)
     assert found.seconds == pytest.approx(7 * found.seconds_per_image)
-    result = generate(devkit, ids, *tutors, out, keep_masks=keep_masks, images_per_shard=3)
+    result = generate(devkit, ids, tutors, out)
     assert found.bytes_total == pytest.approx(size_of(out), rel=0.35)  # 7 images are no average
     assert 0.2 < found.seconds / result.seconds < 5
 
@@ -69,17 +76,27 @@ def test_what_an_earlier_run_did_is_skipped(
     ids, out = devkit.image_ids("Main/train"), tmp_path / "c.zarr"
     stopping = Stopping(detection_tutor, 6)
     with pytest.raises(KeyboardInterrupt):
-        generate(devkit, ids, stopping, None, out, images_per_shard=2)
+        generate(
+            devkit,
+            ids,
+            TutorPair(stopping, None, generation_config(runtime__images_per_shard=2)),
+            out,
+        )
     before = files_of(out)
     pair = TutorPair(detection_tutor, None)
-    found = estimate(devkit, ids, pair, out, images_per_shard=2)
+    found = estimate(devkit, ids, pair, out)
     assert (found.images, found.skipped, found.sampled) == (3, 4, 3)
     assert files_of(out) == before
     with pytest.raises(CacheError, match="detection_floor"):
-        estimate(devkit, ids, TutorPair(detection_tutor, None, floor=0.5), out)
+        estimate(
+            devkit,
+            ids,
+            TutorPair(detection_tutor, None, generation_config(detection__score_threshold=0.5)),
+            out,
+        )
     with pytest.raises(CacheError, match="other images"):
         estimate(devkit, ids[:5], pair, out)
-    generate(devkit, ids, detection_tutor, None, out)
+    generate(devkit, ids, TutorPair(detection_tutor, None), out)
     found = estimate(devkit, ids, pair, out)
     assert (found.images, found.skipped, found.sampled, found.seconds) == (0, 7, 0, 0)
 
@@ -93,7 +110,12 @@ def test_failed_images_are_still_to_do(
     devkit.image_path(ids[4]).write_bytes(whole[: len(whole) // 2])
     pair = TutorPair(detection_tutor, None)
     assert estimate(devkit, ids, pair, out).images == 7
-    generate(devkit, ids, detection_tutor, None, out, images_per_shard=3)
+    generate(
+        devkit,
+        ids,
+        TutorPair(detection_tutor, None, generation_config(runtime__images_per_shard=3)),
+        out,
+    )
     entries = scan_images(devkit, ids)
     left = images_to_do(out, entries, pair.settings)
     assert [entry.image_id for entry in left] == [ids[2], ids[4]]
@@ -105,11 +127,11 @@ def test_many_images_take_what_they_take_each(devkit: Devkit) -> None:
     """Of many images the frame of the store is no part worth naming."""
     (entry,) = scan_images(devkit, devkit.image_ids("Main/train")[:1])
     rng = np.random.default_rng(1)
-    label_map = rng.integers(0, 2, (entry.height, entry.width)).astype(np.uint8)
+    index_map = rng.integers(0, 2, (entry.height, entry.width)).astype(np.uint8)
     palette = np.zeros((2, 21), dtype=np.float32)
     empty = np.zeros((0, 4), dtype=np.float32)
     output = TutorOutput(
-        entry.image_id, empty, np.zeros(0, np.uint8), empty[:, 0], label_map, palette
+        entry.image_id, empty, np.zeros(0, np.uint8), empty[:, 0], index_map, palette
     )
     noise = entry.height * entry.width / 8  # a bit a pixel is all there is to say
     found = expected_bytes([output], [entry] * 5000, 64) / 5000

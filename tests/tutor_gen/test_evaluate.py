@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
 from kdcli.tutor_gen.tutors.tutor import Instances
 from kdcli.voc.classes import CLASSES
@@ -85,7 +86,7 @@ def test_the_truth_scores_one(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
 ) -> None:
     oracle = Oracle(known)
-    generate(devkit, ids, oracle, oracle, tmp_path / "c.zarr")
+    generate(devkit, ids, TutorPair(oracle, oracle), tmp_path / "c.zarr")
     cache = TutorCache.open(tmp_path / "c.zarr")
     result = evaluate_tutors(cache, devkit, ids)
     assert result.detection is not None
@@ -100,11 +101,11 @@ def test_the_truth_scores_one(
 def test_a_role_that_did_not_speak_has_no_score(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
 ) -> None:
-    generate(devkit, ids, None, Oracle(known), tmp_path / "s.zarr")
+    generate(devkit, ids, TutorPair(None, Oracle(known)), tmp_path / "s.zarr")
     result = evaluate_tutors(TutorCache.open(tmp_path / "s.zarr"), devkit, ids)
     assert result.detection is None
     assert result.segmentation is not None
-    generate(devkit, ids, Oracle(known), None, tmp_path / "d.zarr")
+    generate(devkit, ids, TutorPair(Oracle(known), None), tmp_path / "d.zarr")
     cache = TutorCache.open(tmp_path / "d.zarr")
     assert evaluate_tutors(cache, devkit, ids).segmentation is None
     for file in (devkit.root / "Annotations").iterdir():
@@ -115,7 +116,7 @@ def test_a_role_that_did_not_speak_has_no_score(
 def test_the_threshold_makes_pixels_background(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
 ) -> None:
-    generate(devkit, ids, None, Oracle(known, 0.4), tmp_path / "c.zarr")
+    generate(devkit, ids, TutorPair(None, Oracle(known, 0.4)), tmp_path / "c.zarr")
     cache = TutorCache.open(tmp_path / "c.zarr")
     below = evaluate_tutors(cache, devkit, ids, vector_thresholds=(None, 0.4, 0.41))
     above = evaluate_tutors(cache, devkit, ids, segmentation_threshold=0.5).segmentation
@@ -136,7 +137,7 @@ def test_a_failed_image_counts_as_one_where_nothing_was_found(
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     oracle = Oracle(known)
-    generate(devkit, ids, oracle, oracle, tmp_path / "c.zarr")
+    generate(devkit, ids, TutorPair(oracle, oracle), tmp_path / "c.zarr")
     path.write_bytes(content)
     result = evaluate_tutors(TutorCache.open(tmp_path / "c.zarr"), devkit, ids)
     assert result.detection is not None
@@ -150,7 +151,7 @@ def test_a_failed_image_counts_as_one_where_nothing_was_found(
 def test_images_that_are_not_in_the_cache_are_named(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
 ) -> None:
-    generate(devkit, ids[:3], Oracle(known), None, tmp_path / "c.zarr")
+    generate(devkit, ids[:3], TutorPair(Oracle(known), None), tmp_path / "c.zarr")
     cache = TutorCache.open(tmp_path / "c.zarr")
     with pytest.raises(TutorError, match=rf"4 of 7 images are not in .*, the first is {ids[3]}"):
         evaluate_tutors(cache, devkit, ids)

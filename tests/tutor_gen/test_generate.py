@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.summary import summarise
-from kdcli.common.errors import CacheError, DevkitError, TutorError
+from kdcli.common.errors import CacheError, ConfigError, DevkitError, TutorError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.labels.hard import code_label_vectors
+from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import SAMPLE, load_tutor
 from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit
+
+IN_TWOS = generation_config(detection__score_threshold=0.05, runtime__images_per_shard=2)
+IN_THREES = generation_config(detection__score_threshold=0.05, runtime__images_per_shard=3)
 
 
 class Spoilt:
@@ -66,12 +71,16 @@ def test_the_cache_holds_what_the_tutors_said(
     result = generate(
         devkit,
         ids,
-        detection_tutor,
-        segmentation_tutor,
+        TutorPair(
+            detection_tutor,
+            segmentation_tutor,
+            generation_config(
+                detection__score_threshold=0.01,
+                segmentation__score_threshold=0.2,
+                runtime__images_per_shard=3,
+            ),
+        ),
         out,
-        floor=0.01,
-        segmentation_floor=0.2,
-        images_per_shard=3,
     )
     assert (result.images, result.skipped, result.failed) == (7, 0, {})
     cache = TutorCache.open(out)
@@ -87,10 +96,10 @@ def test_the_cache_holds_what_the_tutors_said(
         (found,) = segmentation_tutor.predict([image])
         assert found.masks is not None
         kept = found.scores >= np.float32(0.2)
-        label_map, palette = code_label_vectors(
+        index_map, palette = code_label_vectors(
             found.masks[kept], found.labels[kept], found.scores[kept], *image.shape[:2]
         )
-        np.testing.assert_array_equal(cache[image_id].label_vectors(), palette[label_map])
+        np.testing.assert_array_equal(cache[image_id].label_vectors(), palette[index_map])
     assert below > 0
     assert result.dropped["detection"] == {"floor": below}
     assert summarise(cache).dropped == result.dropped
@@ -100,7 +109,12 @@ def test_the_provenance_says_what_decided_the_content(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], detection_tutor: Tutor
 ) -> None:
     out = tmp_path / "c.zarr"
-    generate(devkit, ids[:2], detection_tutor, None, out, floor=0.02)
+    generate(
+        devkit,
+        ids[:2],
+        TutorPair(detection_tutor, None, generation_config(detection__score_threshold=0.02)),
+        out,
+    )
     cache = TutorCache.open(out)
     settings = cache.provenance["settings"]
     assert cache.roles == {"detection"}
@@ -108,26 +122,31 @@ def test_the_provenance_says_what_decided_the_content(
     assert settings["detection"] == detection_tutor.description
     assert settings["segmentation"] is None
     assert settings["detection_floor"] == 0.02
-    assert not cache[ids[0]].label_map.any()
+    assert not cache[ids[0]].index_map.any()
     with pytest.raises(CacheError, match="detection_floor"):
-        generate(devkit, ids[:2], detection_tutor, None, out, floor=0.03)
+        generate(
+            devkit,
+            ids[:2],
+            TutorPair(detection_tutor, None, generation_config(detection__score_threshold=0.03)),
+            out,
+        )
 
 
 def test_segmentation_alone_has_no_boxes(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], segmentation_tutor: Tutor
 ) -> None:
-    generate(devkit, ids[:2], None, segmentation_tutor, tmp_path / "c.zarr")
+    generate(devkit, ids[:2], TutorPair(None, segmentation_tutor), tmp_path / "c.zarr")
     cache = TutorCache.open(tmp_path / "c.zarr")
     assert cache.roles == {"segmentation"}
     assert len(cache[ids[0]].boxes) == 0
-    assert cache[ids[0]].label_map.any()
+    assert cache[ids[0]].index_map.any()
 
 
 def test_one_model_in_both_roles_runs_once(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], segmentation_tutor: Tutor
 ) -> None:
     both = Spoilt(segmentation_tutor, NEVER)
-    generate(devkit, ids, both, both, tmp_path / "c.zarr")
+    generate(devkit, ids, TutorPair(both, both), tmp_path / "c.zarr")
     assert both.calls == len(ids)
     cache = TutorCache.open(tmp_path / "c.zarr")
     assert cache.roles == {"detection", "segmentation"}
@@ -144,33 +163,36 @@ def test_an_interrupted_run_goes_on_where_it_was(
     how: type[BaseException],
 ) -> None:
     whole, out = tmp_path / "whole.zarr", tmp_path / "c.zarr"
-    first = generate(devkit, ids, detection_tutor, None, whole, floor=0.05, images_per_shard=2)
+    first = generate(devkit, ids, TutorPair(detection_tutor, None, IN_TWOS), whole)
     assert sum(first.dropped["detection"].values()) > 0
     with pytest.raises(how):
         generate(
-            devkit, ids, Spoilt(detection_tutor, 6, how), None, out, floor=0.05, images_per_shard=2
+            devkit,
+            ids,
+            TutorPair(Spoilt(detection_tutor, 6, how), None, IN_TWOS),
+            out,
         )
     with pytest.raises(CacheError):
         TutorCache.open(out)
     again = Spoilt(detection_tutor, NEVER)
-    result = generate(devkit, ids, again, None, out, floor=0.05, images_per_shard=2)
+    result = generate(devkit, ids, TutorPair(again, None, IN_TWOS), out)
     assert again.calls == 3  # two shards of two were done; image 5 is repeated, 6 and 7 follow
     assert (result.images, result.skipped) == (3, 4)
     same(whole, out, ids)
     assert summarise(TutorCache.open(out)).dropped == first.dropped
-    assert generate(devkit, ids, again, None, out, floor=0.05, images_per_shard=2).images == 0
+    assert generate(devkit, ids, TutorPair(again, None, IN_TWOS), out).images == 0
 
 
 def test_a_broken_photograph_is_recorded_and_retried(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], detection_tutor: Tutor
 ) -> None:
     whole, out = tmp_path / "whole.zarr", tmp_path / "c.zarr"
-    first = generate(devkit, ids, detection_tutor, None, whole, floor=0.05, images_per_shard=3)
+    first = generate(devkit, ids, TutorPair(detection_tutor, None, IN_THREES), whole)
     assert sum(first.dropped["detection"].values()) > 0
     path = devkit.image_path(ids[4])
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    result = generate(devkit, ids, detection_tutor, None, out, floor=0.05, images_per_shard=3)
+    result = generate(devkit, ids, TutorPair(detection_tutor, None, IN_THREES), out)
     assert result.images == 6
     assert list(result.failed) == [ids[4]]
     assert str(path) in result.failed[ids[4]]
@@ -178,7 +200,7 @@ def test_a_broken_photograph_is_recorded_and_retried(
     assert list(cache.failed) == [ids[4]]
     assert len(cache) == 6
     path.write_bytes(content)
-    result = generate(devkit, ids, detection_tutor, None, out, floor=0.05, images_per_shard=3)
+    result = generate(devkit, ids, TutorPair(detection_tutor, None, IN_THREES), out)
     assert (result.images, result.skipped, result.failed) == (1, 6, {})
     same(whole, out, ids)
     assert summarise(TutorCache.open(out)).dropped == first.dropped
@@ -188,7 +210,7 @@ def test_an_empty_photograph_fails_alone(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], detection_tutor: Tutor
 ) -> None:
     devkit.image_path(ids[0]).write_bytes(b"")
-    result = generate(devkit, ids, detection_tutor, None, tmp_path / "c.zarr")
+    result = generate(devkit, ids, TutorPair(detection_tutor, None), tmp_path / "c.zarr")
     assert (result.images, list(result.failed)) == (6, [ids[0]])
     assert TutorCache.open(tmp_path / "c.zarr").image_ids == ids[1:]
 
@@ -197,7 +219,7 @@ def test_impossible_output_stops_the_run_and_names_the_image(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], detection_tutor: Tutor
 ) -> None:
     with pytest.raises(TutorError, match=f"image {ids[2]}: .*NaN"):
-        generate(devkit, ids, Spoilt(detection_tutor, 3), None, tmp_path / "c.zarr")
+        generate(devkit, ids, TutorPair(Spoilt(detection_tutor, 3), None), tmp_path / "c.zarr")
 
 
 def test_mistakes_before_the_first_image(
@@ -205,11 +227,16 @@ def test_mistakes_before_the_first_image(
 ) -> None:
     out = tmp_path / "c.zarr"
     with pytest.raises(TutorError, match="both tutors are 'none'"):
-        generate(devkit, ids, None, None, out)
-    with pytest.raises(TutorError, match=r"floor from 0 to below 1, got 1\.5"):
-        generate(devkit, ids, detection_tutor, None, out, floor=1.5)
+        generate(devkit, ids, TutorPair(None, None), out)
+    with pytest.raises(ConfigError, match=r"score_threshold to be from 0 to below 1, got 1\.5"):
+        generate(
+            devkit,
+            ids,
+            TutorPair(detection_tutor, None, generation_config(detection__score_threshold=1.5)),
+            out,
+        )
     with pytest.raises(DevkitError, match="does not exist"):
-        generate(devkit, ["nowhere"], detection_tutor, None, out)
+        generate(devkit, ["nowhere"], TutorPair(detection_tutor, None), out)
     assert not out.exists()
 
 
@@ -225,12 +252,12 @@ def test_the_loop_is_tracked(
             seen.append(item.image_id)
         seen.append("end")
 
-    generate(devkit, ids, detection_tutor, None, tmp_path / "c.zarr", progress=progress)
+    generate(devkit, ids, TutorPair(detection_tutor, None), tmp_path / "c.zarr", progress=progress)
     assert seen == [(7, "tutors"), *ids, "end"]
 
 
 def test_cache_of_a_loaded_pair(tmp_path: Path, devkit: Devkit, ids: tuple[str, ...]) -> None:
     weights = SAMPLE / "segmentation.pth"
     tutor = load_tutor(str(SAMPLE / "segmentation.yaml"), "detection", weights=weights)
-    generate(devkit, ids[:1], tutor, None, tmp_path / "c.zarr")
+    generate(devkit, ids[:1], TutorPair(tutor, None), tmp_path / "c.zarr")
     assert len(TutorCache.open(tmp_path / "c.zarr").boxes(ids[0]).boxes) > 0

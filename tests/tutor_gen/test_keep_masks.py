@@ -15,17 +15,20 @@ from kdcli.cache.format.record import MASK_ERROR_BOUND
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
 from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.config import read_config
 from kdcli.tutor_gen.detectron2.model import load_model
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, paste_masks
 from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import SAMPLE, load_tutor, load_tutors
-from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings, Tutor
+from kdcli.tutor_gen.tutors.settings import ModelSettings
+from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scenes.dataset import Scene
 
 CONFIG, WEIGHTS = SAMPLE / "segmentation.yaml", SAMPLE / "segmentation.pth"
-SETTINGS = ModelSettings(0.05, 100, None, masks=True, device="cpu", keep_masks=True)
+SETTINGS = ModelSettings(0.05, masks=True, keep_masks=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def test_the_network_runs_once_an_image(keeping: Detectron2Tutor, scenes: list[S
 
 
 def test_an_image_without_instances_has_no_masks(scenes: list[Scene]) -> None:
-    nothing = ModelSettings(0.9999, 100, None, masks=True, device="cpu", keep_masks=True)
+    nothing = ModelSettings(0.9999, masks=True, keep_masks=True)
     (found,) = from_config(CONFIG, WEIGHTS, nothing).predict([scenes[0].image])
     assert len(found) == 0
     assert found.mask_probabilities is not None
@@ -93,7 +96,16 @@ def test_the_cache_keeps_them(
     tmp_path: Path, devkit: Devkit, detection_tutor: Tutor, keeping: Detectron2Tutor
 ) -> None:
     ids, out = devkit.image_ids("Main/train")[:3], tmp_path / "c.zarr"
-    generate(devkit, ids, detection_tutor, keeping, out, segmentation_floor=0.2, keep_masks=True)
+    generate(
+        devkit,
+        ids,
+        TutorPair(
+            detection_tutor,
+            keeping,
+            generation_config(segmentation__score_threshold=0.2, segmentation__keep_masks=True),
+        ),
+        out,
+    )
     assert verify(out) == []
     cache = TutorCache.open(out)
     assert cache.settings["keep_masks"] is True
@@ -115,23 +127,28 @@ def test_a_cache_is_the_same_otherwise(
     tmp_path: Path, devkit: Devkit, segmentation_tutor: Tutor, keeping: Detectron2Tutor
 ) -> None:
     ids = devkit.image_ids("Main/train")[:2]
-    generate(devkit, ids, None, segmentation_tutor, tmp_path / "plain.zarr")
-    generate(devkit, ids, None, keeping, tmp_path / "kept.zarr", keep_masks=True)
+    generate(devkit, ids, TutorPair(None, segmentation_tutor), tmp_path / "plain.zarr")
+    generate(
+        devkit,
+        ids,
+        TutorPair(None, keeping, generation_config(segmentation__keep_masks=True)),
+        tmp_path / "kept.zarr",
+    )
     plain, kept = (TutorCache.open(tmp_path / f"{name}.zarr") for name in ("plain", "kept"))
     assert "keep_masks" not in plain.settings
     assert {**plain.settings, "keep_masks": True} == kept.settings
     for image_id in ids:
-        np.testing.assert_array_equal(kept[image_id].label_map, plain[image_id].label_map)
+        np.testing.assert_array_equal(kept[image_id].index_map, plain[image_id].index_map)
         np.testing.assert_array_equal(kept[image_id].palette, plain[image_id].palette)
 
 
 def test_one_model_in_both_roles_keeps_them(tmp_path: Path, devkit: Devkit) -> None:
+    model = {"tutor": str(CONFIG), "weights": str(WEIGHTS), "score_threshold": 0.001}
     both = load_tutors(
-        str(CONFIG), str(CONFIG),
-        detection_weights=WEIGHTS, segmentation_weights=WEIGHTS, keep_masks=True,
-    )  # fmt: skip
+        generation_config(detection=model, segmentation={**model, "keep_masks": True})
+    )
     ids = devkit.image_ids("Main/train")[:1]
-    generate(devkit, ids, *both, tmp_path / "c.zarr", segmentation_floor=0.001, keep_masks=True)
+    generate(devkit, ids, both, tmp_path / "c.zarr")
     output = TutorCache.open(tmp_path / "c.zarr")[ids[0]]
     assert output.instances is not None
     np.testing.assert_array_equal(output.instances.boxes, output.boxes)
@@ -142,12 +159,27 @@ def test_tutors_that_cannot_give_them(
 ) -> None:
     ids, out = devkit.image_ids("Main/train")[:1], tmp_path / "c.zarr"
     with pytest.raises(TutorError, match="--keep-masks keeps the segmentation tutor's masks: name"):
-        generate(devkit, ids, detection_tutor, None, out, keep_masks=True)
+        generate(
+            devkit,
+            ids,
+            TutorPair(detection_tutor, None, generation_config(segmentation__keep_masks=True)),
+            out,
+        )
     with pytest.raises(TutorError, match=r"segmentation\.yaml does not give the masks"):
-        generate(devkit, ids, None, segmentation_tutor, out, keep_masks=True)
+        generate(
+            devkit,
+            ids,
+            TutorPair(None, segmentation_tutor, generation_config(segmentation__keep_masks=True)),
+            out,
+        )
     weights = SAMPLE / "detection.pth"
     with pytest.raises(TutorError, match="gives boxes only; a segmentation tutor needs masks"):
-        load_tutor(str(SAMPLE / "detection.yaml"), "segmentation", weights=weights, keep_masks=True)
+        load_tutor(
+            str(SAMPLE / "detection.yaml"),
+            "segmentation",
+            weights=weights,
+            config=generation_config(segmentation__keep_masks=True),
+        )
 
 
 class Improbable:
@@ -168,4 +200,9 @@ def test_what_is_no_probability_is_refused(
 ) -> None:
     ids = devkit.image_ids("Main/train")[:1]
     with pytest.raises(TutorError, match=f"image {ids[0]}: .*mask probabilities 0..1"):
-        generate(devkit, ids, None, Improbable(keeping), tmp_path / "c.zarr", keep_masks=True)
+        generate(
+            devkit,
+            ids,
+            TutorPair(None, Improbable(keeping), generation_config(segmentation__keep_masks=True)),
+            tmp_path / "c.zarr",
+        )

@@ -38,15 +38,15 @@ def check(
 ) -> None:
     """Coded equals slow, and the palette is canonical."""
     height, width = masks.shape[1:]
-    label_map, palette = code_label_vectors(masks, labels, scores, height, width, boxes)
+    index_map, palette = code_label_vectors(masks, labels, scores, height, width, boxes)
     slow = slow_label_vectors(masks, labels, scores, boxes, height, width)
-    np.testing.assert_array_equal(palette[label_map], slow)
+    np.testing.assert_array_equal(palette[index_map], slow)
     assert palette.dtype == np.float32
-    assert label_map.dtype == (np.uint8 if len(palette) <= 256 else np.uint16)
+    assert index_map.dtype == (np.uint8 if len(palette) <= 256 else np.uint16)
     assert not palette[0].any()
     rows = [tuple(row) for row in palette.tolist()]
     assert rows == sorted(set(rows))
-    assert set(np.unique(label_map)) | {0} == set(range(len(palette)))
+    assert set(np.unique(index_map)) | {0} == set(range(len(palette)))
 
 
 @settings(max_examples=80, deadline=None)
@@ -71,8 +71,8 @@ def test_more_than_256_distinct_vectors_take_sixteen_bits() -> None:
     labels = np.arange(1, 13, dtype=np.uint8)
     scores = rng.uniform(0.1, 1, 12).astype(np.float32)
     boxes = np.tile(np.array([0, 0, 40, 40], dtype=np.float32), (12, 1))
-    label_map, palette = code_label_vectors(masks, labels, scores, 40, 40, boxes)
-    assert label_map.dtype == np.uint16
+    index_map, palette = code_label_vectors(masks, labels, scores, 40, 40, boxes)
+    assert index_map.dtype == np.uint16
     assert len(palette) > 256
     check(masks, labels, scores, boxes)
 
@@ -81,10 +81,10 @@ def test_of_one_class_the_larger_confidence_stays_whatever_the_order() -> None:
     masks = np.ones((2, 2, 3), dtype=np.bool_)
     masks[0, :, 2] = False
     for scores in ([0.3, 0.8], [0.8, 0.3]):
-        label_map, palette = code_label_vectors(
+        index_map, palette = code_label_vectors(
             masks, np.array([7, 7], np.uint8), np.array(scores, np.float32), 2, 3
         )
-        vectors = palette[label_map]
+        vectors = palette[index_map]
         assert vectors[0, 0, 7] == np.float32(0.8)
         assert vectors[0, 2, 7] == np.float32(scores[1])
 
@@ -92,21 +92,21 @@ def test_of_one_class_the_larger_confidence_stays_whatever_the_order() -> None:
 def test_positive_mask_outside_the_box_does_not_count() -> None:
     masks = np.ones((1, 4, 6), dtype=np.bool_)
     box = np.array([[1.0, 1.2, 3.5, 2.0]], dtype=np.float32)
-    label_map, palette = code_label_vectors(
+    index_map, palette = code_label_vectors(
         masks, np.array([3], np.uint8), np.array([0.5], np.float32), 4, 6, box
     )
     expected = np.zeros((4, 6))
     expected[1:2, 1:4] = 0.5
-    np.testing.assert_array_equal(palette[label_map][..., 3], expected)
+    np.testing.assert_array_equal(palette[index_map][..., 3], expected)
 
 
 def test_no_instances_give_the_zero_vector_everywhere() -> None:
     empty = np.zeros(0, dtype=np.float32)
-    label_map, palette = code_label_vectors(
+    index_map, palette = code_label_vectors(
         np.zeros((0, 5, 4), np.bool_), empty.astype(np.uint8), empty, 5, 4
     )
-    assert label_map.shape == (5, 4)
-    assert not label_map.any()
+    assert index_map.shape == (5, 4)
+    assert not index_map.any()
     assert palette.shape == (1, 21)
 
 

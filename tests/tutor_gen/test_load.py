@@ -8,16 +8,26 @@ import pytest
 import torch
 
 from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.registry import SAMPLE, load_tutor, load_tutors
 
 
 def test_none_is_no_tutor() -> None:
     assert load_tutor("none", "detection") is None
-    assert load_tutors("none", "none") == (None, None)
+    with pytest.raises(TutorError, match="both tutors are 'none'"):
+        load_tutors(generation_config(detection__tutor="none", segmentation__tutor="none"))
 
 
 def test_sample_means_another_model_for_each_role() -> None:
-    detection, segmentation = load_tutors("sample", "sample", floor=0.01, segmentation_floor=0.05)
+    pair = load_tutors(
+        generation_config(
+            detection__tutor="sample",
+            segmentation__tutor="sample",
+            detection__score_threshold=0.01,
+            segmentation__score_threshold=0.05,
+        )
+    )
+    detection, segmentation = pair.detection, pair.segmentation
     assert detection is not None
     assert segmentation is not None
     assert detection.description["name"] == "detection.yaml"
@@ -28,26 +38,32 @@ def test_sample_means_another_model_for_each_role() -> None:
 
 def test_one_model_named_twice_is_loaded_once_with_the_lower_floor() -> None:
     config, weights = str(SAMPLE / "segmentation.yaml"), SAMPLE / "segmentation.pth"
-    detection, segmentation = load_tutors(
-        config,
-        config,
-        detection_weights=weights,
-        segmentation_weights=weights,
-        floor=0.001,
-        segmentation_floor=0.05,
+    pair = load_tutors(
+        generation_config(
+            detection__tutor=config,
+            segmentation__tutor=config,
+            detection__weights=str(weights),
+            segmentation__weights=str(weights),
+            detection__score_threshold=0.001,
+            segmentation__score_threshold=0.05,
+        )
     )
+    detection, segmentation = pair.detection, pair.segmentation
     assert detection is segmentation
     assert segmentation is not None
     assert segmentation.description["score_threshold"] == 0.001
 
 
 def test_short_and_full_name_of_a_zoo_model_are_one_model() -> None:
-    detection, segmentation = load_tutors(
-        "panoptic_fpn_R_50_1x",
-        "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x",
-        detection_weights="random:1",
-        segmentation_weights="random:1",
+    pair = load_tutors(
+        generation_config(
+            detection__tutor="panoptic_fpn_R_50_1x",
+            segmentation__tutor="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x",
+            detection__weights="random:1",
+            segmentation__weights="random:1",
+        )
     )
+    detection, segmentation = pair.detection, pair.segmentation
     assert detection is segmentation
     assert detection is not None
 

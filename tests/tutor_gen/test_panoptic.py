@@ -17,6 +17,7 @@ from kdcli.cache.verify import verify
 from kdcli.cli import main
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.door import DefaultPredictor, get_cfg, paste_masks_in_image
 from kdcli.tutor_gen.detectron2.model import weights_url
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
@@ -28,7 +29,8 @@ from kdcli.tutor_gen.quality.compare import ALIKE, compare_with_tutors
 from kdcli.tutor_gen.registry import SAMPLE, load_tutors
 from kdcli.tutor_gen.reload import Named, load_again
 from kdcli.tutor_gen.tutors.label_form import LabelForm
-from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings, Panoptic
+from kdcli.tutor_gen.tutors.settings import ModelSettings
+from kdcli.tutor_gen.tutors.tutor import Instances, Panoptic
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scenes.dataset import Scene, make_sample
 
@@ -68,7 +70,7 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def settings(**changed: Any) -> ModelSettings:
-    given: dict[str, Any] = {"floor": 0.05, "detections_per_image": 100, "min_size": None}
+    given: dict[str, Any] = {"score_threshold": 0.05, "detections_per_image": 100, "min_size": None}
     return ModelSettings(**{**given, "masks": True, "device": "cpu", **changed})
 
 
@@ -125,13 +127,13 @@ def test_label_vectors_follow_the_definition(
     for cover, box in zip(covers, instances.pred_boxes.tensor.numpy(), strict=True):
         cover[(xs + 1 <= box[0]) | (xs >= box[2]) | (ys + 1 <= box[1]) | (ys >= box[3])] = 0
     exact = slow_vectors(things, instances.pred_classes.numpy(), instances.scores.numpy(), covers)
-    label_map, palette = code_instances(found, form, *image.shape[:2])
-    vectors = palette[label_map]
+    index_map, palette = code_instances(found, form, *image.shape[:2])
+    vectors = palette[index_map]
     assert exact[..., 1:].max() > 0.3
     assert np.abs(vectors - exact).max() <= 0.5 / levels + 1e-5
     entries = (exact > 0).sum(axis=-1)
     assert (np.abs(vectors.sum(axis=-1) - 1) <= entries * 0.5 / levels + 1e-6).all()
-    assert label_map.min() > 0  # the zero vector is no distribution, no pixel has it
+    assert index_map.min() > 0  # the zero vector is no distribution, no pixel has it
     assert not palette[0].any()
 
 
@@ -157,7 +159,7 @@ def test_more_classes_than_a_byte_holds_stay_apart(
     path.write_text(model_files[0].read_text().replace("NUM_CLASSES: 8", "NUM_CLASSES: 600"))
     names = ", ".join(f'"{name}"' for name in ["cat", *map(str, range(599))])
     Path(f"{path}.toml").write_text(f"class_names = [{names}]")
-    many = from_config(path, "random:3", settings(floor=0.0, min_size=64))
+    many = from_config(path, "random:3", settings(score_threshold=0.0, min_size=64))
     (found,) = many.predict([scenes[0].image])
     assert found.panoptic is not None
     others = found.panoptic.others
@@ -181,8 +183,8 @@ def test_a_worked_example() -> None:
         masks=np.array([[[True, False, False]]]),
     )
     things = np.full((1, 3), 0.8, dtype=np.float32)
-    label_map, palette = code_panoptic(cat, Panoptic(things, zebra), levels=250)
-    vectors = palette[label_map][0]
+    index_map, palette = code_panoptic(cat, Panoptic(things, zebra), levels=250)
+    vectors = palette[index_map][0]
     # .8 * .9 / 1.5 = .48; .8 * .9 = .72; nothing claims the third pixel.
     np.testing.assert_allclose(vectors[:, 8], [0.48, 0.72, 0], atol=1e-6)
     np.testing.assert_allclose(vectors[:, 0], [0.52, 0.28, 1], atol=1e-6)
@@ -219,7 +221,7 @@ def test_the_same_model_is_a_detector_too(
 def test_other_classes_below_the_floor_claim_nothing(
     model_files: tuple[Path, Path], scenes: list[Scene]
 ) -> None:
-    (found,) = from_config(*model_files, settings(floor=0.001)).predict([scenes[3].image])
+    (found,) = from_config(*model_files, settings(score_threshold=0.001)).predict([scenes[3].image])
     above = found.above(0.3)
     assert found.panoptic is not None
     assert above.panoptic is not None
@@ -233,11 +235,9 @@ def test_its_caches_are_whole_and_made_again(
 ) -> None:
     ids, out = devkit.image_ids("Main/train")[:3], tmp_path / "c.zarr"
     config, weights = model_files
-    both = load_tutors(
-        str(config), str(config), detection_weights=weights, segmentation_weights=weights,
-        segmentation_floor=0.05,
-    )  # fmt: skip
-    generate(devkit, ids, *both, out)
+    model = {"tutor": str(config), "weights": str(weights)}
+    both = load_tutors(generation_config(detection=model, segmentation=model))
+    generate(devkit, ids, both, out)
     assert verify(out) == []
     cache = TutorCache.open(out)
     described = cache.settings["label_vectors"]
@@ -252,7 +252,7 @@ def test_it_has_a_background_of_its_own(model_files: tuple[Path, Path]) -> None:
     tutor = from_config(*model_files, settings())
     for form in (LabelForm(background="rest"), LabelForm(classes="full")):
         with pytest.raises(TutorError, match="leave out --label-classes and --label-background"):
-            TutorPair(None, tutor, form=form)
+            TutorPair(None, tutor, generation_config(label_vectors=form))
 
 
 @pytest.mark.parametrize("spoilt", ["nan", "shape"])

@@ -17,9 +17,10 @@ from kdcli.cache.reader import TutorCache
 from kdcli.cache.writing.shard import Shard
 from kdcli.common.errors import CacheError, DevkitError
 from kdcli.common.images import ImageEntry
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import divide, generate
 from kdcli.tutor_gen.pipeline.background import Background
-from kdcli.tutor_gen.pipeline.label import LoaderSettings
+from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.pipeline.read_ahead import Photographs, Read, plan_batches, read_ahead
 from kdcli.tutor_gen.tutors.preparation import Preparation
 from kdcli.tutor_gen.tutors.tutor import Tutor
@@ -132,19 +133,20 @@ def test_workers_change_nothing_and_batches_the_last_bits(
     ids = devkit.image_ids("Main/train")
     content = devkit.image_path(ids[2]).read_bytes()
     devkit.image_path(ids[2]).write_bytes(content[:900])  # one that fails amid a batch
-    for name, loader in {
-        "plain": LoaderSettings(),
-        "workers": LoaderSettings(workers=2),
-        "batches": LoaderSettings(workers=1, batch_size=4),
+    for name, runtime in {
+        "plain": {"workers": 0},
+        "workers": {"workers": 2},
+        "batches": {"workers": 1, "batch_size": 4},
     }.items():
         result = generate(
             devkit,
             ids,
-            detection_tutor,
-            segmentation_tutor,
+            TutorPair(
+                detection_tutor,
+                segmentation_tutor,
+                generation_config(runtime={"images_per_shard": 5, **runtime}),
+            ),
             tmp_path / name,
-            images_per_shard=5,
-            loader=loader,
         )
         assert (result.images, list(result.failed)) == (6, [ids[2]])
     assert files_of(tmp_path / "plain") == files_of(tmp_path / "workers")

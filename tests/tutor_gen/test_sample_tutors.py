@@ -7,7 +7,7 @@ import pytest
 from kdcli.tutor_gen.labels.hard import code_label_vectors
 from kdcli.tutor_gen.registry import SAMPLE
 from kdcli.tutor_gen.tutors.tutor import Tutor
-from kdcli.voc.metrics import ConfusionMatrix, Detections, evaluate_detections
+from kdcli.voc.metrics import ConfusionMatrix, evaluate_detections
 from kdcli.voc.scenes.dataset import draw_scene
 
 HELD_OUT_SEED = 7_500_000
@@ -25,14 +25,14 @@ def test_average_precision(role: str, detection_tutor: Tutor, segmentation_tutor
     for scene in scenes:
         (found,) = tutor.predict([scene.image])
         name = scene.annotation.image_id
-        predictions[name] = Detections(found.boxes, found.labels, found.scores)
+        predictions[name] = found
         if found.masks is not None:
             sure = found.select(found.scores >= 0.3, "floor")
             assert sure.masks is not None
-            label_map, palette = code_label_vectors(
+            index_map, palette = code_label_vectors(
                 sure.masks, sure.labels, sure.scores, *scene.image.shape[:2], sure.boxes
             )
-            matrix.update(palette.argmax(axis=1)[label_map], scene.class_mask)
+            matrix.update(palette.argmax(axis=1)[index_map], scene.class_mask)
     result = evaluate_detections(predictions, {s.annotation.image_id: s.annotation for s in scenes})
     assert sum(result.objects.values()) > 2 * SCENES
     assert result.map >= LEAST_AP

@@ -83,8 +83,8 @@ def test_every_form_equals_its_definition(form: LabelForm, seed: int, n: int) ->
     if form.masks == "hard":
         assert found.masks is not None
         found = replace(found, masks=found.masks >= 128)
-    label_map, palette = code_instances(found, form, 7, 6)
-    vectors, expected = palette[label_map], slow_vectors(found, form)
+    index_map, palette = code_instances(found, form, 7, 6)
+    vectors, expected = palette[index_map], slow_vectors(found, form)
     bound = 0.5 / form.levels + 1e-6 if form.masks == "soft" else 1e-7
     np.testing.assert_allclose(vectors[..., 1:], expected[..., 1:], rtol=0, atol=bound)
     background = slow_background(vectors[..., 1:].astype(np.float64), form.background)
@@ -95,8 +95,8 @@ def test_every_form_equals_its_definition(form: LabelForm, seed: int, n: int) ->
     assert not palette[0].any()
     rows = [tuple(row) for row in palette.tolist()]
     assert rows == sorted(set(rows))
-    assert set(np.unique(label_map)) | {0} == set(range(len(palette)))
-    assert label_map.dtype == (np.uint8 if len(palette) <= 256 else np.uint16)
+    assert set(np.unique(index_map)) | {0} == set(range(len(palette)))
+    assert index_map.dtype == (np.uint8 if len(palette) <= 256 else np.uint16)
 
 
 def test_a_worked_example() -> None:
@@ -111,8 +111,8 @@ def test_a_worked_example() -> None:
         distributions=distribution,
     )
     form = LabelForm("soft", "full", "complement", levels=16)
-    label_map, palette = code_instances(found, form, 1, 3)
-    vectors = palette[label_map][0]
+    index_map, palette = code_instances(found, form, 1, 3)
+    vectors = palette[index_map][0]
     # .4 * .5 = .2 is nearest to 3/16, .4 * .25 = .1 to 2/16, 13/16 * 14/16 = 11.4/16 to 11/16.
     expected = [(0.375, 0.5, 0.25), (0.6875, 0.1875, 0.125), (1.0, 0.0, 0.0)]
     assert vectors[:, [0, 8, 12]].tolist() == [list(row) for row in expected]
@@ -121,24 +121,24 @@ def test_a_worked_example() -> None:
 
 def test_without_instances_all_is_background() -> None:
     found = random_instances(np.random.default_rng(0), 0, 4, 5)
-    label_map, palette = code_instances(found, LabelForm("soft", background="rest"), 4, 5)
-    assert (label_map == 1).all()
+    index_map, palette = code_instances(found, LabelForm("soft", background="rest"), 4, 5)
+    assert (index_map == 1).all()
     assert palette[:, 0].tolist() == [0, 1]
     assert not palette[:, 1:].any()
     nothing = Instances(found.boxes, found.labels, found.scores)
-    label_map, palette = code_instances(nothing, LabelForm(background="rest"), 4, 5)
-    assert not label_map.any()
+    index_map, palette = code_instances(nothing, LabelForm(background="rest"), 4, 5)
+    assert not index_map.any()
     assert palette.shape == (1, 21)
 
 
 def test_background_of_256_vectors_takes_sixteen_bits() -> None:
     palette = np.zeros((256, 21), dtype=np.float32)
     palette[:, 3] = np.arange(256) / 256
-    label_map = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    coded, filled = add_background(label_map, palette, "rest")
+    index_map = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    coded, filled = add_background(index_map, palette, "rest")
     assert coded.dtype == np.uint16
     assert len(filled) == 257
-    np.testing.assert_allclose(filled[coded][..., 0], 1 - palette[label_map][..., 3])
+    np.testing.assert_allclose(filled[coded][..., 0], 1 - palette[index_map][..., 3])
 
 
 def test_more_than_65536_vectors_are_refused() -> None:
@@ -158,20 +158,20 @@ def test_an_image_of_too_many_vectors_takes_half_the_levels() -> None:
         scores=np.ones(3, np.float32),
         masks=masks,
     )
-    label_map, palette = code_instances(found, LabelForm("soft", levels=100), 300, 600)
+    index_map, palette = code_instances(found, LabelForm("soft", levels=100), 300, 600)
     assert len(palette) <= 2**16
     steps = palette * 25
     np.testing.assert_allclose(steps, np.rint(steps), rtol=0, atol=1e-4)
-    apart = np.abs(palette[label_map][..., 1:4] - np.moveaxis(masks, 0, -1) / 255)
+    apart = np.abs(palette[index_map][..., 1:4] - np.moveaxis(masks, 0, -1) / 255)
     assert 0.5 / 50 < apart.max() <= 0.5 / 25 + 1e-6
 
 
 def test_the_largest_possible_palette_is_coded() -> None:
     plane = np.repeat(np.arange(256, dtype=np.uint8), 256).reshape(256, 256)
-    label_map, palette = code_planes({4: plane, 9: plane.T.copy()}, (256, 256), 255)
+    index_map, palette = code_planes({4: plane, 9: plane.T.copy()}, (256, 256), 255)
     assert len(palette) == 2**16
-    np.testing.assert_array_equal(np.rint(palette[label_map][..., 4] * 255), plane)
-    np.testing.assert_array_equal(np.rint(palette[label_map][..., 9] * 255), plane.T)
+    np.testing.assert_array_equal(np.rint(palette[index_map][..., 4] * 255), plane)
+    np.testing.assert_array_equal(np.rint(palette[index_map][..., 9] * 255), plane.T)
 
 
 def test_soft_vectors_at_the_highest_probabilities_are_the_hard_ones() -> None:
@@ -215,10 +215,10 @@ def test_forms_describe_themselves_and_are_read_again() -> None:
 
 def test_background_mass_leaves_the_gallery_s_photograph_clear() -> None:
     image = np.full((2, 3, 3), 100, dtype=np.uint8)
-    label_map = np.array([[0, 1, 1], [1, 1, 2]], dtype=np.uint8)
+    index_map = np.array([[0, 1, 1], [1, 1, 2]], dtype=np.uint8)
     palette = np.zeros((3, 21), dtype=np.float32)
     palette[1, 0], palette[2, 8] = 1, 0.5
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.float32)
-    tinted = _tinted(image, TutorOutput("one", *nothing, label_map, palette))
+    tinted = _tinted(image, TutorOutput("one", *nothing, index_map, palette))
     assert (tinted.reshape(-1, 3)[:5] == 100).all()
     assert (tinted[1, 2] != 100).any()

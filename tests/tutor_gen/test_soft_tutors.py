@@ -14,14 +14,17 @@ from kdcli.cache.merge import merge_caches
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
 from kdcli.common.errors import CacheError, TutorError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.door import paste_masks_in_image
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
 from kdcli.tutor_gen.generate import generate
+from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.compare import ALIKE, compare_with_tutors
 from kdcli.tutor_gen.registry import SAMPLE, load_tutor
 from kdcli.tutor_gen.reload import load_again
 from kdcli.tutor_gen.tutors.label_form import LabelForm
-from kdcli.tutor_gen.tutors.tutor import ModelSettings, Tutor
+from kdcli.tutor_gen.tutors.settings import ModelSettings
+from kdcli.tutor_gen.tutors.tutor import Tutor
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scenes.dataset import Scene
 
@@ -30,7 +33,7 @@ SOFT = LabelForm("soft", "full", "complement")
 
 
 def loaded(form: LabelForm, **changed: Any) -> Detectron2Tutor:
-    given = {"floor": 0.05, "detections_per_image": 100, "min_size": None, "masks": True}
+    given = {"score_threshold": 0.05, "detections_per_image": 100, "min_size": None, "masks": True}
     settings = ModelSettings(**{**given, "device": "cpu", "form": form, **changed})
     return from_config(CONFIG, WEIGHTS, settings)
 
@@ -87,7 +90,7 @@ def test_distributions_are_the_box_heads_own(soft: Detectron2Tutor, scenes: list
 
 def test_a_detector_without_one_distribution_a_box_is_refused(tmp_path: Path) -> None:
     name = "Misc/cascade_mask_rcnn_R_50_FPN_3x"
-    settings = ModelSettings(0.05, 10, 64, masks=True, device="cpu", form=LabelForm(classes="full"))
+    settings = ModelSettings(0.05, 10, 64, masks=True, form=LabelForm(classes="full"))
     with pytest.raises(TutorError, match=r"cascade.* does not give the class distribution"):
         from_zoo(name, "random:0", settings)
 
@@ -96,8 +99,17 @@ def test_soft_caches_are_whole_and_say_how_they_were_made(
     tmp_path: Path, devkit: Devkit, soft: Detectron2Tutor
 ) -> None:
     ids, out = devkit.image_ids("Main/train")[:3], tmp_path / "c.zarr"
-    tutor = load_tutor("sample", "segmentation", floor=0.05, form=SOFT)
-    generate(devkit, ids, None, tutor, out, form=SOFT)
+    tutor = load_tutor(
+        "sample",
+        "segmentation",
+        config=generation_config(segmentation__score_threshold=0.05, label_vectors=SOFT),
+    )
+    generate(
+        devkit,
+        ids,
+        TutorPair(None, tutor, generation_config(label_vectors=SOFT)),
+        out,
+    )
     assert verify(out) == []
     cache = TutorCache.open(out)
     described = cache.settings["label_vectors"]
@@ -111,7 +123,7 @@ def test_soft_caches_are_whole_and_say_how_they_were_made(
         )
         assert len(palette) > 64  # hard ones are a dozen
     again = load_again(cache)
-    assert again.form == SOFT
+    assert again.config.label_vectors == SOFT
     assert compare_with_tutors(cache, again, devkit, 2).within(ALIKE)
 
 
@@ -119,11 +131,21 @@ def test_caches_made_differently_do_not_mix(
     tmp_path: Path, devkit: Devkit, segmentation_tutor: Tutor
 ) -> None:
     ids = devkit.image_ids("Main/train")
-    generate(devkit, ids[:2], None, segmentation_tutor, tmp_path / "a.zarr")
+    generate(devkit, ids[:2], TutorPair(None, segmentation_tutor), tmp_path / "a.zarr")
     rest = LabelForm(background="rest")
     with pytest.raises(CacheError, match="label_vectors"):
-        generate(devkit, ids[:2], None, segmentation_tutor, tmp_path / "a.zarr", form=rest)
-    generate(devkit, ids[2:4], None, segmentation_tutor, tmp_path / "b.zarr", form=rest)
+        generate(
+            devkit,
+            ids[:2],
+            TutorPair(None, segmentation_tutor, generation_config(label_vectors=rest)),
+            tmp_path / "a.zarr",
+        )
+    generate(
+        devkit,
+        ids[2:4],
+        TutorPair(None, segmentation_tutor, generation_config(label_vectors=rest)),
+        tmp_path / "b.zarr",
+    )
     with pytest.raises(CacheError, match="label_vectors"):
         merge_caches([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")
 
@@ -135,7 +157,7 @@ def test_photographs_with_hundreds_of_levels(
     from kdcli.tutor_gen.labels.coding import code_instances
 
     image = photographs[1]
-    (found,) = loaded(SOFT, min_size=130, floor=0.3).predict([image])
+    (found,) = loaded(SOFT, min_size=130, score_threshold=0.3).predict([image])
     assert len(found) > 2
     assert found.masks is not None
     assert found.distributions is not None
@@ -145,7 +167,7 @@ def test_photographs_with_hundreds_of_levels(
         touched = (xs + 1 > box[0]) & (xs < box[2]) & (ys + 1 > box[1]) & (ys < box[3])
         cover = np.where(touched, mask / 255, 0)
         np.maximum(exact, cover[..., None] * row, out=exact)
-    label_map, palette = code_instances(found, SOFT, *image.shape[:2])
-    apart = np.abs(palette[label_map] - exact)[..., 1:]
+    index_map, palette = code_instances(found, SOFT, *image.shape[:2])
+    apart = np.abs(palette[index_map] - exact)[..., 1:]
     assert apart.max() <= 0.5 / 32 + 1e-6
     assert exact.max() > 0.3

@@ -16,6 +16,7 @@ from kdcli.tutor_gen.detectron2.tutor import paste_masks
 from kdcli.tutor_gen.torchscript.masks import flat_masks, mask_frame
 from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
 from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
 
 SIDECAR = """
@@ -71,7 +72,7 @@ def tutor(
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(module), str(path))
     sidecar_path(path).write_text(SIDECAR.format(short_side=short_side, more=more))
-    return TorchScriptTutor(path, masks=True, device="cpu", **how)
+    return TorchScriptTutor(path, ModelSettings(masks=True, device="cpu", **how))
 
 
 def image(height: int, width: int) -> np.ndarray:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.tutor import paste_masks
 from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
 from kdcli.tutor_gen.tutors.label_form import LabelForm
+from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
 from kdcli.voc.classes import CLASS_IDS
 
@@ -123,7 +125,7 @@ def export(tmp_path: Path, module: nn.Module, **sidecar: str) -> Path:
 
 
 def tutor(path: Path, masks: bool = False) -> TorchScriptTutor:
-    return TorchScriptTutor(path, masks=masks, device="cpu")
+    return TorchScriptTutor(path, ModelSettings(masks=masks, device="cpu"))
 
 
 def colour(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
@@ -196,7 +198,9 @@ def test_masks_per_box_are_pasted_as_detectron2_does(tmp_path: Path) -> None:
 def test_soft_masks_are_pasted_or_taken_as_they_are(tmp_path: Path) -> None:
     soft = LabelForm("soft")
     path = export(tmp_path, Masks(whole=False), **TUPLE)
-    (found,) = TorchScriptTutor(path, masks=True, device="cpu", form=soft).predict([colour()])
+    (found,) = TorchScriptTutor(path, ModelSettings(masks=True, device="cpu", form=soft)).predict(
+        [colour()]
+    )
     box = np.array([[2, 3, 20, 15]], dtype=np.float32)
     expected = paste_masks(torch.arange(16.0).reshape(1, 4, 4) / 16, box, 24, 32, soft=True)
     assert found.masks is not None
@@ -206,25 +210,33 @@ def test_soft_masks_are_pasted_or_taken_as_they_are(tmp_path: Path) -> None:
     whole = export(tmp_path, Masks(whole=True), channels="RGB", scale="1", **TUPLE)
     image = np.zeros((24, 32, 3), dtype=np.uint8)
     image[5:9, 10:20] = 200
-    (found,) = TorchScriptTutor(whole, masks=True, device="cpu", form=soft).predict([image])
+    (found,) = TorchScriptTutor(whole, ModelSettings(masks=True, device="cpu", form=soft)).predict(
+        [image]
+    )
     np.testing.assert_array_equal(found.masks, np.where(image[None, ..., 0] > 100, 255, 0))
 
 
 def test_forms_that_an_export_cannot_give_are_refused(tmp_path: Path) -> None:
     path = str(export(tmp_path, Marks(), **TUPLE))
-    marks = load_tutor(path, "segmentation", form=LabelForm("soft"))
+    marks = load_tutor(
+        path,
+        "segmentation",
+        config=generation_config(label_vectors=LabelForm("soft")),
+    )
     assert marks is not None
     with pytest.raises(TutorError, match="masks that are no probabilities; generate without --lab"):
         marks.predict([colour()])
     full = LabelForm(classes="full")
     with pytest.raises(TutorError, match="no distribution over classes; generate without --label"):
-        load_tutor(path, "segmentation", form=full)
-    assert load_tutor(path, "detection", form=full) is not None
+        load_tutor(path, "segmentation", config=generation_config(label_vectors=full))
+    assert load_tutor(path, "detection", config=generation_config(label_vectors=full)) is not None
 
 
 def test_its_own_masks_are_kept_where_it_gives_28_x_28(tmp_path: Path) -> None:
     export(tmp_path, Masks(whole=False, side=28), **TUPLE)
-    keeping = TorchScriptTutor(tmp_path / "model.pt", masks=True, device="cpu", keep_masks=True)
+    keeping = TorchScriptTutor(
+        tmp_path / "model.pt", ModelSettings(masks=True, device="cpu", keep_masks=True)
+    )
     (found,) = keeping.predict([colour()])
     expected = np.arange(784, dtype=np.float32).reshape(1, 28, 28) / 784
     np.testing.assert_array_equal(found.mask_probabilities, expected)
@@ -233,7 +245,9 @@ def test_its_own_masks_are_kept_where_it_gives_28_x_28(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("whole", "size"), [(True, "24 x 32"), (False, "4 x 4")])
 def test_masks_that_cannot_be_kept_are_refused(tmp_path: Path, whole: bool, size: str) -> None:
     path = str(export(tmp_path, Masks(whole=whole), **TUPLE))
-    tutor = load_tutor(path, "segmentation", keep_masks=True)
+    tutor = load_tutor(
+        path, "segmentation", config=generation_config(segmentation__keep_masks=True)
+    )
     assert tutor is not None
     with pytest.raises(TutorError, match=rf"model\.pt gives masks of {size}; --keep-masks"):
         tutor.predict([colour()])
@@ -369,6 +383,10 @@ def test_a_real_detector_finds_what_the_photographs_show(
         assert (one.boxes >= -0.5).all()
         assert (one.boxes <= limits + 0.5).all()
     with pytest.raises(TutorError, match="set the size it wants as short_side"):
-        load_tutor(str(real_export), "detection", min_size=300)
+        load_tutor(
+            str(real_export),
+            "detection",
+            config=generation_config(inference__min_size=300),
+        )
     with pytest.raises(TutorError, match="holds its own weights"):
         load_tutor(str(real_export), "detection", weights=real_export)

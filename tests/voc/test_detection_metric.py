@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdcli.common.detections import Detections
 from kdcli.tutor_gen.detectron2 import v06 as _detectron2_v06
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASS_IDS, CLASSES
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     DetectionResult,
-    Detections,
     Metric,
     average_precision,
     box_iou,
@@ -147,11 +147,12 @@ class TestRefusals:
     @pytest.mark.parametrize("label", [0, 21])
     def test_labels(self, label: int) -> None:
         with pytest.raises(ValueError, match=r"Expected labels 1\.\.20"):
-            said((label, A, 0.5))
+            evaluate_detections({"1": said((label, A, 0.5))}, {"1": truth()})
 
     def test_lengths(self) -> None:
+        uneven = Detections(np.zeros((2, 4), np.float32), np.ones(1, int), np.ones(1, np.float32))
         with pytest.raises(ValueError, match=r"Expected boxes \(1, 4\)"):
-            Detections(np.zeros((2, 4), np.float32), np.ones(1, np.int64), np.ones(1, np.float32))
+            evaluate_detections({"1": uneven}, {"1": truth()})
 
     def test_metric(self) -> None:
         with pytest.raises(ValueError, match="'101point'"):

@@ -11,7 +11,7 @@ GREY = np.full((120, 160, 3), 100, dtype=np.uint8)
 
 
 def test_nothing_to_draw_leaves_the_photograph() -> None:
-    picture = overlay(GREY, np.zeros((0, 4)), np.zeros(0, int), label_map=np.zeros((120, 160), int))
+    picture = overlay(GREY, np.zeros((0, 4)), np.zeros(0, int), class_map=np.zeros((120, 160), int))
     np.testing.assert_array_equal(picture, GREY)
     np.testing.assert_array_equal(overlay(GREY), GREY)
 
@@ -25,7 +25,7 @@ def test_input_stays_as_it_is() -> None:
 def test_mask_is_mixed_with_the_photograph() -> None:
     labels = np.zeros((120, 160), dtype=np.uint8)
     labels[:40], labels[40:80] = 8, VOID
-    picture = overlay(GREY, label_map=labels, alpha=0.25)
+    picture = overlay(GREY, class_map=labels, alpha=0.25)
     np.testing.assert_array_equal(
         picture[0, 0], np.rint(0.75 * 100 + 0.25 * PALETTE[8].astype(float))
     )
@@ -88,13 +88,13 @@ def test_the_most_confident_box_is_on_top() -> None:
 
 def test_wrong_map_size() -> None:
     with pytest.raises(ValueError, match=r"size \(120, 160\), got \(160, 120\)"):
-        overlay(GREY, label_map=np.zeros((160, 120), dtype=np.uint8))
+        overlay(GREY, class_map=np.zeros((160, 120), dtype=np.uint8))
 
 
 def test_a_drawn_scene() -> None:
     scene = draw_scene(2, 3)
     truth = scene.annotation
-    picture = overlay(scene.image, truth.boxes, truth.labels, label_map=scene.class_mask)
+    picture = overlay(scene.image, truth.boxes, truth.labels, class_map=scene.class_mask)
     assert picture.shape == scene.image.shape
     assert picture.dtype == np.uint8
     background = scene.class_mask == 0

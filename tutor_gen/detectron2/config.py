@@ -11,7 +11,7 @@ import yaml
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.detectron2 import zoo
 from kdcli.tutor_gen.detectron2.door import META_ARCH_REGISTRY, CfgNode, get_cfg
-from kdcli.tutor_gen.tutors.tutor import ModelSettings
+from kdcli.tutor_gen.tutors.settings import ModelSettings
 
 _WANTED = "a tutor is a Faster or Mask R-CNN, a RetinaNet or a Panoptic FPN"
 _GIVES = {
@@ -47,8 +47,8 @@ def read_config(path: Path, settings: ModelSettings) -> CfgNode:
         )
     config.MODEL.MASK_ON = settings.masks
     config.MODEL.DEVICE = settings.device
-    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = settings.floor
-    config.MODEL.RETINANET.SCORE_THRESH_TEST = settings.floor
+    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = settings.score_threshold
+    config.MODEL.RETINANET.SCORE_THRESH_TEST = settings.score_threshold
     config.TEST.DETECTIONS_PER_IMAGE = settings.detections_per_image
     if settings.min_size is not None:
         config.INPUT.MIN_SIZE_TEST = settings.min_size

@@ -38,8 +38,9 @@ from kdcli.tutor_gen.detectron2.outputs import (
 )
 from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
+from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
-from kdcli.tutor_gen.tutors.tutor import Instances, ModelSettings, Panoptic
+from kdcli.tutor_gen.tutors.tutor import Instances, Panoptic
 from kdcli.voc.classes import NUM_CLASSES
 
 
@@ -57,7 +58,7 @@ class Detectron2Tutor:
         description: provenance, see `tutor_gen.tutors.tutor.Tutor`.
         keep_masks: whether `Instances.mask_probabilities` are wanted.
         form: whether masks are wanted soft, and `Instances.distributions`.
-        amp: see `tutor_gen.tutors.tutor.ModelSettings`.
+        amp: see `tutor_gen.tutors.settings.ModelSettings`.
 
     Raises:
         TutorError: something is wanted that the model does not make.

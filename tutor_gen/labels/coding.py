@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.labels.hard import LabelMap, add_background, at_class, code_hard
+from kdcli.tutor_gen.labels.hard import IndexMap, add_background, at_class, code_hard
 from kdcli.tutor_gen.labels.panoptic import code_panoptic
 from kdcli.tutor_gen.labels.soft import Coded, code_soft, with_levels_that_fit
 from kdcli.tutor_gen.tutors.label_form import LabelForm
@@ -18,7 +18,7 @@ from kdcli.voc.classes import NUM_CLASSES
 
 def code_instances(
     found: Instances, form: LabelForm, height: int, width: int
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> tuple[IndexMap, NDArray[np.float32]]:
     """Code the label vectors of one image.
 
     Args:

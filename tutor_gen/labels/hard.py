@@ -22,7 +22,7 @@ class TooManyVectorsError(TutorError):
     """An image has more distinct label vectors than a palette holds."""
 
 
-LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
+IndexMap = NDArray[np.uint8] | NDArray[np.uint16]
 
 _Vector = tuple[float, ...]
 _ZERO: _Vector = (0.0,) * NUM_CLASSES
@@ -35,7 +35,7 @@ def code_label_vectors(
     height: int,
     width: int,
     boxes: NDArray[np.float32] | None = None,
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> tuple[IndexMap, NDArray[np.float32]]:
     """Code the label vectors of one image in the thesis' form.
 
     Args:
@@ -72,7 +72,7 @@ def code_hard(
     height: int,
     width: int,
     boxes: NDArray[np.float32] | None = None,
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> tuple[IndexMap, NDArray[np.float32]]:
     """Code the entrywise largest of the ``weights`` (n, 21) of the instances that cover a pixel.
 
     The other arguments, the result and errors are those of `code_label_vectors`. Exact.
@@ -106,11 +106,11 @@ def window_of(box: NDArray[np.float32] | None, height: int, width: int) -> tuple
 
 
 def add_background(
-    label_map: LabelMap,
+    index_map: IndexMap,
     palette: NDArray[np.float32],
     background: Background,
     levels: int | None = None,
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> tuple[IndexMap, NDArray[np.float32]]:
     """Fill entry 0 of all vectors from their other entries, see `LabelForm.background`.
 
     Where the others were rounded to multiples of 1 / levels, so is it.
@@ -118,18 +118,18 @@ def add_background(
     format keeps for pixels that are not the image's.
     """
     if background == "none":
-        return label_map, palette
+        return index_map, palette
     entries = palette[:, 1:].astype(np.float64)
     mass = 1 - entries.max(axis=1) if background == "rest" else np.prod(1 - entries, axis=1)
     filled = palette.copy()
     filled[:, 0] = mass if levels is None else np.rint(mass * levels) / levels
     vectors = np.concatenate([np.zeros((1, NUM_CLASSES), np.float32), filled])
-    return canonical(label_map.astype(np.int32) + 1, vectors)
+    return canonical(index_map.astype(np.int32) + 1, vectors)
 
 
 def canonical(
     codes: NDArray[np.int32], vectors: NDArray[np.float32]
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> tuple[IndexMap, NDArray[np.float32]]:
     """Drop unused codes, sort the rest; the zero vector, which is row 0, sorts first by itself."""
     used = np.bincount(codes.ravel(), minlength=len(vectors)) > 0
     used[0] = True
@@ -138,8 +138,8 @@ def canonical(
     check_palette_size(len(order))
     recode = np.zeros(len(vectors), dtype=np.uint16)
     recode[order] = np.arange(len(order))
-    label_map = recode[codes]
-    return (label_map if len(order) > 256 else label_map.astype(np.uint8)), vectors[order]
+    index_map = recode[codes]
+    return (index_map if len(order) > 256 else index_map.astype(np.uint8)), vectors[order]
 
 
 def check_palette_size(distinct: int) -> None:

@@ -16,14 +16,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.tutor_gen.labels.hard import LabelMap, window_of
+from kdcli.tutor_gen.labels.hard import IndexMap, window_of
 from kdcli.tutor_gen.labels.soft import Planes, code_planes
 from kdcli.tutor_gen.tutors.tutor import Instances, Panoptic
 
 
 def code_panoptic(
     found: Instances, panoptic: Panoptic, levels: int
-) -> tuple[LabelMap, NDArray[np.float32]]:
+) -> tuple[IndexMap, NDArray[np.float32]]:
     """Code the label vectors of one image, every entry rounded to multiples of 1 / levels.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.tutor_gen.labels.hard import (
-    LabelMap,
+    IndexMap,
     TooManyVectorsError,
     canonical,
     check_palette_size,
@@ -23,7 +23,7 @@ from kdcli.voc.classes import NUM_CLASSES
 
 Planes = dict[int, NDArray[np.uint8]]
 """(H, W) levels by class id; a class without a plane is 0 everywhere."""
-Coded = tuple[LabelMap, NDArray[np.float32]]
+Coded = tuple[IndexMap, NDArray[np.float32]]
 
 
 def with_levels_that_fit(code: Callable[[int], Coded], levels: int) -> Coded:

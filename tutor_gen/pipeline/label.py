@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.writing.shard import Shard
+from kdcli.common.device import use_device
 from kdcli.common.images import ImageEntry
+from kdcli.tutor_gen.config import RuntimeConfig
 from kdcli.tutor_gen.pipeline.background import Background
 from kdcli.tutor_gen.pipeline.pair import Answer, TutorPair
 from kdcli.tutor_gen.pipeline.read_ahead import Photographs, Place, plan_batches, read_ahead
@@ -35,6 +37,15 @@ class LoaderSettings:
     workers: int = 0
     batch_size: int = 1
     device: str = "cpu"
+
+    @classmethod
+    def of(cls, runtime: RuntimeConfig) -> LoaderSettings:
+        """Return what a configuration means on this machine."""
+        device = str(use_device(runtime.device))
+        workers = runtime.workers
+        if workers < 0:
+            workers = 4 if device.startswith("cuda") else 1
+        return cls(workers, runtime.batch_size, device)
 
     @property
     def pin_memory(self) -> bool:

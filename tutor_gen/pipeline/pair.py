@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,14 @@ from kdcli.cache.format.record import (
     quantise_masks,
 )
 from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.config import GenerationConfig
 from kdcli.tutor_gen.labels.coding import code_instances
 from kdcli.tutor_gen.tutors.checks import check_instances
 from kdcli.tutor_gen.tutors.device import full_float32
-from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
+from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Views, prepare
 from kdcli.tutor_gen.tutors.tutor import Instances, Tutor, predict_prepared, preparation_of
 from kdcli.voc.classes import CLASSES
-
-DETECTION_FLOOR = 0.001
-"""The thesis' threshold on tutor boxes."""
-SEGMENTATION_FLOOR = 0.05
-"""Detectron2's own default threshold: what its Mask R-CNNs are evaluated with."""
 
 Answer = tuple[Instances, Instances]
 """What the detection and the segmentation tutor said about one image."""
@@ -48,38 +44,33 @@ class TutorPair:
         detection: gives the boxes; None leaves them empty.
         segmentation: gives the label vectors; None leaves them zero. If its description equals the
             detection tutor's, the model runs once for both.
-        floor: boxes of lower confidence are left out.
-        segmentation_floor: instances of lower confidence leave no trace in the label vectors.
-        keep_masks: whether the segmentation tutor's own 28 x 28 masks are kept, too, of the
-            instances that make the label vectors.
-        form: what the label vectors are made of; a panoptic tutor has its own formula, for which
-            only masks and levels of it count.
+        config: what becomes of their answers: thresholds, label vectors, kept masks. (The tutors
+            it names have been loaded, or are one's own.) A panoptic tutor has its own formula of
+            label vectors, for which only masks and levels of it count.
 
     Raises:
-        TutorError: both are absent, or the one whose masks are to be kept; a floor is not in 0..1;
-            or a panoptic tutor is to make other vectors than its own.
+        TutorError: both are absent, or the one whose masks are to be kept; or a panoptic tutor is
+            to make other vectors than its own.
     """
 
     detection: Tutor | None
     segmentation: Tutor | None
-    floor: float = DETECTION_FLOOR
-    segmentation_floor: float = SEGMENTATION_FLOOR
-    keep_masks: bool = False
-    form: LabelForm = THESIS
+    config: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
         if self.detection is None and self.segmentation is None:
             raise TutorError("both tutors are 'none': name at least one, there is nothing to store")
-        if self.keep_masks and self.segmentation is None:
+        if self.config.segmentation.keep_masks and self.segmentation is None:
             raise TutorError("--keep-masks keeps the segmentation tutor's masks: name such a tutor")
-        for floor in (self.floor, self.segmentation_floor):
-            if not 0 <= floor < 1:
-                raise TutorError(f"expected a confidence floor from 0 to below 1, got {floor}")
-        if self._panoptic and (self.form.classes, self.form.background) != ("top", "none"):
+        if self._panoptic and (self._form.classes, self._form.background) != ("top", "none"):
             raise TutorError(
                 "a panoptic tutor's label vectors are distributions with a background of their "
                 "own: leave out --label-classes and --label-background"
             )
+
+    @property
+    def _form(self) -> LabelForm:
+        return self.config.label_vectors
 
     @property
     def _panoptic(self) -> bool:
@@ -88,8 +79,8 @@ class TutorPair:
     @property
     def rounding_step(self) -> float:
         """Distance of two neighbouring values of a label vector's entry; 0 where it is exact."""
-        exact = self.form.masks == "hard" and not self._panoptic
-        return 0.0 if exact else 1 / self.form.levels
+        exact = self._form.masks == "hard" and not self._panoptic
+        return 0.0 if exact else 1 / self._form.levels
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -98,11 +89,11 @@ class TutorPair:
         return {
             "class_names": list(CLASSES),
             **{role: tutor and dict(tutor.description) for role, tutor in described.items()},
-            "detection_floor": self.floor,
-            "segmentation_floor": self.segmentation_floor,
-            "label_vectors": self.form.describe(panoptic=self._panoptic),
+            "detection_floor": self.config.detection.score_threshold,
+            "segmentation_floor": self.config.segmentation.score_threshold,
+            "label_vectors": self._form.describe(panoptic=self._panoptic),
             "exif_orientation": "ignored",
-            **({"keep_masks": True} if self.keep_masks else {}),
+            **({"keep_masks": True} if self.config.segmentation.keep_masks else {}),
         }
 
     def label(self, image: NDArray[np.uint8], image_id: str) -> tuple[TutorOutput, Dropped]:
@@ -143,21 +134,22 @@ class TutorPair:
             TutorError: a tutor's output cannot be true; the message names the image.
         """
         detected, segmented = (check_instances(said, image_id, height, width) for said in answer)
-        detected = detected.select(detected.scores >= self.floor, "floor")
-        segmented = segmented.above(self.segmentation_floor)
+        boxes_from = self.config.detection.score_threshold
+        detected = detected.select(detected.scores >= boxes_from, "floor")
+        segmented = segmented.above(self.config.segmentation.score_threshold)
         try:
-            label_map, palette = code_instances(segmented, self.form, height, width)
+            index_map, palette = code_instances(segmented, self._form, height, width)
         except TutorError as error:
             raise TutorError(f"image {image_id}: {error}") from None
         lost = {"detection": detected.dropped, "segmentation": segmented.dropped}
         output = TutorOutput(
             image_id=image_id,
             boxes=detected.boxes,
-            labels=detected.labels,
+            labels=detected.labels.astype(np.uint8, copy=False),
             scores=detected.scores,
-            label_map=label_map,
+            index_map=index_map,
             palette=palette,
-            instances=self._own_masks(segmented) if self.keep_masks else None,
+            instances=self._own_masks(segmented) if self.config.segmentation.keep_masks else None,
             dropped=encode_dropped(lost),
         )
         return output, lost
@@ -171,7 +163,7 @@ class TutorPair:
                 "28 x 28 probabilities; generate without --keep-masks, or load it to give them"
             )
         masks = quantise_masks(found.mask_probabilities)
-        return InstanceMasks(masks, found.boxes, found.labels, found.scores)
+        return InstanceMasks(found.boxes, found.labels, found.scores, masks)
 
 
 def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> list[Instances]:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.vectors import background_mass, from_threshold, winners
+from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import NUM_CLASSES, VOID
-from kdcli.voc.metrics.detection import Detections, evaluate_detections, judge
+from kdcli.voc.metrics.detection import evaluate_detections, judge
 from kdcli.voc.metrics.segmentation import intersection_over_union
 
 THRESHOLDS: tuple[float | None, ...] = (None, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.3, 0.5, 0.7)
@@ -95,17 +96,16 @@ def sweep_thresholds(
 
 
 def _at_least(found: Detections, threshold: float) -> Detections:
-    kept = found.scores >= np.float32(threshold)
-    return Detections(found.boxes[kept], found.labels[kept], found.scores[kept])
+    return found.take(found.scores >= np.float32(threshold))
 
 
 def count_vectors(
-    label_map: NDArray[np.integer], palette: NDArray[np.float32], truth: NDArray[np.uint8]
+    index_map: NDArray[np.integer], palette: NDArray[np.float32], truth: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
     """Count an image's pixels by their label vector and their true class.
 
     Args:
-        label_map: (H, W) rows of the palette.
+        index_map: (H, W) rows of the palette.
         palette: (k, 21) label vectors.
         truth: (H, W) class ids; void is left out.
 
@@ -113,7 +113,7 @@ def count_vectors(
         (k, 21) int64.
     """
     known = truth != VOID
-    cells = label_map[known].astype(np.int64) * NUM_CLASSES + truth[known]
+    cells = index_map[known].astype(np.int64) * NUM_CLASSES + truth[known]
     return np.bincount(cells, minlength=palette.size).reshape(palette.shape)
 
 

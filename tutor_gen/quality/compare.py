@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.checks import check_fits
-from kdcli.cache.format.record import Boxes, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import InstanceMasks, TutorOutput
 from kdcli.cache.format.vectors import winners
 from kdcli.cache.reader import TutorCache
+from kdcli.common.detections import Detections
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.voc.devkit import Devkit
@@ -82,7 +83,7 @@ class Difference:
         identical_boxes: those of them that the tutors gave again bit for bit, with label and
             confidence.
         unmatched_boxes: boxes of either side without a counterpart of their class, whose
-            confidence is more above the floor than the tolerance allows.
+            confidence is more above the threshold than the tolerance allows.
         coordinate: largest difference of a coordinate between counterparts, in pixels.
         confidence: largest difference of their confidences.
         pixels: pixels compared.
@@ -158,7 +159,13 @@ def compare_with_tutors(
     for image_id in progress(ids, len(ids), "tutors"):
         again, _ = pair.label(devkit.read_image(image_id), image_id)
         total = total.plus(
-            difference(cache[image_id], again, pair.floor, pair.rounding_step, tolerance)
+            difference(
+                cache[image_id],
+                again,
+                pair.config.detection.score_threshold,
+                pair.rounding_step,
+                tolerance,
+            )
         )
     return total
 
@@ -166,12 +173,12 @@ def compare_with_tutors(
 def difference(
     stored: TutorOutput,
     again: TutorOutput,
-    floor: float,
+    score_threshold: float,
     rounding_step: float = 0.0,
     tolerance: Tolerance = ALIKE,
 ) -> Difference:
-    """Compare two outputs about one image, made with one floor and one rounding of entries."""
-    boxes, others = (Boxes(o.boxes, o.labels, o.scores) for o in (stored, again))
+    """Compare two outputs about one image, made with one threshold and one rounding of entries."""
+    boxes, others = stored.detections, again.detections
     pairs = list(_counterparts(boxes, others))
     coordinate, confidence, identical = 0.0, 0.0, 0
     for i, j in pairs:
@@ -185,7 +192,7 @@ def difference(
         images=1,
         boxes=len(boxes.boxes),
         identical_boxes=identical,
-        unmatched_boxes=sum(c - floor > tolerance.confidence for c in alone),
+        unmatched_boxes=sum(c - score_threshold > tolerance.confidence for c in alone),
         coordinate=coordinate,
         confidence=confidence,
         pixels=entry.size,
@@ -196,7 +203,7 @@ def difference(
     )
 
 
-def _counterparts(boxes: Boxes, others: Boxes) -> Iterator[tuple[int, int]]:
+def _counterparts(boxes: Detections, others: Detections) -> Iterator[tuple[int, int]]:
     """Pairs of boxes of the same label, the ones that overlap most first, each box once."""
     overlap = np.where(
         boxes.labels[:, None] == others.labels[None], box_iou(boxes.boxes, others.boxes), 0
@@ -212,7 +219,7 @@ def _counterparts(boxes: Boxes, others: Boxes) -> Iterator[tuple[int, int]]:
             yield first, second
 
 
-def _without(boxes: Boxes, matched: Sequence[int]) -> list[float]:
+def _without(boxes: Detections, matched: Sequence[int]) -> list[float]:
     """Confidences of the boxes that have no counterpart."""
     alone: list[float] = np.delete(boxes.scores, list(matched)).tolist()
     return alone
@@ -225,12 +232,12 @@ def _vector_differences(
 
     Looked up per pair of vectors.
     """
-    codes = stored.label_map.astype(np.int64) * len(again.palette) + again.label_map
+    codes = stored.index_map.astype(np.int64) * len(again.palette) + again.index_map
     present, position = np.unique(codes, return_inverse=True)
     first, second = np.divmod(present, len(again.palette))
     apart = np.abs(stored.palette[first] - again.palette[second]).max(axis=1)
     other = winners(stored.palette[first]) != winners(again.palette[second])
-    shape = stored.label_map.shape
+    shape = stored.index_map.shape
     return apart[position].reshape(shape), other[position].reshape(shape)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.cache.reader import TutorCache
+from kdcli.common.detections import Detections
 from kdcli.common.errors import TutorError
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.quality.calibration import (
@@ -26,7 +27,6 @@ from kdcli.voc.classes import NUM_CLASSES
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     DetectionResult,
-    Detections,
     SegmentationResult,
     evaluate_detections,
     intersection_over_union,
@@ -100,8 +100,8 @@ def evaluate_tutors(
         if "segmentation" in cache.roles:
             truth = devkit.mask(image_id, mask_folder)
             if truth is not None:
-                label_map, palette = _label_vectors(cache, image_id, truth.shape)
-                counts = count_vectors(label_map, palette, truth)
+                index_map, palette = _label_vectors(cache, image_id, truth.shape)
+                counts = count_vectors(index_map, palette, truth)
                 for sums in everything:
                     sums.add(palette, counts)
                 masks += 1
@@ -125,9 +125,8 @@ def _check_all_there(cache: TutorCache, image_ids: Sequence[str]) -> None:
 
 def _detections(cache: TutorCache, image_id: str) -> Detections:
     if image_id in cache.failed:
-        none = np.zeros(0, dtype=np.float32)
-        return Detections(np.zeros((0, 4), dtype=np.float32), none.astype(np.int64), none)
-    return Detections(*cache.boxes(image_id))
+        return Detections.none()
+    return cache.boxes(image_id)
 
 
 def _label_vectors(
@@ -136,4 +135,4 @@ def _label_vectors(
     """Map and palette; all zero vectors for an image whose labelling failed."""
     if image_id in cache.failed:
         return np.zeros(shape, dtype=np.uint8), np.zeros((1, NUM_CLASSES), dtype=np.float32)
-    return cache.label_map(image_id), cache.palette(image_id)
+    return cache.index_map(image_id), cache.palette(image_id)

@@ -19,8 +19,8 @@ from kdcli.tutor_gen.classes.coco import voc_ids
 from kdcli.tutor_gen.classes.names import check_class_names, describe_class_names
 from kdcli.tutor_gen.torchscript.masks import flat_masks, mask_frame, to_original
 from kdcli.tutor_gen.torchscript.sidecar import Key, Sidecar, read_torchscript_sidecar
-from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
+from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
 from kdcli.tutor_gen.tutors.tutor import Instances
 
@@ -36,39 +36,27 @@ class TorchScriptTutor:
 
     Args:
         path: the TorchScript file; its sidecar is ``<path>.toml``, not that of a link's target.
-        masks: whether masks are wanted (a segmentation tutor).
-        device: a PyTorch device; quantised exports run on the CPU only.
-        keep_masks: whether its masks are wanted as 28 x 28 probabilities, too.
-        form: whether they are wanted soft; distributions over classes an export does not give.
+        settings: how it is run; its size and its precision are the export's own, and quantised
+            exports run on the CPU only.
 
     Raises:
         TutorError: no TorchScript file, or its sidecar is missing, broken, or names no masks
-            where they are wanted; or distributions are wanted.
+            where they are wanted; or another size, precision, or distributions over classes are
+            wanted.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        masks: bool,
-        device: str,
-        keep_masks: bool = False,
-        form: LabelForm = THESIS,
-    ) -> None:
-        if masks and form.classes == "full":
-            raise TutorError(
-                f"{path} is a TorchScript file, which gives each box's class and confidence but no "
-                "distribution over classes; generate without --label-classes full"
-            )
+    def __init__(self, path: Path, settings: ModelSettings) -> None:
+        masks = settings.masks
+        _refuse(path, settings)
         self._path = path
-        self._soft = form.masks == "soft"
+        self._soft = settings.form.masks == "soft"
         self._sidecar = read_torchscript_sidecar(path)
         if masks and self._sidecar.masks is None:
             raise TutorError(f"{path} gives boxes only; a segmentation tutor needs masks")
         self._masks = self._sidecar.masks if masks else None
         self._mask_frame = self._sidecar.mask_frame
-        self._keep_masks = keep_masks
-        self._device = torch.device(device)
+        self._keep_masks = settings.keep_masks
+        self._device = torch.device(settings.device)
         self.preparation = Preparation(
             self._sidecar.short_side, self._sidecar.long_side, self._sidecar.channels == "BGR"
         )
@@ -269,3 +257,18 @@ def _describe(sidecar: Sidecar) -> dict[str, Any]:
         **describe_class_names(sidecar.class_names.values()),
         "lowest_confidence": sidecar.lowest_confidence,
     }
+
+
+def _refuse(path: Path, settings: ModelSettings) -> None:
+    """Refuse what an export cannot do otherwise than it was exported to."""
+    if settings.min_size is not None:
+        raise TutorError(
+            f"{path} is a TorchScript file; set the size it wants as short_side in its sidecar"
+        )
+    if settings.amp is not None:
+        raise TutorError(f"{path} is a TorchScript file, which computes as exported; drop --amp")
+    if settings.masks and settings.form.classes == "full":
+        raise TutorError(
+            f"{path} is a TorchScript file, which gives each box's class and confidence but no "
+            "distribution over classes; generate without --label-classes full"
+        )

@@ -9,18 +9,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
+from kdcli.common.detections import Detections
 from kdcli.tutor_gen.tutors.preparation import AS_IS, Preparation, Prepared
 
 
 @dataclass(frozen=True, eq=False)
-class Instances:
-    """The objects of VOC's classes that a tutor found in one image, highest confidence first.
+class Instances(Detections):
+    """The objects of VOC's classes that a tutor found in one image, highest score first.
 
     Attributes:
-        boxes: (n, 4) float32, x1 y1 x2 y2, continuous 0-based pixels of the original image.
-        labels: (n,) uint8, VOC class ids 1..20.
-        scores: (n,) float32, 0..1.
         masks: (n, H, W) at the original image's size, or None from a pure detector: bool, or where
             soft masks were asked for uint8, the mask's probability times 255.
         dropped: how many objects were left out, by reason: ``"class"`` for classes that VOC lacks.
@@ -31,45 +28,36 @@ class Instances:
         panoptic: what else a panoptic tutor says about the image; None from other tutors.
     """
 
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.uint8]
-    scores: NDArray[np.float32]
     masks: NDArray[np.bool_] | NDArray[np.uint8] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     mask_probabilities: NDArray[np.float32] | None = None
     distributions: NDArray[np.float32] | None = None
     panoptic: Panoptic | None = None
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def select(self, keep: NDArray[Any], reason: str) -> Instances:
         """Return the objects that ``keep`` (indices or a mask) names; count the others."""
         if keep.dtype == np.bool_ and keep.all():
             return self  # masks are large; spare the copy
-        labels = self.labels[keep]
-        lost = len(self) - len(labels)
+        kept = self.take(keep)
+        lost = len(self) - len(kept)
         dropped = dict(self.dropped)
         if lost:
             dropped[reason] = dropped.get(reason, 0) + lost
         return replace(
-            self,
-            boxes=self.boxes[keep],
-            labels=labels,
-            scores=self.scores[keep],
+            kept,
             masks=_rows(self.masks, keep),
             dropped=dropped,
             mask_probabilities=_rows(self.mask_probabilities, keep),
             distributions=_rows(self.distributions, keep),
         )
 
-    def above(self, floor: float) -> Instances:
-        """Return the objects of at least this confidence, those of other classes included."""
-        kept = self.select(self.scores >= floor, "floor")
+    def above(self, score_threshold: float) -> Instances:
+        """Return the objects of at least this score, those of other classes included."""
+        kept = self.select(self.scores >= score_threshold, "floor")
         if kept.panoptic is None:
             return kept
         others = kept.panoptic.others
-        others = others.select(others.scores >= floor, "floor")
+        others = others.select(others.scores >= score_threshold, "floor")
         return replace(kept, panoptic=replace(kept.panoptic, others=others))
 
 
@@ -90,33 +78,6 @@ class Panoptic:
 
     things: NDArray[np.float32]
     others: Instances
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """How a Detectron2 model is run.
-
-    Attributes:
-        floor: detections of lower confidence are not returned (``SCORE_THRESH_TEST``).
-        detections_per_image: at most so many, the most confident ones.
-        min_size: the image's shorter side is resized to it; None keeps the configuration's.
-        masks: whether masks are wanted; without them a Mask R-CNN runs as a Faster R-CNN.
-        device: a PyTorch device such as ``"cpu"`` or ``"cuda"``.
-        keep_masks: whether `Instances.mask_probabilities` are wanted, too.
-        amp: the network computes in ``"bfloat16"`` or ``"float16"`` where PyTorch's autocast
-            thinks it harmless; None computes in float32.
-        form: what the label vectors are to be made of; decides the type of `Instances.masks` and
-            whether `Instances.distributions` are wanted.
-    """
-
-    floor: float
-    detections_per_image: int
-    min_size: int | None
-    masks: bool
-    device: str
-    keep_masks: bool = False
-    amp: str | None = None
-    form: LabelForm = THESIS
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kdcli.voc.metrics.detection import (
     DetectionResult,
-    Detections,
     Metric,
     average_precision,
     box_iou,
@@ -19,7 +18,6 @@ from kdcli.voc.metrics.segmentation import (
 __all__ = [
     "ConfusionMatrix",
     "DetectionResult",
-    "Detections",
     "Metric",
     "SegmentationResult",
     "average_precision",

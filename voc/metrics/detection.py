@@ -14,41 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASSES, NUM_CLASSES
 
 Metric = Literal["area", "11point"]
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """What a detector says about one image, in any order.
-
-    Attributes:
-        boxes: (n, 4) float32, x1 y1 x2 y2, 0-based continuous pixels of the original image.
-        labels: (n,) integers, 1..20.
-        scores: (n,) float32.
-
-    Raises:
-        ValueError: the three differ in length, or a label is not 1..20.
-    """
-
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.integer]
-    scores: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        n = len(self.labels)
-        shapes = (self.boxes.shape, self.labels.shape, self.scores.shape)
-        if shapes != ((n, 4), (n,), (n,)):
-            raise ValueError(
-                f"Expected boxes ({n}, 4), labels ({n},), confidences ({n},), got shapes {shapes}."
-            )
-        if n and not (self.labels.min() >= 1 and self.labels.max() < NUM_CLASSES):
-            raise ValueError(
-                f"Expected labels 1..{NUM_CLASSES - 1}, got {self.labels.min()} to "
-                f"{self.labels.max()}."
-            )
 
 
 @dataclass(frozen=True)
@@ -151,7 +121,8 @@ def evaluate_detections(
         metric: see `average_precision`.
 
     Raises:
-        ValueError: a prediction is for an image without annotation.
+        ValueError: a prediction is for an image without annotation, has a label beyond 1..20, or
+            its boxes, labels and scores differ in length.
     """
     strangers = predictions.keys() - annotations.keys()
     if strangers:
@@ -209,8 +180,19 @@ def judge(
     The rules are those of `evaluate_detections`. More confident boxes choose first, so leaving out
     boxes below a threshold changes nothing for the others.
     """
-    right = np.zeros(len(detections.labels), dtype=np.bool_)
-    counts = np.ones(len(detections.labels), dtype=np.bool_)
+    n = len(detections)
+    shapes = (detections.boxes.shape, detections.labels.shape, detections.scores.shape)
+    if shapes != ((n, 4), (n,), (n,)):
+        raise ValueError(
+            f"Expected boxes ({n}, 4), labels ({n},), scores ({n},), got shapes {shapes}."
+        )
+    if n and not (detections.labels.min() >= 1 and detections.labels.max() < NUM_CLASSES):
+        raise ValueError(
+            f"Expected labels 1..{NUM_CLASSES - 1}, got {detections.labels.min()} to "
+            f"{detections.labels.max()}."
+        )
+    right = np.zeros(n, dtype=np.bool_)
+    counts = np.ones(n, dtype=np.bool_)
     for label in np.intersect1d(detections.labels, annotation.labels):
         ours = np.flatnonzero(detections.labels == label)
         ours = ours[np.argsort(-detections.scores[ours], kind="stable")]

@@ -84,7 +84,7 @@ def ground_truth_panels(
         return ()
     boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
     known = [name for name, part in (("boxes", annotation), ("mask", mask)) if part is not None]
-    picture = overlay(image, boxes, labels, label_map=mask, scale=panel_scale(image))
+    picture = overlay(image, boxes, labels, class_map=mask, scale=panel_scale(image))
     return (Panel(f"ground truth: {' and '.join(known)}", picture),)
 
 

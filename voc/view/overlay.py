@@ -19,7 +19,7 @@ def overlay(
     boxes: NDArray[np.floating] | None = None,
     labels: NDArray[np.integer] | None = None,
     scores: NDArray[np.floating] | None = None,
-    label_map: NDArray[np.integer] | None = None,
+    class_map: NDArray[np.integer] | None = None,
     *,
     palette: NDArray[np.uint8] = PALETTE,
     names: tuple[str, ...] = CLASSES,
@@ -33,7 +33,7 @@ def overlay(
         boxes: (n, 4) x1 y1 x2 y2, 0-based continuous pixels of the image.
         labels: (n,) ids into ``names`` and ``palette``; without them boxes are white and unnamed.
         scores: (n,) written behind the name; the most confident box is drawn last, on top.
-        label_map: (H, W) ids into ``palette``: 0 is left clear, void is drawn white and fainter.
+        class_map: (H, W) ids into ``palette``: 0 is left clear, void is drawn white and fainter.
         palette: (k, 3) uint8 RGB colour of each id.
         names: text for each id.
         alpha: opacity of the mask, 0..1.
@@ -45,7 +45,7 @@ def overlay(
     Raises:
         ValueError: the mask is not of the image's size.
     """
-    picture = image if label_map is None else _tinted(image, label_map, palette, alpha)
+    picture = image if class_map is None else _tinted(image, class_map, palette, alpha)
     canvas = Image.fromarray(enlarged(picture, scale))
     if boxes is not None and len(boxes):
         order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
@@ -76,18 +76,18 @@ def enlarged(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 def _tinted(
     image: NDArray[np.uint8],
-    label_map: NDArray[np.integer],
+    class_map: NDArray[np.integer],
     palette: NDArray[np.uint8],
     alpha: float,
 ) -> NDArray[np.uint8]:
-    if label_map.shape != image.shape[:2]:
+    if class_map.shape != image.shape[:2]:
         raise ValueError(
-            f"Expected a label map of the image's size {image.shape[:2]}, got {label_map.shape}."
+            f"Expected a label map of the image's size {image.shape[:2]}, got {class_map.shape}."
         )
-    void = label_map == VOID
-    colours = palette[np.where(void, 0, label_map)].astype(np.float32)
+    void = class_map == VOID
+    colours = palette[np.where(void, 0, class_map)].astype(np.float32)
     colours[void] = 255
-    opacity = np.where(label_map == 0, 0.0, alpha).astype(np.float32)
+    opacity = np.where(class_map == 0, 0.0, alpha).astype(np.float32)
     opacity[void] = alpha * 0.6
     opacity = opacity[..., None]
     return np.asarray(np.rint(image * (1 - opacity) + colours * opacity), dtype=np.uint8)

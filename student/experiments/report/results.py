@@ -19,7 +19,7 @@ from kdcli.student.experiments.matrix import RUN, cell_folder
 from kdcli.student.experiments.recipe import Cell, Recipe, parse_recipe, shipped
 from kdcli.student.experiments.record import RECORDS
 from kdcli.student.experiments.runner import FAILURE
-from kdcli.student.runs.directory import CONFIG, METRICS, RECORD, run_config
+from kdcli.student.runs.directory import CONFIG, METRICS, RECORD, recorded_config
 
 SECTIONS = {"map": ("detection", "average_precision"), "miou": ("segmentation", "iou")}
 """Where an evaluation keeps a metric, and its values per class."""
@@ -78,7 +78,7 @@ class Run:
     def config(self) -> RunConfig | None:
         """Its configuration; None if it never started."""
         run = self.folder / RUN
-        return run_config(run) if (run / CONFIG).is_file() else None
+        return recorded_config(run) if (run / CONFIG).is_file() else None
 
     @property
     def record(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcli.commands.options import PATH, device_option, torch_device, tutor_options, voc_option
+from kdcli.commands.options import PATH, device_option, tutor_options, voc_option
 from kdcli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     help="Run the tutors again on N images and say how far the store is from them; beyond what "
     "device, precision and versions explain, the command ends with 1. Needs --voc.",
 )
-@tutor_options("detection", None)
-@tutor_options("segmentation", None)
+@tutor_options("detection")
+@tutor_options("segmentation")
 @device_option
 def inspect_cache(
     cache: Path,
@@ -129,6 +129,7 @@ def _compare(
     store: TutorCache, devkit: Devkit, images: int, named: Mapping[str, str | None]
 ) -> _Compared:
     """Run the store's tutors again, by the options of `tutor_options` and `device_option`."""
+    from kdcli.common.device import use_device
     from kdcli.common.versions import environment
     from kdcli.tutor_gen.quality.compare import (
         compare_with_tutors,
@@ -142,7 +143,7 @@ def _compare(
         Named(named[f"{role}_tutor"], named[f"{role}_weights"])
         for role in ("detection", "segmentation")
     )
-    device = torch_device(named["device"] or "auto")
+    device = str(use_device(named["device"] or "auto"))
     pair = load_again(store, detection, segmentation, device)
     now = environment() | device_environment(device)
     differences = environment_differences(store.provenance["environments"], now)

@@ -95,9 +95,9 @@ def test_one_covered_box_is_enough() -> None:
     crops = [draw_crop(rng, CANVAS, boxes, config) for _ in range(200)]
     real = [crop for crop in crops if crop != CANVAS]
     assert len(real) > 100
-    shares = [[covered(box, crop) for box in boxes] for crop in real]
-    assert all(max(share) >= 0.9 for share in shares)
-    assert any(min(share) == 0 for share in shares)
+    fractions = [[covered(box, crop) for box in boxes] for crop in real]
+    assert all(max(share) >= 0.9 for share in fractions)
+    assert any(min(share) == 0 for share in fractions)
 
 
 def test_after_all_tries_fail_the_whole_canvas_is_taken() -> None:

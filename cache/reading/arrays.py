@@ -66,7 +66,7 @@ class Table:
         return found
 
 
-class Store:
+class CacheArrays:
     """A complete cache, opened for reading. Images are addressed by their position in the list."""
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +93,7 @@ class Store:
         """SHA-256 (N, 32) of the image files, read when asked for."""
         return self._whole(self._digests)
 
-    def label_map(self, image: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    def index_map(self, image: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The image's label map (H, W)."""
         height, width = self.sizes[image].tolist()
         crc32 = int(self._label_crc32[image])
@@ -144,8 +144,8 @@ def _complete_root(path: Path) -> Root:
     return root
 
 
-def _metadata(store: Store, name: str) -> Mapping[str, Any]:
-    content = read_recorded(store.path, store.root, name)
+def _metadata(arrays: CacheArrays, name: str) -> Mapping[str, Any]:
+    content = read_recorded(arrays.path, arrays.root, name)
     metadata: Mapping[str, Any] = json.loads(content)
     return metadata
 

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from kdcli.cache.format.record import InstanceMasks
+from kdcli.common.detections import Detections
 from kdcli.student.config.schema import SegmentationTargets, TargetsConfig
-from kdcli.student.data.assignment import PARTS
-from kdcli.student.data.batch import Batch, Boxes, Instances, Sample, collate
+from kdcli.student.data.assignment import TERMS
+from kdcli.student.data.batch import Batch, Sample, collate
 from kdcli.student.losses.losses import (
     detection_loss,
     segmentation_loss,
     soft_segmentation_loss,
 )
 from kdcli.student.losses.matching import match
-from kdcli.student.losses.objective import objective
 from kdcli.student.losses.soft_labels import label_vector_target, look_up
 from kdcli.student.model.blitznet import BlitzNetOutput
+from kdcli.student.training.step import objective
 
 SIDE = 6
 BOXES = np.array([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.9]], np.float32)
@@ -26,8 +28,10 @@ BOXES = np.array([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.9]], np.float32)
 def sample(index: int, weights: tuple[float, float, float, float]) -> Sample:
     rng = np.random.default_rng(index)
     count = 1 + index % 2
-    gt = Boxes(BOXES[:count], np.arange(1, count + 1), np.ones(count, np.float32))
-    tutor = Boxes(BOXES[-count:], np.arange(5, 5 + count), rng.random(count).astype(np.float32))
+    gt = Detections(BOXES[:count], np.arange(1, count + 1), np.ones(count, np.float32))
+    tutor = Detections(
+        BOXES[-count:], np.arange(5, 5 + count), rng.random(count).astype(np.float32)
+    )
     palette = np.zeros((2 + index, 21), np.float32)
     palette[1:, 3] = rng.random(1 + index)
     mask = rng.integers(0, 21, (SIDE, SIDE)).astype(np.uint8)
@@ -38,7 +42,7 @@ def sample(index: int, weights: tuple[float, float, float, float]) -> Sample:
         gt=gt,
         tutor=tutor,
         confirming=None,
-        instances=Instances.none(),
+        instances=InstanceMasks.none(),
         mask=mask,
         index_map=rng.integers(0, 2 + index, (SIDE, SIDE)).astype(np.uint8),
         palette=palette,
@@ -151,7 +155,7 @@ def test_collating_pads_with_what_means_nothing() -> None:
     assert batch.gt.labels.tolist() == [[1, 0], [1, 2]]
     assert batch.palettes.shape == (2, 3, 21)
     assert torch.equal(batch.palettes[0, 2], torch.zeros(21))
-    assert batch.shares == dict(zip(PARTS, (0.5, 0.5, 0.0, 0.5), strict=True))
+    assert batch.fractions == dict(zip(TERMS, (0.5, 0.5, 0.0, 0.5), strict=True))
     assert batch.image_ids == ("0", "1")
     moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.tutor.scores, batch.tutor.scores)

@@ -1,0 +1,161 @@
+"""One training step from top to bottom: input, network, losses, gradients, optimiser."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdcli.common.distributed import ranks, sum_over_ranks
+from kdcli.student.config.schema import RunConfig, TargetsConfig
+from kdcli.student.data.assignment import TERMS
+from kdcli.student.data.batch import Batch, BoxTable
+from kdcli.student.data.color_jitter import distort
+from kdcli.student.losses.losses import detection_loss, segmentation_loss, soft_segmentation_loss
+from kdcli.student.losses.matching import match
+from kdcli.student.losses.soft_labels import tutor_targets
+from kdcli.student.model.blitznet import BlitzNetOutput, normalise
+
+LOSSES: tuple[str, ...] = (
+    "detection_gt/class",
+    "detection_gt/box",
+    "detection_tutor/class",
+    "detection_tutor/box",
+    "segmentation_gt",
+    "segmentation_tutor",
+)
+
+
+def training_step(
+    module: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], lr: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Do one training step on this process' share of it.
+
+    Args:
+        module: A ``LossModule``, or the ``DistributedDataParallel`` around one.
+        optimizer: Of its network's parameters.
+        batches: What the step is worked off in, ``optim.accumulate`` of them.
+        lr: The learning rate of this step.
+
+    Returns:
+        The loss and its terms, means over the batches that have them; the losses of all processes
+        are to be summed.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for index, batch in enumerate(batches):
+        with _gradients_shared(module, index == len(batches) - 1):
+            total, terms = module(replace(batch, fractions=_of_all_ranks(batch.fractions)))
+            # DistributedDataParallel averages over processes, where the sum is wanted.
+            torch.autograd.backward(total * (ranks() / len(batches)))
+        losses.append({"loss": total.detach(), **terms})
+    optimizer.step()
+    means = _means(losses)
+    return means.pop("loss"), means
+
+
+class LossModule(nn.Module):
+    """From a batch to its loss, as one module: what ``DistributedDataParallel`` wraps.
+
+    With the loss outside, the outputs that no image of a batch learns would look used to it.
+    """
+
+    def __init__(self, network: nn.Module, anchors: Tensor, config: RunConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.anchors = anchors
+        self.config = config
+        self.memory_format = (
+            torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        )
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and its terms without a gradient."""
+        images = normalise(distort(batch.images, batch.jitter))
+        images = images.contiguous(memory_format=self.memory_format)
+        bf16 = self.config.optim.bf16
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            output = self.network(images)
+        total, terms = objective(output, batch, self.anchors, self.config.targets)
+        return total, {name: term.detach() for name, term in terms.items()}
+
+
+def objective(
+    output: BlitzNetOutput, batch: Batch, anchors: Tensor, targets: TargetsConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss to minimise and its terms, without weight decay.
+
+    Each task against ground truth and against the tutor: a term is computed over the images of the
+    batch that learn it, and enters the sum with their fraction of the batch. With half of the
+    images learning from the tutor that is 0.5 * L_gt + 0.5 * L_tutor, each averaged over its own
+    half (the thesis' substitution and fill-in). In a combination every image is in both terms,
+    with the weights configured.
+
+    Args:
+        output: The network's, for ``batch.images``.
+        batch: On the device of ``output``.
+        anchors: (A, 4) of the network.
+        targets: Form and temperature of the segmentation targets.
+
+    Returns:
+        The float32 scalar, and those of ``LOSSES`` that the batch has, before their fractions.
+    """
+    losses: dict[str, Tensor] = {}
+    total = torch.zeros((), device=anchors.device)
+    for index, term in enumerate(TERMS):
+        if not batch.fractions[term]:
+            continue
+        weights = batch.weights[:, index]
+        if term.startswith("detection"):
+            boxes = batch.gt if term == "detection_gt" else batch.tutor
+            both = _detection(output, boxes, anchors, weights)
+            losses[f"{term}/class"], losses[f"{term}/box"] = both
+            loss = both[0] + both[1]
+        else:
+            loss = losses[term] = _segmentation(output.segmentation, batch, targets, term, weights)
+        total = total + batch.fractions[term] * loss
+    return total, losses
+
+
+def _detection(
+    output: BlitzNetOutput, boxes: BoxTable, anchors: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    matches = match(anchors, boxes.boxes, boxes.labels, boxes.scores)
+    loss = detection_loss(output.logits, output.offsets, matches, weights)
+    return loss.classification, loss.box
+
+
+def _segmentation(
+    logits: Tensor, batch: Batch, targets: TargetsConfig, term: str, weights: Tensor
+) -> Tensor:
+    if term == "segmentation_gt":
+        return segmentation_loss(logits, batch.masks, weights)
+    target = tutor_targets(batch, targets.segmentation, logits.shape[1])
+    return soft_segmentation_loss(logits, target.distributions, weights, target.weights)
+
+
+def _gradients_shared(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Return in what to compute gradients: the processes add theirs after a step's last batch."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        manager: contextlib.AbstractContextManager[None] = module.no_sync()
+        return manager
+    return contextlib.nullcontext()
+
+
+def _of_all_ranks(fractions: Mapping[str, float]) -> dict[str, float]:
+    """Return of each term the fraction of all processes' images that learn it."""
+    own = torch.tensor(list(fractions.values()), dtype=torch.float64)
+    return dict(zip(fractions, (sum_over_ranks(own) / ranks()).tolist(), strict=True))
+
+
+def _means(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of every loss over the batches that have it."""
+    names = dict.fromkeys(name for batch in losses for name in batch)
+    found = {name: [batch[name] for batch in losses if name in batch] for name in names}
+    return {name: torch.stack(values).mean(dim=0) for name, values in found.items()}
