@@ -205,8 +205,9 @@ class InitConfig:
     """Where weights come from.
 
     Attributes:
-        trunk: A file of ImageNet weights; empty for random ones; ``sample`` for the trunk that
-            ships with the project, which fits the tiny network and knows the drawn classes.
+        trunk: A file of ImageNet weights for ``model.trunk``; empty for random ones; ``sample`` for
+            the trunk that ships with the project, which fits the tiny network and knows the drawn
+            classes.
     """
 
     trunk: str = ""
@@ -225,7 +226,7 @@ class OptimConfig:
         lr: Learning rate.
         milestones: After these steps the learning rate is multiplied by ``decay``.
         decay: See ``milestones``.
-        weight_decay: Of the convolutions' weights, as part of the loss.
+        weight_decay: Of the weights of convolutions and linear layers, as part of the loss.
         bf16: Whether the network runs under bfloat16 autocast.
     """
 

@@ -159,11 +159,11 @@ def _mean(values: Tensor, counted: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def weight_decay_loss(model: nn.Module, coefficient: float = WEIGHT_DECAY) -> Tensor:
-    """L2 term of the loss: coefficient * sum(w ** 2) / 2 over all convolution weights.
+    """L2 term of the loss: coefficient * sum(w ** 2) / 2 over the weights of all layers that train.
 
     Biases and batch norms have none (as with TF-slim's l2_regularizer in the public code).
     """
-    weights = list(_convolution_weights(model))
+    weights = list(_layer_weights(model))
     return coefficient / 2 * torch.stack([w.float().square().sum() for w in weights]).sum()
 
 
@@ -172,18 +172,19 @@ def parameter_groups(model: nn.Module, weight_decay: float = WEIGHT_DECAY) -> li
 
     Adam's own weight_decay adds weight_decay * w to the gradient of w, which is the gradient of
     `weight_decay_loss`: the same training without the work of computing that sum. (AdamW, which
-    decays apart from the gradient, would be another method.)
+    decays apart from the gradient, would be another method.) Frozen parameters are in neither.
     """
-    decayed = list(_convolution_weights(model))
+    decayed = list(_layer_weights(model))
     ids = {id(weight) for weight in decayed}
-    others = [p for p in model.parameters() if id(p) not in ids]
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
 
 
-def _convolution_weights(model: nn.Module) -> Iterator[Tensor]:
+def _layer_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Weights of convolutions, of which a linear layer is one of 1x1, unless they are frozen."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad:
             yield module.weight

@@ -18,7 +18,8 @@ from kdcli.student.data.color_jitter import distort
 from kdcli.student.losses.losses import detection_loss, segmentation_loss, soft_segmentation_loss
 from kdcli.student.losses.matching import match
 from kdcli.student.losses.soft_labels import tutor_targets
-from kdcli.student.model.blitznet import BlitzNetOutput, normalise
+from kdcli.student.model.blitznet import BlitzNetOutput
+from kdcli.student.model.preprocessing import normalise
 
 LOSSES: tuple[str, ...] = (
     "detection_gt/class",
@@ -77,7 +78,7 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms without a gradient."""
-        images = normalise(distort(batch.images, batch.jitter))
+        images = normalise(distort(batch.images, batch.jitter), self.config.model)
         images = images.contiguous(memory_format=self.memory_format)
         bf16 = self.config.optim.bf16
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
