@@ -1,7 +1,6 @@
 """ImageNet weights for the trunk, from a file with torchvision's names."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def _check_names(
     if not found:
         raise StudentError(
             f"{path}: expected weights under torchvision's {_family(trunk)} names "
-            f"({_some(wanted)}), got {_some(state) or 'an empty state dict'}. {_REMEDY}"
+            f"({_some(wanted)}), got {_some(list(state)) or 'an empty state dict'}. {_REMEDY}"
         )
     if trunk == BLITZNET_RESNET:
         return
@@ -122,10 +121,10 @@ def _family(trunk: str) -> str:
     return "ResNet" if trunk == BLITZNET_RESNET else trunk
 
 
-def _some(names: Iterable[str]) -> str:
-    """The first names."""
-    shown = list(itertools.islice(names, _SHOWN + 1))
-    return ", ".join([*shown[:_SHOWN], "..."] if len(shown) > _SHOWN else shown)
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
