@@ -20,6 +20,7 @@ import click
 from kdcli.commands.cache import export_cache, import_cache, inspect_cache, merge_caches
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
+from kdcli.commands.presets import list_presets
 from kdcli.commands.recipes import list_recipes, report, run_recipe
 from kdcli.commands.sample import make_sample
 from kdcli.commands.student import evaluate_student, export_onnx, predict, train_student
@@ -39,6 +40,7 @@ COMMANDS = (
     evaluate_student,
     predict,
     export_onnx,
+    list_presets,
     list_recipes,
     run_recipe,
     report,
