@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model
+from torchvision.ops import StochasticDepth
 
 from kdcli.common.errors import StudentError
 from kdcli.student.losses.losses import parameter_groups
@@ -55,20 +56,25 @@ def test_sides_and_widths_are_the_configurations(name: str) -> None:
 @pytest.mark.parametrize("name", TORCHVISION)
 @torch.no_grad()
 def test_maps_are_what_torchvision_computes(name: str) -> None:
+    """To the bit, in evaluation and in training."""
     torch.manual_seed(1)
-    trunk = torchvision_trunk(name).eval()
-    theirs = get_model(name, weights=None).eval()
-    incompatible = theirs.load_state_dict(trunk.state_dict(), strict=False)
-    assert not incompatible.unexpected_keys
+    trunk = torchvision_trunk(name)
+    theirs = get_model(name, weights=None)
+    assert not theirs.load_state_dict(trunk.state_dict(), strict=False).unexpected_keys
     if name == SQUEEZENET:
         theirs.features[0].padding = (1, 1)
+    for module in theirs.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
     seen: list[Tensor] = []
     for stage in TORCHVISION[name].stages:
         theirs.get_submodule(stage).register_forward_hook(lambda _m, _x, y: seen.append(y.clone()))
     images = torch.randn(2, 3, 96, 96)
-    theirs(images)
-    for ours, expected in zip(trunk(images), seen, strict=True):
-        assert torch.equal(ours, expected)
+    for training in (False, True):
+        seen.clear()
+        theirs.train(training)(images)
+        for ours, expected in zip(trunk.train(training)(images), seen, strict=True):
+            assert torch.equal(ours, expected)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", SQUEEZENET])
