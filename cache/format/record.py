@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +47,14 @@ class InstanceMasks(Detections):
 
     masks: NDArray[np.uint8]
 
-    @staticmethod
-    def none() -> InstanceMasks:
+    @classmethod
+    def none(cls) -> Self:
         """Return no instances."""
         none = Detections.none()
         masks = np.zeros((0, MASK_SIDE, MASK_SIDE), np.uint8)
-        return InstanceMasks(none.boxes, none.labels, none.scores, masks)
+        return cls(none.boxes, none.labels, none.scores, masks)
 
-    def take(self, rows: NDArray[Any]) -> InstanceMasks:
+    def take(self, rows: NDArray[Any]) -> Self:
         """Return the instances that ``rows`` (indices or a mask) names."""
         return replace(super().take(rows), masks=self.masks[rows])
 

@@ -29,12 +29,6 @@ from kdcli.voc.classes import CLASSES
 Answer = tuple[Instances, Instances]
 """What the detection and the segmentation tutor said about one image."""
 
-_NOTHING = Instances(
-    boxes=np.zeros((0, 4), dtype=np.float32),
-    labels=np.zeros(0, dtype=np.uint8),
-    scores=np.zeros(0, dtype=np.float32),
-)
-
 
 @dataclass(frozen=True)
 class TutorPair:
@@ -168,6 +162,6 @@ class TutorPair:
 
 def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> list[Instances]:
     if tutor is None:
-        return [_NOTHING] * len(images)
+        return [Instances.none()] * len(images)
     way = preparation_of(tutor)
     return predict_prepared(tutor, [views[way] for views in images])
