@@ -78,11 +78,11 @@ def _load_detectron2(spec: str, weights: Path | str | None, settings: ModelSetti
     is_config = path.suffix in CONFIG_ENDINGS and path.is_file()
     if not is_config:
         zoo.resolve(spec)  # before the import below, which takes seconds
-    from kdcli.tutor_gen.detectron2 import tutor as detectron2_tutor
+    from kdcli.tutor_gen.detectron2 import load
 
     if is_config:
-        return detectron2_tutor.from_config(path, weights, settings)
-    return detectron2_tutor.from_zoo(spec, weights, settings)
+        return load.from_config(path, weights, settings)
+    return load.from_zoo(spec, weights, settings)
 
 
 def _load_torchscript(path: Path, weights: Path | str, settings: ModelSettings) -> Tutor:

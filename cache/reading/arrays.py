@@ -28,7 +28,6 @@ from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.reading.direct import MappedLabels, mapped_column
 from kdcli.cache.reading.mapped import MappedFiles, damaged, missing_message
 from kdcli.cache.reading.zarr_arrays import ZarrArray, ZarrLabels
-from kdcli.cache.writing.shard import label_specs
 from kdcli.common.errors import CacheError
 
 
@@ -116,7 +115,7 @@ class CacheArrays:
         return self._foreign(spec.name)
 
     def _labels(self) -> LabelReader:
-        low, high = label_specs(self.root)
+        low, high = self.root.label_specs
         if all(_metadata(self, spec.metadata_path) == spec.metadata() for spec in (low, high)):
             return MappedLabels(self.files, low, high)
         return ZarrLabels(self._foreign(LOW), self._foreign(HIGH))
