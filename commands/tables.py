@@ -27,7 +27,7 @@ def print_scores(
     classes = class_rows(detection, segmentation)
     shown = [row for row in classes if _occurs(row[0], detection, segmentation)]
     rows = [*shown, *mean_rows(detection, segmentation)]
-    click.echo(tabulate(rows, HEADER, stralign="right"))
+    click.echo(tabulate(rows, HEADER, stralign="right", disable_numparse=True))
     click.echo(explanation(detection, segmentation))
 
 

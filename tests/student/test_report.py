@@ -172,8 +172,8 @@ def test_the_page_needs_no_other_file_and_shows_only_classes_that_occur(out: Pat
     assert len(sources) > 3
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert "&lt;training&gt; stopped" in page  # a message is text, not markup
-    captions = [caption for caption, _ in report.sections[0].figures]
-    assert len(captions) == 2
+    assert [drawing.open for drawing in report.sections[0].figures] == [True, False, False]
+    assert page.count("<details>") == 2
     assert len(page) < 300_000
 
 
