@@ -162,6 +162,9 @@ def test_the_tutors_quality_is_shown_where_it_was_measured(out: Path) -> None:
     facts = {fact.name: fact for fact in make_report(out, quality, drawings=False).facts}
     assert facts["its mAP"].here == "mAP 93.1 on Main/val"
     assert facts["its mIoU"].here == "not measured"
+    quality["detection"] = {"map": 0.931, "map_frequent": 0.95}
+    facts = {fact.name: fact for fact in make_report(out, quality, drawings=False).facts}
+    assert facts["its mAP"].here == "mAP 93.1 on Main/val, frequent classes 95.0"
     assert facts["detection tutor"].here == "some R-CNN (detectron2)"
 
 

@@ -193,6 +193,22 @@ def test_the_thesis_stands_beside_the_mean_that_is_claimed(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+def test_without_a_claim_the_thesis_stands_beside_the_mean_over_all(tmp_path: Path) -> None:
+    """Or beside the only one there is."""
+    text = OWN.replace('label = "b"', 'label = "b"\nthesis = { map = 0.6 }')
+    text = text.replace('claim = ["map_frequent"]', "")
+    alone = text.replace('["map_frequent", "map"]', '["map_frequent"]')
+    for name, recipe, expected in (
+        ("both", text, {"mAP frequent": False, "mAP": True}),
+        ("alone", alone, {"mAP frequent": True}),
+    ):
+        write_results(tmp_path / name, recipe, three_cells(MIXED))
+        (section,) = make_report(tmp_path / name, drawings=False).sections
+        assert {g.name: "thesis" in g.columns for g in section.groups} == expected
+        assert all("effect" in group.columns for group in section.groups)
+        assert "claim" not in section.means
+
+
 def test_the_differences_are_drawn_with_what_they_are_to(tmp_path: Path) -> None:
     result = write_results(tmp_path, OWN, three_cells(MIXED))
     drawn = effect_figure(result, ("map_frequent",))

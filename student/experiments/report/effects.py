@@ -21,11 +21,12 @@ def effect_figure(result: RecipeResult, metrics: Sequence[str]) -> str | None:
     cells = [cell for cell in result.cells if any(result.effect(cell, m) for m in metrics)]
     if not cells:
         return None
+    several = len({cell.cell.baseline for cell in cells}) > 1
     with mpl.rc_context(STYLE):
-        figure, axes = panels(8.2, 0.9 + 0.34 * len(cells), len(metrics))
+        figure, axes = panels(8.2, 0.9 + (0.46 if several else 0.34) * len(cells), len(metrics))
         for ax, metric in zip(axes, metrics, strict=True):
             _draw(ax, result, cells, metric)
-        axes[0].set_yticks(range(len(cells)), _labels(cells))
+        axes[0].set_yticks(range(len(cells)), [_label(cell, several) for cell in cells])
         for ax in axes[1:]:
             ax.set_yticks(range(len(cells)), [""] * len(cells))
         return svg(figure)
@@ -48,9 +49,5 @@ def _draw(ax: Axes, result: RecipeResult, cells: Sequence[CellResult], metric: s
     ax.grid(visible=False, axis="y")
 
 
-def _labels(cells: Sequence[CellResult]) -> list[str]:
-    several = len({cell.cell.baseline for cell in cells}) > 1
-    return [
-        f"{cell.cell.label}\nto: {cell.cell.baseline}" if several else cell.cell.label
-        for cell in cells
-    ]
+def _label(cell: CellResult, with_baseline: bool) -> str:
+    return cell.cell.label + (f"\nto: {cell.cell.baseline}" if with_baseline else "")

@@ -187,10 +187,11 @@ def _group(result: RecipeResult, metric: str) -> Group:
 
     Where the claim is on neither, the thesis' numbers stand beside the mean over all classes.
     """
-    claim = claimed_metrics(result)
+    claim, shown_here = claimed_metrics(result), shown_metrics(result)
     of_kind = [m for m in claim if over_all(m) == over_all(metric)]
     compares = any(c.cell.baseline for c in result.cells) and (metric in of_kind or not of_kind)
-    thesis = metric in (of_kind or [over_all(metric)]) and any(
+    place = over_all(metric) if over_all(metric) in shown_here else metric
+    thesis = metric in (of_kind or [place]) and any(
         result.thesis(cell, metric) is not None for cell in result.cells
     )
     shown = {
