@@ -113,6 +113,28 @@ def test_a_role_that_did_not_speak_has_no_score(
     assert evaluate_tutors(cache, devkit, ids).detection is None
 
 
+def test_both_roles_rest_on_the_same_frequent_classes(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    """The objects of the list decide, whether or not the store holds boxes."""
+    path = devkit.root / "Annotations" / f"{ids[0]}.xml"
+    xml = path.read_text()
+    first = xml[xml.index("<object>") : xml.index("</object>") + len("</object>")]
+    path.write_text(xml.replace("</annotation>", 20 * first + "</annotation>"))
+    annotation = devkit.annotation(ids[0])
+    assert annotation is not None
+    name = CLASSES[annotation.labels[0]]
+    generate(devkit, ids, TutorPair(Oracle(known), Oracle(known)), tmp_path / "both.zarr")
+    generate(devkit, ids, TutorPair(None, Oracle(known)), tmp_path / "masks.zarr")
+    both = evaluate_tutors(TutorCache.open(tmp_path / "both.zarr"), devkit, ids)
+    masks = evaluate_tutors(TutorCache.open(tmp_path / "masks.zarr"), devkit, ids)
+    assert both.detection is not None
+    assert both.detection.frequent_classes == (name,)
+    assert masks.segmentation is not None
+    assert masks.segmentation.frequent_classes == ("background", name)
+    assert masks.segmentation.miou_frequent == 1
+
+
 def test_the_threshold_makes_pixels_background(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
 ) -> None:

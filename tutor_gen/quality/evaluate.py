@@ -28,7 +28,9 @@ from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     DetectionResult,
     SegmentationResult,
+    count_objects,
     evaluate_detections,
+    frequent_classes,
     intersection_over_union,
 )
 
@@ -92,11 +94,10 @@ def evaluate_tutors(
     everything: list[VectorSums | CalibrationSums] = [own, *swept, *softened]
     masks = 0
     for image_id in progress(image_ids, len(image_ids), "evaluate"):
-        if "detection" in cache.roles:
-            annotation = devkit.annotation(image_id)
-            if annotation is not None:
-                annotations[image_id] = annotation
-                predictions[image_id] = _detections(cache, image_id)
+        annotation = devkit.annotation(image_id)
+        if annotation is not None:
+            annotations[image_id] = annotation
+            predictions[image_id] = _detections(cache, image_id)
         if "segmentation" in cache.roles:
             truth = devkit.mask(image_id, mask_folder)
             if truth is not None:
@@ -105,10 +106,13 @@ def evaluate_tutors(
                 for sums in everything:
                     sums.add(palette, counts)
                 masks += 1
+    # Objects say which classes are frequent, also where no tutor looked for them.
+    frequent = frequent_classes(count_objects(annotations.values()))
+    detected = bool(annotations) and "detection" in cache.roles
     return TutorEvaluation(
-        evaluate_detections(predictions, annotations) if annotations else None,
-        intersection_over_union(own.counts) if masks else None,
-        sweep_thresholds(predictions, annotations, thresholds) if annotations else (),
+        evaluate_detections(predictions, annotations) if detected else None,
+        intersection_over_union(own.counts, frequent) if masks else None,
+        sweep_thresholds(predictions, annotations, thresholds) if detected else (),
         tuple(sums.score() for sums in swept) if masks else (),
         tuple(sums.score() for sums in softened) if masks else (),
     )
