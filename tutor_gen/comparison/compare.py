@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -85,7 +86,8 @@ class StoreScores:
     def best_softmax(self) -> CalibrationScore | None:
         """The softmax of the temperature with the lowest cross-entropy."""
         swept = [s for s in self.evaluation.calibration if s.temperature is not None]
-        return min(swept, key=lambda s: s.cross_entropy, default=None)
+        known = [s for s in swept if not math.isnan(s.cross_entropy)]
+        return min(known, key=lambda s: s.cross_entropy, default=None)
 
     @property
     def map_frequent(self) -> float | None:
