@@ -181,6 +181,22 @@ def test_agreement_equals_looking_at_each_box_and_pixel(
         assert said.miou == pytest.approx(expected)
 
 
+def test_images_differ_by_what_all_pairs_differ_in(
+    voc: Devkit, stores: dict[str, TutorCache], found: Comparison
+) -> None:
+    for image_id, difference in zip(voc.image_ids(LIST), found.differences, strict=True):
+        assert difference.image_id == image_id
+        maps = [class_map(s.cache, image_id, s.thresholds.vectors) for s in found.stores]
+        others = [(one != other).mean() for one, other in combinations(maps, 2)]
+        assert difference.pixels == pytest.approx(np.mean(others))
+        boxes = [s.cache.boxes(image_id) for s in found.stores]
+        boxes = [b.take(b.scores >= s.thresholds.boxes)
+                 for b, s in zip(boxes, found.stores, strict=True)]  # fmt: skip
+        assert difference.boxes == 2 * sum(map(len, boxes))
+        matched = sum(pairs(one, other) for one, other in combinations(boxes, 2))
+        assert difference.unmatched == difference.boxes - 2 * matched
+
+
 def pairs(one: Detections, other: Detections) -> int:
     """Match greedily, the largest overlap first, by torchvision's overlaps."""
     iou = torchvision.ops.box_iou(torch.tensor(one.boxes), torch.tensor(other.boxes)).numpy()
