@@ -84,7 +84,7 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
         failed=cache.failed,
         shards=cache.shards,
         bytes_total=sum(sizes.values()),
-        bytes_per_image=sum(sizes.values()) / count,
+        bytes_per_image=bytes_per_image(cache),
         bytes_by_array=sizes,
         boxes_per_image={t: float(boxes[i].sum()) / count for i, t in enumerate(THRESHOLDS)},
         boxes_per_class={
@@ -97,6 +97,11 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
         dropped=None if dropped is None else decode_dropped(dropped),
         provenance=cache.provenance,
     )
+
+
+def bytes_per_image(cache: TutorCache) -> float:
+    """Return the size of a cache over its images, without reading them; as in `Summary`."""
+    return sum(_bytes_by_array(cache).values()) / max(1, len(cache))
 
 
 def count_class_pixels(
