@@ -20,7 +20,6 @@ from kdcli.tutor_gen.comparison.agreement import (
     agreement,
     image_difference,
 )
-from kdcli.tutor_gen.comparison.frequent import count_objects, frequent_classes, mean_over
 from kdcli.tutor_gen.comparison.said import Said, Thresholds, said_by_store, said_by_truth
 from kdcli.tutor_gen.comparison.stores import check_stores
 from kdcli.tutor_gen.comparison.thresholds import (
@@ -42,7 +41,7 @@ from kdcli.tutor_gen.quality.mistakes import BoxMistakes, box_mistakes
 from kdcli.tutor_gen.quality.reliability import Reliability, reliability
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.devkit import CLASS_MASKS, Devkit
-from kdcli.voc.metrics import ConfusionMatrix
+from kdcli.voc.metrics import ConfusionMatrix, count_objects, frequent_classes, mean_over
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdcli.tutor_gen.comparison.compare import Comparison
-from kdcli.tutor_gen.comparison.frequent import LEAST_OBJECTS
 from kdcli.tutor_gen.comparison.measures import MEASURES
 from kdcli.tutor_gen.comparison.table import Cell, Row, Table, cells
 from kdcli.tutor_gen.quality.calibration import BINS
 from kdcli.tutor_gen.quality.mistakes import KINDS, BoxMistakes, confusions, share
 from kdcli.tutor_gen.quality.reliability import LEAST_SCORE
 from kdcli.voc.classes import CLASSES
+from kdcli.voc.metrics import LEAST_OBJECTS
 
 MIXED_UP = 5
 """How many pairs of classes that are mixed up are shown of each store."""

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.tutor_gen.comparison.frequent import mean_over
 from kdcli.tutor_gen.comparison.said import Thresholds
 from kdcli.tutor_gen.quality.calibration import ThresholdScore, VectorThresholdScore
 from kdcli.tutor_gen.quality.evaluate import TutorEvaluation
 from kdcli.voc.classes import CLASSES
+from kdcli.voc.metrics import mean_over
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Thresholds among which the best are looked for."""
