@@ -76,8 +76,8 @@ def compare_tutors(
     from kdcli.commands.notes import note_unused_masks
     from kdcli.tutor_gen.comparison.compare import compare_stores
     from kdcli.tutor_gen.comparison.content import to_json
-    from kdcli.tutor_gen.comparison.stores import store_names
     from kdcli.tutor_gen.comparison.tables import all_tables
+    from kdcli.tutor_gen.quality.stores import store_names
     from kdcli.voc.devkit import Devkit, mask_folder
 
     stores = dict(zip(store_names(caches), map(TutorCache.open, caches), strict=True))

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcli.cache.checks import check_fits
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.files import atomic_file
 from kdcli.voc.classes import PALETTE
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 from kdcli.voc.view.overlay import enlarged, overlay
 
@@ -20,8 +22,13 @@ MAX_OPACITY = 0.8
 
 
 def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: int) -> None:
-    """Write ``images`` of the cache, evenly spread over it, as one HTML page."""
+    """Write ``images`` of the cache, evenly spread over it, as one HTML page.
+
+    Raises:
+        CacheError: the cache was made from other photographs than the devkit's.
+    """
     chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
+    check_fits(cache, scan_images(devkit, [cache.image_ids[i] for i in chosen]))
     settings = cache.provenance["settings"]
     facts = {
         "store": str(cache.path),

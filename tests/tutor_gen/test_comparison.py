@@ -22,13 +22,13 @@ from kdcli.tutor_gen.comparison.agreement import (
 )
 from kdcli.tutor_gen.comparison.compare import Comparison, compare_stores
 from kdcli.tutor_gen.comparison.said import Said
-from kdcli.tutor_gen.comparison.stores import store_names
 from kdcli.tutor_gen.comparison.table import cells
 from kdcli.tutor_gen.comparison.thresholds import GRID, best_boxes, best_vectors, deciding_miou
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.quality.evaluate import TutorEvaluation, evaluate_tutors
 from kdcli.tutor_gen.quality.mistakes import pixel_mistakes
+from kdcli.tutor_gen.quality.stores import store_names
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import ConfusionMatrix

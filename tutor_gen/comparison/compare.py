@@ -21,7 +21,6 @@ from kdcli.tutor_gen.comparison.agreement import (
     image_difference,
 )
 from kdcli.tutor_gen.comparison.said import Said, Thresholds, said_by_store, said_by_truth
-from kdcli.tutor_gen.comparison.stores import check_stores
 from kdcli.tutor_gen.comparison.thresholds import (
     GRID,
     best_boxes,
@@ -39,6 +38,7 @@ from kdcli.tutor_gen.quality.calibration import (
 from kdcli.tutor_gen.quality.evaluate import TutorEvaluation, evaluate_tutors
 from kdcli.tutor_gen.quality.mistakes import BoxMistakes, box_mistakes
 from kdcli.tutor_gen.quality.reliability import Reliability, reliability
+from kdcli.tutor_gen.quality.stores import check_stores
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.devkit import CLASS_MASKS, Devkit
 from kdcli.voc.metrics import ConfusionMatrix, count_objects, frequent_classes, mean_over

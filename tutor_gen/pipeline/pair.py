@@ -42,6 +42,8 @@ class TutorPair:
             it names have been loaded, or are one's own.) A panoptic tutor has its own formula of
             label vectors, for which only masks and levels of it count.
 
+        loaded: whether the tutors are those that ``config`` names.
+
     Raises:
         TutorError: both are absent, or the one whose masks are to be kept; or a panoptic tutor is
             to make other vectors than its own.
@@ -50,6 +52,7 @@ class TutorPair:
     detection: Tutor | None
     segmentation: Tutor | None
     config: GenerationConfig = field(default_factory=GenerationConfig)
+    loaded: bool = False
 
     def __post_init__(self) -> None:
         if self.detection is None and self.segmentation is None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
-from kdcli.common.errors import TutorError
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.quality.calibration import (
     CalibrationScore,
@@ -22,6 +21,7 @@ from kdcli.tutor_gen.quality.calibration import (
     count_vectors,
     sweep_thresholds,
 )
+from kdcli.tutor_gen.quality.stores import check_stores
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import NUM_CLASSES
 from kdcli.voc.devkit import Devkit
@@ -85,8 +85,9 @@ def evaluate_tutors(
 
     Raises:
         TutorError: an image is not in the cache.
+        CacheError: the cache was made from other photographs.
     """
-    _check_all_there(cache, image_ids)
+    check_stores([cache], devkit, image_ids)
     predictions: dict[str, Detections] = {}
     annotations: dict[str, Annotation] = {}
     own, *swept = (VectorSums(t) for t in (segmentation_threshold, *vector_thresholds))
@@ -116,15 +117,6 @@ def evaluate_tutors(
         tuple(sums.score() for sums in swept) if masks else (),
         tuple(sums.score() for sums in softened) if masks else (),
     )
-
-
-def _check_all_there(cache: TutorCache, image_ids: Sequence[str]) -> None:
-    absent = [i for i in image_ids if i not in cache and i not in cache.failed]
-    if absent:
-        raise TutorError(
-            f"{len(absent)} of {len(image_ids)} images are not in {cache.path}, the first is "
-            f"{absent[0]}; generate them first, or name the list that the cache was made from"
-        )
 
 
 def _detections(cache: TutorCache, image_id: str) -> Detections:

@@ -1,4 +1,4 @@
-"""The stores of a comparison: what they are called, and whether they speak of the same images."""
+"""The stores that are scored: what they are called, and whether they speak of these images."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def check_stores(stores: Sequence[TutorCache], devkit: Devkit, image_ids: Sequen
     lines = [line for store in stores for line in _absent(store, image_ids)]
     if lines:
         raise TutorError(
-            f"not every store holds the {len(image_ids)} images of the list:\n{listed(lines)}\n"
-            "Generate the others first (generate-tutors, merge-caches), or name a list that all "
-            "of the stores hold."
+            f"the {len(image_ids)} images of the list are not all there:\n{listed(lines)}\n"
+            "Generate the others first (generate-tutors, merge-caches), or name a list that "
+            f"{'all of the stores hold' if len(stores) > 1 else 'the store holds'}."
         )
     for entry in scan_images(devkit, image_ids):
         for store in stores:
