@@ -45,6 +45,7 @@ def sample(index: int, weights: tuple[float, float, float, float]) -> Sample:
         instances=InstanceMasks.none(),
         mask=mask,
         index_map=rng.integers(0, 2 + index, (SIDE, SIDE)).astype(np.uint8),
+        placement=None,
         palette=palette,
         weights=np.array(weights, np.float32),
         jitter=np.array([0, 1, 1, 0, 0], np.float32),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcli.cache.format.grid import spread
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
@@ -131,4 +132,10 @@ def _label_vectors(
     """Map and palette; all zero vectors for an image whose labelling failed."""
     if image_id in cache.failed:
         return np.zeros(shape, dtype=np.uint8), np.zeros((1, NUM_CLASSES), dtype=np.float32)
-    return cache.index_map(image_id), cache.palette(image_id)
+    index_map, palette = cache.index_map(image_id), cache.palette(image_id)
+    window = cache.window(image_id)
+    if window is None:
+        return index_map, palette
+    height, width = shape
+    pixels = spread(palette[index_map], window, height, width)  # each with a vector of its own
+    return np.arange(height * width).reshape(height, width), pixels.reshape(-1, NUM_CLASSES)
