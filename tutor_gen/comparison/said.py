@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.vectors import from_threshold, winners
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
+from kdcli.tutor_gen.quality.pixels import pixel_vectors
 from kdcli.voc.annotation import Annotation
 
 
@@ -44,14 +45,10 @@ def said_by_store(
         boxes = Detections.none() if failed else cache.boxes(image_id)
         boxes = boxes.take(boxes.scores >= np.float32(thresholds.boxes))
     if "segmentation" in cache.roles:
-        class_map = np.zeros(size, np.uint8) if failed else _classes(cache, image_id, thresholds)
+        index_map, palette = pixel_vectors(cache, image_id, size)
+        classes = winners(from_threshold(palette, thresholds.vectors)).astype(np.uint8)
+        class_map = classes[index_map]
     return Said(boxes, class_map)
-
-
-def _classes(cache: TutorCache, image_id: str, thresholds: Thresholds) -> NDArray[np.integer]:
-    classes = winners(from_threshold(cache.palette(image_id), thresholds.vectors))
-    class_map: NDArray[np.integer] = classes.astype(np.uint8)[cache.index_map(image_id)]
-    return class_map
 
 
 def said_by_truth(annotation: Annotation | None, mask: NDArray[np.uint8] | None) -> Said:

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kdcli.cache.format.grid import spread
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
@@ -22,9 +18,9 @@ from kdcli.tutor_gen.quality.calibration import (
     count_vectors,
     sweep_thresholds,
 )
+from kdcli.tutor_gen.quality.pixels import pixel_vectors
 from kdcli.tutor_gen.quality.stores import check_stores
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import NUM_CLASSES
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     DetectionResult,
@@ -103,7 +99,7 @@ def evaluate_tutors(
         if "segmentation" in cache.roles:
             truth = devkit.mask(image_id, mask_folder)
             if truth is not None:
-                index_map, palette = _label_vectors(cache, image_id, truth.shape)
+                index_map, palette = pixel_vectors(cache, image_id, truth.shape)
                 counts = count_vectors(index_map, palette, truth)
                 for sums in everything:
                     sums.add(palette, counts)
@@ -124,18 +120,3 @@ def _detections(cache: TutorCache, image_id: str) -> Detections:
     if image_id in cache.failed:
         return Detections.none()
     return cache.boxes(image_id)
-
-
-def _label_vectors(
-    cache: TutorCache, image_id: str, shape: tuple[int, ...]
-) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
-    """Map and palette; all zero vectors for an image whose labelling failed."""
-    if image_id in cache.failed:
-        return np.zeros(shape, dtype=np.uint8), np.zeros((1, NUM_CLASSES), dtype=np.float32)
-    index_map, palette = cache.index_map(image_id), cache.palette(image_id)
-    window = cache.window(image_id)
-    if window is None:
-        return index_map, palette
-    height, width = shape
-    pixels = spread(palette[index_map], window, height, width)  # each with a vector of its own
-    return np.arange(height * width).reshape(height, width), pixels.reshape(-1, NUM_CLASSES)
