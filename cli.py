@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from kdcli.commands.cache import export_cache, import_cache, inspect_cache, merge_caches
+from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
 from kdcli.commands.presets import list_presets
@@ -36,6 +37,7 @@ COMMANDS = (
     import_cache,
     merge_caches,
     evaluate_tutors,
+    compare_tutors,
     train_student,
     evaluate_student,
     predict,

@@ -30,7 +30,7 @@ from kdcli.cache.reader import TutorCache
 from kdcli.cache.summary import summarise
 from kdcli.cache.writer import CacheWriter
 from kdcli.cache.writing.part import encode_image
-from kdcli.cache.writing.shard import commit_shard, label_specs
+from kdcli.cache.writing.shard import commit_shard
 from kdcli.common.images import ImageEntry
 
 DENSE_IMAGES = 20
@@ -193,9 +193,9 @@ def write_large(path: Path, outputs: Sequence[TutorOutput], images: int) -> None
     entries = [entry_of(outputs[i % len(outputs)], f"i{i:07d}") for i in range(images)]
     with CacheWriter.open(path, entries, SETTINGS, {}) as writer:
         root = writer._root
-        chunk = label_specs(root)[0].chunk[1]
+        chunk = root.label_specs[0].chunk[1]
         tables = table_names(root.features)
-        coded = [encode_image(output, chunk, tables) for output in outputs]
+        coded = [encode_image(o, chunk, tables, o.index_map.size) for o in outputs]
         for shard in writer.pending():
             first = shard.index * root.images_per_shard
             numbers = range(first, first + len(shard.images))

@@ -27,31 +27,29 @@ from kdcli.voc.devkit import Devkit
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-PLAIN = SegmentationTargets(form="background", confidence_weighting=False)
-THESIS = replace(PLAIN, form="softmax")
-CONFIRMED = replace(PLAIN, confirm="gt-boxes", ignore_missed=True)
+WEIGHTED = SegmentationTargets()
+THESIS = SegmentationTargets(form="softmax", threshold=0.7, confidence_weighting=False)
+SHARP = replace(THESIS, temperature=0.1, threshold=WEIGHTED.threshold)
 COLUMNS = (
     "scene",
     "ground truth",
     "tutor, arg max",
-    "softmax, T = 0.4:\nmass of background",
-    "background:\nmass of background",
-    "GT boxes, missed ignored:\nmass of background",
+    "softmax, T = 0.4, from .7:\nmass of background",
+    "softmax, T = 0.1, from .3:\nmass of background",
+    "weighted (default):\nweight of the pixel",
 )
 
 
 def panels(batch: Batch) -> list[NDArray[np.generic]]:
-    """One image's row of pictures; masses in 0..1, nan where a pixel teaches nothing."""
-    thesis, plain, confirmed = (
-        tutor_targets(batch, settings, len(CLASSES)) for settings in (THESIS, PLAIN, CONFIRMED)
+    """One image's row of pictures; masses and weights in 0..1."""
+    thesis, sharp, weighted = (
+        tutor_targets(batch, settings, len(CLASSES)) for settings in (THESIS, SHARP, WEIGHTED)
     )
-    masses = [
-        np.where(target.weights[0] > 0, target.distributions[0, 0], np.nan)
-        for target in (thesis, plain, confirmed)
-    ]
-    tutor = plain.distributions[0].argmax(dim=0).numpy()
+    masses = [target.distributions[0, 0].numpy() for target in (thesis, sharp)]
+    tutor = weighted.distributions[0].argmax(dim=0).numpy()
     image = batch.images[0].permute(1, 2, 0).numpy()
-    return [image, PALETTE[batch.masks[0].numpy()], PALETTE[tutor], *masses]
+    truth = PALETTE[batch.masks[0].numpy()]
+    return [image, truth, PALETTE[tutor], *masses, weighted.weights[0].numpy()]
 
 
 def main() -> None:
@@ -65,9 +63,9 @@ def main() -> None:
     devkit, cache = Devkit.open(arguments.voc), TutorCache.open(arguments.cache)
     config = run_config(
         "blitznet300",
-        [f'data.list="{arguments.list}"', "targets.segmentation.source=combination",
-         "targets.segmentation.confirm=gt-boxes"],
-    )  # fmt: skip
+        data__list=arguments.list,
+        targets__segmentation__source="combination",
+    )
     config = replace(config, augmentation=STILL)
     plan = make_plan(config, devkit, cache)
     samples = StudentDataset(devkit, cache, plan.rows, config, plan.mask_folder)
@@ -75,17 +73,16 @@ def main() -> None:
         arguments.images, len(COLUMNS), figsize=(2 * len(COLUMNS), 2.15 * arguments.images),
         squeeze=False, layout="constrained",
     )  # fmt: skip
-    colours = mpl.colormaps["gray"].with_extremes(bad="tab:red")
     for row, line in enumerate(axes):
         batch = collate([samples[Draw(0, arguments.first + row)]])
         for axis, picture in zip(line, panels(batch), strict=True):
-            drawn = axis.imshow(picture, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+            drawn = axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
     for axis, title in zip(axes[0], COLUMNS, strict=True):
         axis.set_title(title, fontsize=9)
     bar = figure.colorbar(drawn, ax=axes[:, 3:], shrink=0.6)
-    bar.set_label("0 to 1; red: teaches nothing", fontsize=8)
+    bar.set_label("0 to 1", fontsize=8)
     figure.savefig(arguments.out, dpi=90)
     print(arguments.out)
 

@@ -112,7 +112,7 @@ class CacheWriter:
 
     @property
     def root(self) -> Root:
-        """What members of this run (:class:`cache.writing.worker.MemberWriter`) need to know."""
+        """What workers of this run (:class:`cache.writing.worker.WorkerWriter`) need to know."""
         return self._root
 
     def is_new(self, shard: Shard) -> bool:

@@ -123,6 +123,16 @@ def apply(changes: Changes, table: Mapping[str, Any]) -> Table:
     return result
 
 
+def expect(condition: bool, setting: str, expected: str, got: object) -> None:
+    """Refuse a value that is out of place; for the ``__post_init__`` of configurations.
+
+    Raises:
+        ConfigError: The condition does not hold.
+    """
+    if not condition:
+        raise ConfigError(f"Expected {setting} to be {expected}, got {got}")
+
+
 def by_keyword(settings: Mapping[str, Any]) -> Table:
     """Return settings that were given as keywords (``optim__lr=2e-4``) by their dotted keys."""
     return {name.replace("__", "."): value for name, value in settings.items()}

@@ -27,12 +27,10 @@ class Detections:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @staticmethod
-    def none() -> Detections:
+    @classmethod
+    def none(cls) -> Self:
         """Return no detections."""
-        return Detections(
-            np.zeros((0, 4), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.float32)
-        )
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.float32))
 
     def take(self, rows: NDArray[Any]) -> Self:
         """Return the detections that ``rows`` (indices or a mask) names."""

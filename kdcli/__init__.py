@@ -32,15 +32,19 @@ if TYPE_CHECKING:
     from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
     from kdcli.tutor_gen.registry import load_tutor, load_tutors
     from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
+    from kdcli.voc.classes import CLASSES
     from kdcli.voc.devkit import Devkit
     from kdcli.voc.scan import scan_images
+    from kdcli.voc.scenes.dataset import make_sample
 
 __version__: str
 
 _HOMES = {
     "kdcli.common.errors": ("KdcliError",),
     "kdcli.common.detections": ("Detections",),
+    "kdcli.voc.classes": ("CLASSES",),
     "kdcli.voc.devkit": ("Devkit",),
+    "kdcli.voc.scenes.dataset": ("make_sample",),
     "kdcli.voc.scan": ("scan_images",),
     "kdcli.tutor_gen.config": ("GenerationConfig", "generation_config"),
     "kdcli.tutor_gen.registry": ("load_tutor", "load_tutors"),
@@ -60,6 +64,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CLASSES",
     "CacheWriter",
     "Detections",
     "Devkit",
@@ -82,6 +87,7 @@ __all__ = [
     "load_student",
     "load_tutor",
     "load_tutors",
+    "make_sample",
     "run_config",
     "scan_images",
     "train",

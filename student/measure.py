@@ -110,6 +110,7 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
         mask=rng.integers(0, NUM_CLASSES, (map_side, map_side), dtype=np.uint8),
         index_map=np.zeros((map_side, map_side), np.uint8),
         palette=np.zeros((1, NUM_CLASSES), np.float32),
+        placement=None,
         weights=np.array([1, 0, 1, 0], np.float32),
         jitter=draw_color_jitter(rng, config.augmentation),
     )

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdcli.common.config import Changes, apply, build, by_keyword, read_toml
-from kdcli.common.errors import ConfigError
+from kdcli.common.config import Changes, apply, build, by_keyword, expect, read_toml
 from kdcli.tutor_gen.detectron2.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.settings import ModelSettings
@@ -25,11 +24,6 @@ from kdcli.tutor_gen.tutors.settings import ModelSettings
 Role = Literal["detection", "segmentation"]
 
 AMP = {"none": None, "bf16": "bfloat16", "fp16": "float16"}
-
-
-def _expect(condition: bool, setting: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"Expected {setting} to be {expected}, got {got}")
 
 
 @dataclass(frozen=True)
@@ -86,8 +80,8 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         limit, side = self.detections_per_image, self.min_size
-        _expect(limit >= 1, "inference.detections_per_image", "at least 1", limit)
-        _expect(side == 0 or side >= 16, "inference.min_size", "0, or at least 16", side)
+        expect(limit >= 1, "inference.detections_per_image", "at least 1", limit)
+        expect(side == 0 or side >= 16, "inference.min_size", "0, or at least 16", side)
 
 
 @dataclass(frozen=True)
@@ -109,9 +103,9 @@ class RuntimeConfig:
     images_per_shard: int = 64
 
     def __post_init__(self) -> None:
-        _expect(self.workers >= -1, "runtime.workers", "at least 0 (or -1)", self.workers)
+        expect(self.workers >= -1, "runtime.workers", "at least 0 (or -1)", self.workers)
         for name in ("batch_size", "images_per_shard"):
-            _expect(getattr(self, name) >= 1, f"runtime.{name}", "at least 1", getattr(self, name))
+            expect(getattr(self, name) >= 1, f"runtime.{name}", "at least 1", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for role in ("detection", "segmentation"):
             value = getattr(self, role).score_threshold
-            _expect(0 <= value < 1, f"{role}.score_threshold", "from 0 to below 1", value)
+            expect(0 <= value < 1, f"{role}.score_threshold", "from 0 to below 1", value)
 
     def model(self, role: Role, device: str) -> ModelSettings:
         """Return how the model in a role is run."""

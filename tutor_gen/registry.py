@@ -33,11 +33,12 @@ def load_tutors(config: GenerationConfig) -> TutorPair:
         least = min(detection.score_threshold, segmentation.score_threshold)
         both = replace(config, segmentation=replace(segmentation, score_threshold=least))
         tutor = load_tutor(segmentation.tutor, "segmentation", segmentation.weights, both)
-        return TutorPair(tutor, tutor, config)
+        return TutorPair(tutor, tutor, config, loaded=True)
     return TutorPair(
         load_tutor(detection.tutor, "detection", detection.weights, config),
         load_tutor(segmentation.tutor, "segmentation", segmentation.weights, config),
         config,
+        loaded=True,
     )
 
 
@@ -78,11 +79,11 @@ def _load_detectron2(spec: str, weights: Path | str | None, settings: ModelSetti
     is_config = path.suffix in CONFIG_ENDINGS and path.is_file()
     if not is_config:
         zoo.resolve(spec)  # before the import below, which takes seconds
-    from kdcli.tutor_gen.detectron2 import tutor as detectron2_tutor
+    from kdcli.tutor_gen.detectron2 import load
 
     if is_config:
-        return detectron2_tutor.from_config(path, weights, settings)
-    return detectron2_tutor.from_zoo(spec, weights, settings)
+        return load.from_config(path, weights, settings)
+    return load.from_zoo(spec, weights, settings)
 
 
 def _load_torchscript(path: Path, weights: Path | str, settings: ModelSettings) -> Tutor:

@@ -74,6 +74,21 @@ def load_again(
     return pair
 
 
+def named_in_provenance(cache: TutorCache) -> tuple[Named, Named]:
+    """Name detection and segmentation tutor by the files that the cache's last run was given.
+
+    What lies there no longer, or was not recorded, is left to their description.
+    """
+    given = cache.provenance["environments"][-1:]
+    config = given[0].get("config", {}) if given else {}
+
+    def named(role: Role) -> Named:
+        files = (config.get(f"{role}.{part}") for part in ("tutor", "weights"))
+        return Named(*(file if file and Path(file).is_file() else None for file in files))
+
+    return named("detection"), named("segmentation")
+
+
 def _config(settings: Mapping[str, Any], device: str) -> GenerationConfig:
     """Return what a cache's settings say of a run, but for its tutors."""
     given = {
@@ -113,11 +128,11 @@ def _load(
 
 def _from_description(description: Mapping[str, Any], role: Role) -> tuple[str, str | None]:
     """Spec and weights of a sample tutor or of a model of the zoo; TutorError for others."""
-    name = str(description["name"])
+    name = str(description.get("name"))
     sample = SAMPLE / f"{role}.pth"
     if name == f"{role}.yaml" and description.get("weights_sha256") == sha256_file(sample):
         return "sample", None
-    if description["kind"] == "detectron2" and name in zoo.zoo_names():
+    if description.get("kind") == "detectron2" and name in zoo.zoo_names():
         weights = str(description["weights"])
         return name, weights if weights.startswith("random:") else None
     raise TutorError(

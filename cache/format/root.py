@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.cache.format.fingerprint import canonical_json
-from kdcli.cache.format.layout import ATTRIBUTE, FORMAT_VERSION, JSON, KNOWN_FEATURES, ROOT
+from kdcli.cache.format.layout import (
+    ATTRIBUTE,
+    FORMAT_VERSION,
+    HIGH,
+    JSON,
+    KNOWN_FEATURES,
+    LOW,
+    ROOT,
+    ArraySpec,
+    label_spec,
+)
 from kdcli.cache.format.record import DROPPED, MASK_ERROR_BOUND
 from kdcli.common.errors import CacheError
 from kdcli.common.files import atomic_file, sync
@@ -50,6 +60,15 @@ class Root:
     def shards(self) -> int:
         """Number of shards the images are divided into."""
         return -(-self.images // self.images_per_shard)
+
+    @property
+    def label_specs(self) -> tuple[ArraySpec, ArraySpec]:
+        """The two label map arrays: low and high bytes."""
+        low, high = (
+            label_spec(name, self.images, self.max_pixels, self.images_per_shard)
+            for name in (LOW, HIGH)
+        )
+        return low, high
 
     def encode(self) -> bytes:
         """The root ``zarr.json``."""

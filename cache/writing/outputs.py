@@ -11,7 +11,7 @@ from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.format.root import Root
 from kdcli.cache.format.validate import check_output
 from kdcli.cache.writing.part import EncodedImage, encode_image, failed_image
-from kdcli.cache.writing.shard import Shard, label_specs
+from kdcli.cache.writing.shard import Shard
 from kdcli.common.errors import CacheError
 
 
@@ -31,12 +31,13 @@ def encode_outputs(
             f"got those of\n{listed(given)}"
         )
     tables = table_names(root.features)
-    chunk = label_specs(root)[0].chunk[1]
+    chunk = root.label_specs[0].chunk[1]
     encoded = {}
     for entry, output in zip(shard.images, outputs, strict=True):
         if isinstance(output, FailedImage):
             encoded[entry.image_id] = failed_image(output.reason, tables)
         else:
-            check_output(output, entry, "instances" in root.features)
-            encoded[entry.image_id] = encode_image(output, chunk, tables)
+            check_output(output, entry, root.features)
+            pixels = entry.height * entry.width
+            encoded[entry.image_id] = encode_image(output, chunk, tables, pixels)
     return encoded

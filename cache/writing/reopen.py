@@ -15,7 +15,6 @@ from kdcli.cache.writing.part import (
     part_path,
     write_part,
 )
-from kdcli.cache.writing.shard import label_specs
 from kdcli.common.errors import CacheError
 from kdcli.common.files import file_intact, sync
 
@@ -45,7 +44,7 @@ def restore_parts(cache: Path, root: Root) -> dict[int, Part]:
 def _part_of(arrays: CacheArrays, shard: int) -> Part:
     root = arrays.root
     files = {}
-    for spec in label_specs(root):
+    for spec in root.label_specs:
         name = spec.file(shard)
         if name in root.files:
             if not file_intact(arrays.path / name, *root.files[name]):

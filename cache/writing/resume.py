@@ -22,10 +22,10 @@ from kdcli.cache.format.images import (
     write_metadata,
     write_whole,
 )
-from kdcli.cache.format.layout import JSON, LOCK, PARTS, ROOT
+from kdcli.cache.format.layout import JSON, LOCK, PARTS, ROOT, optional_features
 from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.writing.reopen import restore_parts
-from kdcli.cache.writing.shard import done_part, label_specs
+from kdcli.cache.writing.shard import done_part
 from kdcli.common.errors import CacheError
 from kdcli.common.files import TEMPORARY, cannot_write, file_intact
 from kdcli.common.images import ImageEntry
@@ -75,7 +75,7 @@ def begin(
         fingerprint=fingerprint(settings, digest),
         settings=settings,
         environments=(environment,),
-        features=frozenset({"dropped", *(["instances"] if settings.get("keep_masks") else [])}),
+        features=optional_features(settings),
     )
     root.write(path)
     _write_frame(path, root, images)
@@ -204,7 +204,7 @@ def _write_frame(path: Path, root: Root, images: Sequence[ImageEntry]) -> None:
         for spec, values in arrays.items():
             write_whole(path, spec, values)
     # A kill may come between an array and its metadata: each of them is looked for by itself.
-    for spec in (*arrays, *label_specs(root)):
+    for spec in (*arrays, *root.label_specs):
         metadata = path / spec.metadata_path
         if not metadata.is_file() or metadata.read_bytes() != encode_metadata(spec.metadata()):
             write_metadata(path, spec)

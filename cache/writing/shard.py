@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcli.cache.format.codec import MISSING, ShardWriter, decode_index, index_bytes
-from kdcli.cache.format.layout import HIGH, LOW, ArraySpec, label_spec
+from kdcli.cache.format.layout import ArraySpec
 from kdcli.cache.format.root import Root
 from kdcli.cache.writing.part import (
     EncodedImage,
@@ -31,15 +31,6 @@ class Shard:
     images: tuple[ImageEntry, ...]
 
 
-def label_specs(root: Root) -> tuple[ArraySpec, ArraySpec]:
-    """The two label map arrays: low and high bytes."""
-    low, high = (
-        label_spec(name, root.images, root.max_pixels, root.images_per_shard)
-        for name in (LOW, HIGH)
-    )
-    return low, high
-
-
 def chunk_count(entry: ImageEntry, spec: ArraySpec) -> int:
     """How many chunks an image's pixels take."""
     return -(-entry.height * entry.width // spec.chunk[1])
@@ -50,7 +41,7 @@ def commit_shard(cache: Path, root: Root, shard: int, images: Sequence[EncodedIm
 
     Should a power cut keep the part but not the label files, their digests in the part tell.
     """
-    low, high = label_specs(root)
+    low, high = root.label_specs
     files = dict(_write_plane(cache, low, shard, [image.low for image in images]))
     files.update(_write_plane(cache, high, shard, [image.high for image in images]))
     part = build_part(images, files)
@@ -90,7 +81,7 @@ def load_shard(
     cache: Path, root: Root, shard: int, part: Part, entries: Sequence[ImageEntry]
 ) -> list[EncodedImage]:
     """A done shard's images in encoded form again, to merge retried ones into them."""
-    low, high = label_specs(root)
+    low, high = root.label_specs
     lows = read_plane(cache, low, shard, entries, part.files)
     highs = read_plane(cache, high, shard, entries, part.files)
     images = []

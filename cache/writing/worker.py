@@ -20,19 +20,19 @@ from kdcli.common.lock import Lock
 class WorkerWriter:
     """Writes shards of a run that another process opened. Use as a context manager.
 
-    The process with the ``CacheWriter`` opens the cache, gives each member shards that its
+    The process with the ``CacheWriter`` opens the cache, gives each worker shards that its
     ``pending()`` offers and that are whole (``CacheWriter.is_new``), keeps its own lock until all
-    are done, and calls ``finish()``. A member holds a lock of its own (``.lock.1`` and so on):
+    are done, and calls ``finish()``. A worker holds a lock of its own (``.lock.1`` and so on):
     while it is at work nobody else may open the cache, even if the process that opened it is dead.
 
     Args:
         path: of the cache.
         root: ``CacheWriter.root`` of the process that opened it.
         settings: what decides this process' output, see ``CacheWriter.open``.
-        number: of this member, 1 or more, no two alike.
+        number: of this worker, 1 or more, no two alike.
 
     Raises ``CacheError`` if its settings differ from the cache's (other weights on this machine),
-    another process holds this member's lock, or the file system has no locks.
+    another process holds this worker's lock, or the file system has no locks.
     """
 
     def __init__(self, path: str | Path, root: Root, settings: JSON, number: int) -> None:
@@ -60,6 +60,6 @@ class WorkerWriter:
 
 
 def refuse_workers(path: Path) -> None:
-    """``CacheError`` if a member of another run is still at work on the cache at ``path``."""
+    """``CacheError`` if a worker of another run is still at work on the cache at ``path``."""
     for lock in sorted(path.glob(f"{LOCK}.*")):
         Lock(lock, GENERATING).release()

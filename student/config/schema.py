@@ -10,16 +10,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.common.errors import ConfigError
+from kdcli.common.config import expect
 from kdcli.student.model.config import ModelConfig
 
 Source = Literal["gt", "tutor", "share", "fill-in", "combination"]
 TargetForm = Literal["softmax", "background", "complement", "remainder", "hard"]
-
-
-def _expect(condition: bool, setting: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"Expected {setting} to be {expected}, got {got}")
 
 
 @dataclass(frozen=True)
@@ -69,10 +64,10 @@ class TaskTargets:
     def __post_init__(self) -> None:
         for name in ("share", "gt_share"):
             value = getattr(self, name)
-            _expect(0 <= value <= 1, f"targets' {name}", "between 0 and 1", value)
+            expect(0 <= value <= 1, f"targets' {name}", "between 0 and 1", value)
         for name in ("gt_weight", "tutor_weight"):
             value = getattr(self, name)
-            _expect(value >= 0, f"targets' {name}", "at least 0", value)
+            expect(value >= 0, f"targets' {name}", "at least 0", value)
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class DetectionTargets(TaskTargets):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _expect(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
+        expect(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
 
 
 @dataclass(frozen=True)
@@ -112,6 +107,8 @@ class SegmentationTargets(TaskTargets):
         confidence_weighting: Whether the loss of a covered pixel is multiplied by its confidence.
         ignore: Pixels whose largest confidence, whatever the threshold, is at least the first and
             below the second number teach nothing.
+        ignore_largest: Of the tutor's pixels in each image, the share with the largest losses that
+            teaches nothing, as potentially wrong (Depth Anything V2 takes 0.1).
         ignore_border: Pixels within this distance of another class teach nothing; in pixels of the
             network's segmentation map.
         confirm: Which of the tutor's pixels are believed: ``none``: all; ``gt-classes``: of classes
@@ -129,6 +126,7 @@ class SegmentationTargets(TaskTargets):
     masks: Literal["hard", "soft"] = "hard"
     confidence_weighting: bool = True
     ignore: tuple[float, float] = (0.0, 0.0)
+    ignore_largest: float = 0.0
     ignore_border: int = 0
     confirm: Literal["none", "gt-classes", "gt-boxes", "tutor-boxes"] = "none"
     confirm_threshold: float = 0.3
@@ -136,12 +134,14 @@ class SegmentationTargets(TaskTargets):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _expect(0 <= self.threshold <= 1, "segmentation.threshold", "between 0 and 1",
+        expect(0 <= self.threshold <= 1, "segmentation.threshold", "between 0 and 1",
                 self.threshold)  # fmt: skip
-        _expect(self.temperature > 0, "temperature", "above 0", self.temperature)
+        expect(self.temperature > 0, "temperature", "above 0", self.temperature)
         low, high = self.ignore
-        _expect(0 <= low <= high, "segmentation.ignore", "two rising numbers from 0", self.ignore)
-        _expect(self.ignore_border >= 0, "ignore_border", "at least 0", self.ignore_border)
+        expect(0 <= low <= high, "segmentation.ignore", "two rising numbers from 0", self.ignore)
+        expect(0 <= self.ignore_largest < 1, "segmentation.ignore_largest", "a share from 0 to "
+                "below 1", self.ignore_largest)  # fmt: skip
+        expect(self.ignore_border >= 0, "ignore_border", "at least 0", self.ignore_border)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class TargetsConfig:
     segmentation: SegmentationTargets = field(default_factory=SegmentationTargets)
 
     def __post_init__(self) -> None:
-        _expect(0 <= self.gt_share <= 1, "targets.gt_share", "between 0 and 1", self.gt_share)
+        expect(0 <= self.gt_share <= 1, "targets.gt_share", "between 0 and 1", self.gt_share)
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,13 @@ class AugmentationConfig:
     def __post_init__(self) -> None:
         for name in ("zoom_out_range", "crop_area", "crop_aspect"):
             low, high = getattr(self, name)
-            _expect(0 < low <= high, f"augmentation.{name}", "two rising positive numbers",
+            expect(0 < low <= high, f"augmentation.{name}", "two rising positive numbers",
                     getattr(self, name))  # fmt: skip
-        _expect(len(self.crop_coverages) > 0, "augmentation.crop_coverages", "a list of at least "
+        expect(len(self.crop_coverages) > 0, "augmentation.crop_coverages", "a list of at least "
                 "one number", "an empty one")  # fmt: skip
-        _expect(self.zoom_out_range[0] >= 1, "augmentation.zoom_out_range", "at least 1",
+        expect(self.zoom_out_range[0] >= 1, "augmentation.zoom_out_range", "at least 1",
                 self.zoom_out_range)  # fmt: skip
-        _expect(self.crop_area[1] <= 1, "augmentation.crop_area", "at most 1", self.crop_area)
+        expect(self.crop_area[1] <= 1, "augmentation.crop_area", "at most 1", self.crop_area)
 
 
 @dataclass(frozen=True)
@@ -242,8 +242,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "lr"):
             value = getattr(self, name)
-            _expect(value > 0, f"optim.{name}", "above 0", value)
-        _expect(self.batch_size % self.accumulate == 0, "optim.accumulate",
+            expect(value > 0, f"optim.{name}", "above 0", value)
+        expect(self.batch_size % self.accumulate == 0, "optim.accumulate",
                 f"a divisor of optim.batch_size ({self.batch_size})", self.accumulate)  # fmt: skip
 
 
@@ -260,8 +260,8 @@ class EvaluationConfig:
     metric: Literal["area", "11point"] = "area"
 
     def __post_init__(self) -> None:
-        _expect(self.every >= 0, "evaluation.every", "at least 0", self.every)
-        _expect(self.batch_size > 0, "evaluation.batch_size", "above 0", self.batch_size)
+        expect(self.every >= 0, "evaluation.every", "at least 0", self.every)
+        expect(self.batch_size > 0, "evaluation.batch_size", "above 0", self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every"):
             value = getattr(self, name)
-            _expect(value > 0, f"runtime.{name}", "above 0", value)
-        _expect(self.workers >= 0, "runtime.workers", "at least 0", self.workers)
+            expect(value > 0, f"runtime.{name}", "above 0", value)
+        expect(self.workers >= 0, "runtime.workers", "at least 0", self.workers)
 
 
 @dataclass(frozen=True)
@@ -310,4 +310,4 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        _expect(self.seed >= 0, "seed", "at least 0", self.seed)
+        expect(self.seed >= 0, "seed", "at least 0", self.seed)

@@ -137,8 +137,11 @@ def _segmentation(
 ) -> Tensor:
     if term == "segmentation_gt":
         return segmentation_loss(logits, batch.masks, weights)
-    target = tutor_targets(batch, targets.segmentation, logits.shape[1])
-    return soft_segmentation_loss(logits, target.distributions, weights, target.weights)
+    settings = targets.segmentation
+    target = tutor_targets(batch, settings, logits.shape[1])
+    return soft_segmentation_loss(
+        logits, target.distributions, weights, target.weights, settings.ignore_largest
+    )
 
 
 def _gradients_shared(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -48,7 +48,7 @@ def train(
     config: RunConfig,
     devkit: Devkit,
     cache: TutorCache | None,
-    out: Path,
+    out: Path | str,
     progress: Progress = no_progress,
 ) -> TrainingSummary:
     """Train a student into ``out``, or go on where a stopped run of the same settings stands.
@@ -56,11 +56,19 @@ def train(
     On the CPU a resumed run gives the same weights, bit for bit, as an undisturbed one (with the
     same number of threads). Below ``torchrun`` its processes share the work of every batch.
 
+    Args:
+        config: See ``student.config.toml.run_config``.
+        devkit: Photographs and ground truth.
+        cache: What the tutors said; None if nothing is learned from them.
+        out: The run's folder, new or to go on with.
+        progress: Wraps the loop over steps, for a progress bar.
+
     Raises:
         StudentError: Settings, data or ``out`` do not allow it, or the loss is not finite.
         CacheError, DevkitError: The cache or the devkit does not fit.
         TrainingInterrupted: After Ctrl-C, SIGTERM or SIGUSR1.
     """
+    out = Path(out)
     device = pick_device(config.runtime.device)
     with process_group(device), contextlib.ExitStack() as held:
         plan = first_rank_does(lambda: _prepare(config, devkit, cache, out, held))

@@ -19,8 +19,9 @@ from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.classes.coco import voc_ids
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.door import DefaultPredictor, get_cfg, paste_masks_in_image
+from kdcli.tutor_gen.detectron2.load import from_config, from_zoo
 from kdcli.tutor_gen.detectron2.model import weights_url
-from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
+from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.labels.coding import code_instances
 from kdcli.tutor_gen.labels.panoptic import code_panoptic

@@ -16,7 +16,8 @@ from kdcli.cache.verify import verify
 from kdcli.common.errors import CacheError, TutorError
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.door import paste_masks_in_image
-from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, from_config, from_zoo
+from kdcli.tutor_gen.detectron2.load import from_config, from_zoo
+from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.compare import ALIKE, compare_with_tutors

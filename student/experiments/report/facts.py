@@ -9,6 +9,7 @@ from typing import Any
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.experiments.report.results import RecipeResult
 from kdcli.student.model.trunks import BLITZNET_RESNET
+from kdcli.voc.metrics.detection import percent
 
 THESIS_LISTS = {"Segmentation/train": (1464, 1464), "Main/train": (5717, 1151)}
 """Images of VOC 2012's lists, and how many of them have a class mask."""
@@ -171,12 +172,14 @@ def _tutor_facts(
         said = [(record["tutors"] or {}).get(role) for record in records]
         here = _joined(f"{each['name']} ({each['kind']})" if each else "none" for each in said)
         facts.append(Fact(f"{role} tutor", THESIS_TUTORS[role][0], here, True))
-        quality = ((tutors or {}).get(role) or {}).get(metric)
+        quality = (tutors or {}).get(role) or {}
         measured = "not measured"
-        if tutors is not None and quality is not None:
-            measured = f"{name} {100 * quality:.1f} on {tutors['list']}"
+        if tutors is not None and quality.get(metric) is not None:
+            measured = f"{name} {percent(quality[metric])} on {tutors['list']}"
+            if quality.get(f"{metric}_frequent") is not None:
+                measured += f", frequent classes {percent(quality[f'{metric}_frequent'])}"
         facts.append(Fact(f"its {name}", THESIS_TUTORS[role][1], measured,
-                          None if quality is None else True))  # fmt: skip
+                          None if quality.get(metric) is None else True))  # fmt: skip
     floors = {record["tutors"]["detection_floor"] for record in records if record["tutors"]}
     facts.append(
         Fact("least confidence in the store", "none (all boxes)", _joined(map(str, floors)),
