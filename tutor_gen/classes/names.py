@@ -56,7 +56,7 @@ def check_class_names(tutor: str, names: Iterable[str], remedy: str) -> None:
 
 def never_labelled(description: Mapping[str, Any]) -> tuple[str, ...]:
     """VOC's classes that a tutor of this description cannot label, in VOC's order."""
-    known = {_EXACT.get(name, 0) for name in _names(description)}
+    known = {_EXACT.get(name, 0) for name in known_names(description)}
     known |= {CLASS_IDS[name] for name in description.get("taken_for", {}).values()}
     return tuple(name for name in CLASSES[1:] if CLASS_IDS[name] not in known)
 
@@ -68,12 +68,12 @@ def gaps(description: Mapping[str, Any]) -> str:
     "sofa (misspelt as 'sofas'?), train, tvmonitor"
     """
     missing = never_labelled(description)
-    meant = _misspelt(_names(description), missing).items()
+    meant = _misspelt(known_names(description), missing).items()
     hints = {voc: f" (misspelt as '{own}'?)" for own, voc in meant}
     return ", ".join(f"{name}{hints.get(name, '')}" for name in missing)
 
 
-def _names(description: Mapping[str, Any]) -> list[str]:
+def known_names(description: Mapping[str, Any]) -> list[str]:
     """The class names of a description: a list, or a dictionary by number."""
     names = description.get("class_names", [])
     return list(names.values() if isinstance(names, Mapping) else names)
