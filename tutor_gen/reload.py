@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from kdcli.cache.format.fingerprint import listed, settings_differences
 from kdcli.cache.reader import TutorCache
 from kdcli.common.config import changed
 from kdcli.common.errors import TutorError
-from kdcli.common.files import sha256_file
 from kdcli.tutor_gen.config import AMP, GenerationConfig, Role, generation_config
-from kdcli.tutor_gen.detectron2 import zoo
+from kdcli.tutor_gen.kinds import KINDS, kind_of
 from kdcli.tutor_gen.pipeline.pair import TutorPair
-from kdcli.tutor_gen.registry import SAMPLE, load_tutor
-from kdcli.tutor_gen.tutors.file_kinds import CONFIG_ENDINGS
+from kdcli.tutor_gen.registry import load_tutor
+from kdcli.tutor_gen.tutors.kind import Named
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.tutor import Tutor
-
-
-@dataclass(frozen=True)
-class Named:
-    """What a user names as a tutor, both parts as in `tutor_gen.registry.load_tutor`.
-
-    ``spec`` None leaves it to the provenance, ``weights`` None to the tutor.
-    """
-
-    spec: str | None = None
-    weights: Path | str | None = None
-
 
 BY_PROVENANCE = Named()
 _AMP = {described: name for name, described in AMP.items()}
@@ -98,29 +84,31 @@ def _load(
         return None
     spec, weights = named.spec, named.weights
     if spec is None:
-        spec, known = _from_description(description, role)
-        weights = weights or known
-    is_export = Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS
-    described = {
-        "inference.detections_per_image": description.get("detections_per_image"),
-        "inference.min_size": None if is_export else description.get("min_size"),
-        "inference.amp": _AMP.get(description.get("amp")),
-        f"{role}.score_threshold": description.get("score_threshold"),
+        known = _from_description(description, role)
+        spec, weights = known.spec or "", weights or known.weights
+    return load_tutor(spec, role, weights or "", changed(config, _heard(spec, description, role)))
+
+
+def _heard(spec: str, description: Mapping[str, Any], role: Role) -> dict[str, Any]:
+    """The settings that a tutor was run with, of those that the kind of ``spec`` heeds."""
+    heard = {name: description.get(name) for name in kind_of(spec).heeds}
+    if "amp" in heard:
+        heard["amp"] = _AMP.get(description.get("amp"))
+    section = {"score_threshold": role}
+    return {
+        f"{section.get(name, 'inference')}.{name}": value
+        for name, value in heard.items()
+        if value is not None
     }
-    own = {name: value for name, value in described.items() if value is not None}
-    return load_tutor(spec, role, weights or "", changed(config, own))
 
 
-def _from_description(description: Mapping[str, Any], role: Role) -> tuple[str, str | None]:
-    """Spec and weights of a sample tutor or of a model of the zoo; TutorError for others."""
-    name = str(description["name"])
-    sample = SAMPLE / f"{role}.pth"
-    if name == f"{role}.yaml" and description.get("weights_sha256") == sha256_file(sample):
-        return "sample", None
-    if description["kind"] == "detectron2" and name in zoo.zoo_names():
-        weights = str(description["weights"])
-        return name, weights if weights.startswith("random:") else None
+def _from_description(description: Mapping[str, Any], role: Role) -> Named:
+    """What names the tutor of a description; TutorError where that alone cannot tell."""
+    for kind in KINDS:
+        if (known := kind.again(description, role)) is not None:
+            return known
     raise TutorError(
-        f"the cache's {role} tutor is the file {name}, whose folder it does not know: name it with "
-        f"--{role}-tutor (and its weights, if it has a file of them, with --{role}-weights)"
+        f"the cache's {role} tutor is the file {description['name']}, whose folder it does not "
+        f"know: name it with --{role}-tutor (and its weights, if it has a file of them, with "
+        f"--{role}-weights)"
     )

@@ -9,7 +9,8 @@ import torch
 
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import generation_config
-from kdcli.tutor_gen.registry import SAMPLE, load_tutor, load_tutors
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
+from kdcli.tutor_gen.registry import load_tutor, load_tutors
 
 
 def test_none_is_no_tutor() -> None:
