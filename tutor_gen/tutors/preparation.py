@@ -81,6 +81,15 @@ class Preparation:
         step = self.multiple
         return -(-rows // step) * step, -(-columns // step) * step
 
+    def checked_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return `shape`; TutorError if nothing would be left of the image."""
+        rows, columns = self.shape(height, width)
+        if not (rows and columns):
+            raise TutorError(
+                f"{width} x {height} pixels become {columns} x {rows} for the tutor: too narrow"
+            )
+        return rows, columns
+
     def __call__(self, image: NDArray[np.uint8]) -> Prepared:
         """Prepare a (H, W, 3) uint8 RGB image.
 
@@ -88,11 +97,7 @@ class Preparation:
             TutorError: the image is so narrow that nothing would be left of it.
         """
         height, width = image.shape[:2]
-        rows, columns = self.shape(height, width)
-        if not (rows and columns):
-            raise TutorError(
-                f"{width} x {height} pixels become {columns} x {rows} for the tutor: too narrow"
-            )
+        rows, columns = self.checked_shape(height, width)
         # Pillow wants the channels contiguous.
         ordered = np.ascontiguousarray(image[..., ::-1]) if self.bgr else image
         if self.short_side:
