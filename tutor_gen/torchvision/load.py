@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torchvision import models
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.classes.names import check_class_names, describe_class_names
+from kdcli.tutor_gen.classes.names import describe_class_names
 from kdcli.tutor_gen.torchvision import dense
 from kdcli.tutor_gen.torchvision.model import load_model
 from kdcli.tutor_gen.torchvision.tutor import TorchvisionTutor
 from kdcli.tutor_gen.tutors.settings import ModelSettings
-from kdcli.tutor_gen.tutors.sidecar import sidecar_path
 from kdcli.tutor_gen.tutors.tutor import Tutor
 
 
@@ -36,8 +34,6 @@ def from_name(name: str, weights: str, settings: ModelSettings) -> Tutor:
     _check_name(name, settings)
     loaded = load_model(name, weights)
     model, names = loaded.model, loaded.class_names
-    where = f"{sidecar_path(Path(weights))}: class_names"
-    check_class_names(f"torchvision:{name}", names, f"Say in {where}, which are VOC's")
     _lay_over(name, model, settings)
     description = {"kind": "torchvision", "name": name, **loaded.origin, **_describe(model, names)}
     if settings.amp is not None:

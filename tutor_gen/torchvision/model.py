@@ -15,6 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from kdcli.common.errors import TutorError
 from kdcli.common.files import sha256_file
 from kdcli.common.torch_file import read_torch_file, reason
+from kdcli.tutor_gen.classes.names import check_class_names
 from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
 
 _OF_OFFICIAL_WEIGHTS = {
@@ -99,6 +100,8 @@ def _from_file(name: str, path: Path, known: Any) -> Loaded:
     given = _read(path)
     has_sidecar = sidecar_path(path).exists()
     names = read_class_names(path) if has_sidecar else known.DEFAULT.meta["categories"]
+    where = f"Say in {sidecar_path(path)}, which are VOC's: class_names"
+    check_class_names(f"torchvision:{name}", names, where)
     model = _empty(name, num_classes=len(names))
     if not any(key.endswith("num_batches_tracked") for key in given):
         _freeze_norms(model, _OF_OFFICIAL_WEIGHTS.get(name, 1e-5))
