@@ -184,7 +184,7 @@ def test_a_detector_is_a_mask_rcnn_without_masks(mask_model: Any, scenes: list[S
 
 
 def test_photographs_in_a_batch_are_those_alone(scenes: list[Scene]) -> None:
-    detector = tutor(SMALL, seeded(SMALL))
+    detector = tutor("fasterrcnn_resnet50_fpn", seeded("fasterrcnn_resnet50_fpn"))
     images = [scene.image[:120, :120] for scene in scenes[:3]]
     assert len({image.shape for image in images}) == 1
     prepared = [detector.preparation(image) for image in images]
@@ -194,7 +194,7 @@ def test_photographs_in_a_batch_are_those_alone(scenes: list[Scene]) -> None:
         assert len(one)
         np.testing.assert_array_equal(one.labels, alone.labels)
         np.testing.assert_allclose(one.boxes, alone.boxes, rtol=0, atol=1e-2)
-        np.testing.assert_allclose(one.scores, alone.scores, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(one.scores, alone.scores, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [SMALL, "retinanet_resnet50_fpn", "ssd300_vgg16"])
