@@ -20,6 +20,7 @@ import click
 from kdcli.commands.cache import export_cache, import_cache, inspect_cache, merge_caches
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
+from kdcli.commands.list_tutors import list_tutors
 from kdcli.commands.recipes import list_recipes, report, run_recipe
 from kdcli.commands.sample import make_sample
 from kdcli.commands.student import evaluate_student, export_onnx, predict, train_student
@@ -29,6 +30,7 @@ from kdcli.common.stopping import Stopped, stopped_by_signals
 
 COMMANDS = (
     make_sample,
+    list_tutors,
     generate_tutors,
     inspect_cache,
     export_cache,

@@ -16,7 +16,7 @@ from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.tutors.kind import Named
 from kdcli.tutor_gen.tutors.label_form import LabelForm
-from kdcli.tutor_gen.tutors.tutor import Tutor
+from kdcli.tutor_gen.tutors.tutor import Tutor, name_of
 
 BY_PROVENANCE = Named()
 _AMP = {described: name for name, described in AMP.items()}
@@ -91,6 +91,8 @@ def _load(
 
 def _heard(spec: str, description: Mapping[str, Any], role: Role) -> dict[str, Any]:
     """The settings that a tutor was run with, of those that the kind of ``spec`` heeds."""
+    if "made_by" in description:  # a user's own function, which may take none
+        description = description["made_by"].get("settings", {})
     heard = {name: description.get(name) for name in kind_of(spec).heeds}
     if "amp" in heard:
         heard["amp"] = _AMP.get(description.get("amp"))
@@ -108,7 +110,7 @@ def _from_description(description: Mapping[str, Any], role: Role) -> Named:
         if (known := kind.again(description, role)) is not None:
             return known
     raise TutorError(
-        f"the cache's {role} tutor is the file {description['name']}, whose folder it does not "
+        f"the cache's {role} tutor is the file {name_of(description)}, whose folder it does not "
         f"know: name it with --{role}-tutor (and its weights, if it has a file of them, with "
         f"--{role}-weights)"
     )

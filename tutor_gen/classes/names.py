@@ -54,11 +54,26 @@ def check_class_names(tutor: str, names: Iterable[str], remedy: str) -> None:
     )
 
 
+def labelled(description: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The tutor's own names by VOC's name of the class that they mean, in VOC's order."""
+    taken = description.get("taken_for", {})
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(CLASSES[1:], ())
+    for own in dict.fromkeys(_names(description)):
+        voc = CLASSES[_EXACT[own]] if own in _EXACT else taken.get(own)
+        if voc is not None:
+            found[voc] += (own,)
+    return {voc: names for voc, names in found.items() if names}
+
+
 def never_labelled(description: Mapping[str, Any]) -> tuple[str, ...]:
-    """VOC's classes that a tutor of this description cannot label, in VOC's order."""
-    known = {_EXACT.get(name, 0) for name in _names(description)}
-    known |= {CLASS_IDS[name] for name in description.get("taken_for", {}).values()}
-    return tuple(name for name in CLASSES[1:] if CLASS_IDS[name] not in known)
+    """VOC's classes that a tutor of this description cannot label, in VOC's order.
+
+    None, if it does not say its ``class_names``.
+    """
+    if "class_names" not in description:
+        return ()
+    found = labelled(description)
+    return tuple(name for name in CLASSES[1:] if name not in found)
 
 
 def gaps(description: Mapping[str, Any]) -> str:

@@ -40,8 +40,10 @@ def _model(spec: str) -> str:
 
 
 def _again(description: Description, role: str) -> Named | None:
+    if description.get("kind") != "detectron2" or not zoo.installed():
+        return None
     name = str(description["name"])
-    if description["kind"] != "detectron2" or not zoo.installed() or name not in zoo.zoo_names():
+    if name not in zoo.zoo_names():
         return None
     weights = str(description["weights"])
     return Named(name, weights if weights.startswith("random:") else None)
@@ -70,7 +72,7 @@ def _load_sample(spec: str, weights: str, settings: ModelSettings) -> Tutor:
 
 
 def _sample_again(description: Description, role: str) -> Named | None:
-    if description["name"] != f"{role}.yaml":
+    if description.get("name") != f"{role}.yaml":
         return None
     digest = sha256_file(SAMPLE_FILES / f"{role}.pth")
     return Named("sample") if description.get("weights_sha256") == digest else None

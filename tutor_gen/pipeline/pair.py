@@ -19,11 +19,17 @@ from kdcli.cache.format.record import (
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import GenerationConfig
 from kdcli.tutor_gen.labels.coding import code_instances
-from kdcli.tutor_gen.tutors.checks import check_instances
+from kdcli.tutor_gen.tutors.checks import check_answers, check_instances
 from kdcli.tutor_gen.tutors.device import full_float32
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Views, prepare
-from kdcli.tutor_gen.tutors.tutor import Instances, Tutor, predict_prepared, preparation_of
+from kdcli.tutor_gen.tutors.tutor import (
+    Instances,
+    Tutor,
+    name_of,
+    predict_prepared,
+    preparation_of,
+)
 from kdcli.voc.classes import CLASSES
 
 Answer = tuple[Instances, Instances]
@@ -151,7 +157,7 @@ class TutorPair:
     def _own_masks(self, found: Instances) -> InstanceMasks:
         """The tutor's masks as the cache keeps them."""
         if found.mask_probabilities is None:
-            name = self.segmentation.description["name"] if self.segmentation else "none"
+            name = name_of(self.segmentation.description) if self.segmentation else "none"
             raise TutorError(
                 f"the segmentation tutor {name} does not give the masks of its instances as "
                 "28 x 28 probabilities; generate without --keep-masks, or load it to give them"
@@ -164,4 +170,5 @@ def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> list[Instances]:
     if tutor is None:
         return [Instances.none()] * len(images)
     way = preparation_of(tutor)
-    return predict_prepared(tutor, [views[way] for views in images])
+    answers = predict_prepared(tutor, [views[way] for views in images])
+    return check_answers(answers, len(images), name_of(tutor.description))

@@ -22,7 +22,7 @@ def _load(spec: str, weights: str, settings: ModelSettings) -> Tutor:
 
 
 def _again(description: Description, role: str) -> Named | None:
-    if description["kind"] != "torchvision":
+    if description.get("kind") != "torchvision":
         return None
     weights = str(description["weights"])
     known = weights.startswith("random:") or _OFFICIAL.fullmatch(weights)
