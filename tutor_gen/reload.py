@@ -109,8 +109,9 @@ def _from_description(description: Mapping[str, Any], role: Role) -> Named:
     for kind in KINDS:
         if (known := kind.again(description, role)) is not None:
             return known
+    made_by = description.get("made_by", {})
+    file = f"{made_by['file']}:{made_by['function']}" if "file" in made_by else name_of(description)
     raise TutorError(
-        f"the cache's {role} tutor is the file {name_of(description)}, whose folder it does not "
-        f"know: name it with --{role}-tutor (and its weights, if it has a file of them, with "
-        f"--{role}-weights)"
+        f"the cache's {role} tutor is the file {file}, whose folder it does not know: name it with "
+        f"--{role}-tutor (and its weights, if it has a file of them, with --{role}-weights)"
     )

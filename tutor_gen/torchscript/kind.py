@@ -21,9 +21,10 @@ def _claims(spec: str) -> bool:
 def _load(spec: str, weights: str, settings: ModelSettings) -> Tutor:
     path = Path(spec)
     if kind := other_kind(path):
+        own = f"; a tutor of your own in it is named {path}:FUNCTION" * (path.suffix == ".py")
         raise TutorError(
             f"{path} is {kind}, which kdcli does not run; name a Detectron2 configuration (.yaml) "
-            "of the same model, or export the model to TorchScript (torch.jit.save)"
+            f"of the same model, or export the model to TorchScript (torch.jit.save){own}"
         )
     if holds_weights(path):
         raise TutorError(
