@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from kdcli.tutor_gen.detectron2.kind import DETECTRON2, SAMPLE
+from kdcli.tutor_gen.exported.kind import ONNX, TORCHSCRIPT
 from kdcli.tutor_gen.own.kind import OWN
-from kdcli.tutor_gen.torchscript.kind import TORCHSCRIPT
 from kdcli.tutor_gen.torchvision.kind import TORCHVISION
 from kdcli.tutor_gen.tutors.kind import Kind
 
-KINDS: tuple[Kind, ...] = (SAMPLE, TORCHVISION, OWN, TORCHSCRIPT, DETECTRON2)
+KINDS: tuple[Kind, ...] = (SAMPLE, TORCHVISION, OWN, ONNX, TORCHSCRIPT, DETECTRON2)
 
 
 def kind_of(spec: str) -> Kind:

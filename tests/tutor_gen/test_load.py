@@ -85,7 +85,6 @@ def test_weights_alone_are_no_tutor(tmp_path: Path) -> None:
             r"a Python configuration \(such as Detectron2's LazyConfig\), a program, wh",
         ),
         ("Train.ipynb", "a notebook, which kdcli does not run; name a Detectron2 configuration"),
-        ("yolov8n.onnx", r"an ONNX model, .* export the model to TorchScript \(torch\.jit\.save\)"),
         ("model.engine", "a TensorRT engine"),
         ("model.pt2", r"a program of torch\.export"),
         ("model.safetensors", r"safetensors holds weights only; name the model's configuration"),

@@ -45,6 +45,6 @@ class InsideModel(Preparation):
     def __call__(self, image: NDArray[np.uint8]) -> Prepared:
         """Prepare a (H, W, 3) uint8 RGB image; TutorError as `Preparation`."""
         height, width = image.shape[:2]
-        self.checked_shape(height, width)
+        self.refuse_nothing((height, width), self.shape(height, width))
         pixels = image if image.flags.writeable else image.copy()
         return Prepared(torch.from_numpy(np.ascontiguousarray(pixels)), height, width)

@@ -1,4 +1,4 @@
-"""TorchScript exports as a kind of tutor. Light."""
+"""Exports as kinds of tutor. Light."""
 
 from __future__ import annotations
 
@@ -13,12 +13,40 @@ from kdcli.tutor_gen.tutors.settings import ModelSettings
 if TYPE_CHECKING:
     from kdcli.tutor_gen.tutors.tutor import Tutor
 
+_CHOOSING = ("score_threshold", "detections_per_image")
+"""What decides where an export leaves the choice of its detections to us."""
 
-def _claims(spec: str) -> bool:
+
+def _is_onnx(spec: str) -> bool:
+    return Path(spec).suffix.lower() == ".onnx" and Path(spec).is_file()
+
+
+def _load_onnx(spec: str, weights: str, settings: ModelSettings) -> Tutor:
+    if weights:
+        raise TutorError(f"{spec} is an ONNX file, which holds its own weights; drop {weights}")
+    from kdcli.tutor_gen.exported.load import from_onnx
+
+    return from_onnx(Path(spec), settings)
+
+
+ONNX = Kind(
+    name="ONNX",
+    named="an .onnx file, its sidecar FILE.toml beside it (a student's needs none)",
+    gives="boxes; masks, if its sidecar names them",
+    weights="in the file",
+    claims=_is_onnx,
+    load=_load_onnx,
+    package="onnxruntime",
+    install="pip install 'kdcli[onnx]'",
+    heeds=_CHOOSING,
+)
+
+
+def _is_other_file(spec: str) -> bool:
     return Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS
 
 
-def _load(spec: str, weights: str, settings: ModelSettings) -> Tutor:
+def _load_torchscript(spec: str, weights: str, settings: ModelSettings) -> Tutor:
     path = Path(spec)
     if kind := other_kind(path):
         own = f"; a tutor of your own in it is named {path}:FUNCTION" * (path.suffix == ".py")
@@ -36,9 +64,9 @@ def _load(spec: str, weights: str, settings: ModelSettings) -> Tutor:
         raise TutorError(
             f"{path} is a TorchScript file, which holds its own weights; drop {weights}"
         )
-    from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
+    from kdcli.tutor_gen.exported.load import from_torchscript
 
-    return TorchScriptTutor(path, settings)
+    return from_torchscript(path, settings)
 
 
 TORCHSCRIPT = Kind(
@@ -46,6 +74,7 @@ TORCHSCRIPT = Kind(
     named="an exported file, its sidecar FILE.toml beside it",
     gives="boxes; masks, if its sidecar names them",
     weights="in the file",
-    claims=_claims,
-    load=_load,
+    claims=_is_other_file,
+    load=_load_torchscript,
+    heeds=_CHOOSING,
 )
