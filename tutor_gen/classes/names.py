@@ -11,7 +11,7 @@ from kdcli.tutor_gen.classes.coco import VOC_OF_COCO, voc_ids
 from kdcli.tutor_gen.classes.synonyms import VOC_NAMES, folded
 from kdcli.voc.classes import CLASS_IDS, CLASSES
 
-_EXACT = {**CLASS_IDS, **VOC_OF_COCO}
+_EXACT = {name: i for name, i in {**CLASS_IDS, **VOC_OF_COCO}.items() if i}
 _SHOWN = 20
 _NEAR = 0.8
 """Share of equal letters from which a name may be a misspelt one: "areoplane", "dogs"."""

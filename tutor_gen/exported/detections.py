@@ -78,6 +78,8 @@ def read_detections(
     rows = np.nonzero(wanted)[0]
     chosen = numbers[wanted].astype(np.int64), scores[wanted]
     found = Detected(boxes[rows], *chosen, rows, count=len(boxes))
+    if not np.isfinite(found.boxes).all():
+        raise values.unexpected(f"boxes at {output.boxes}", "NaN or infinite numbers")
     return _best(found, output.nms, settings.detections_per_image)
 
 
