@@ -18,9 +18,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from kdcli.commands.cache import export_cache, import_cache, inspect_cache, merge_caches
+from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
 from kdcli.commands.list_tutors import list_tutors
+from kdcli.commands.presets import list_presets
 from kdcli.commands.recipes import list_recipes, report, run_recipe
 from kdcli.commands.sample import make_sample
 from kdcli.commands.student import evaluate_student, export_onnx, predict, train_student
@@ -37,10 +39,12 @@ COMMANDS = (
     import_cache,
     merge_caches,
     evaluate_tutors,
+    compare_tutors,
     train_student,
     evaluate_student,
     predict,
     export_onnx,
+    list_presets,
     list_recipes,
     run_recipe,
     report,

@@ -195,7 +195,7 @@ def write_large(path: Path, outputs: Sequence[TutorOutput], images: int) -> None
         root = writer._root
         chunk = root.label_specs[0].chunk[1]
         tables = table_names(root.features)
-        coded = [encode_image(output, chunk, tables) for output in outputs]
+        coded = [encode_image(o, chunk, tables, o.index_map.size) for o in outputs]
         for shard in writer.pending():
             first = shard.index * root.images_per_shard
             numbers = range(first, first + len(shard.images))

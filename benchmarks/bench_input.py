@@ -31,7 +31,7 @@ from kdcli.student.data.batch import collate
 from kdcli.student.data.color_jitter import distort, draw_color_jitter
 from kdcli.student.data.dataset import Draw, StudentDataset, make_loader
 from kdcli.student.data.geometry import Transform, Window
-from kdcli.student.model.blitznet import normalise
+from kdcli.student.model.preprocessing import normalise
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.jpeg import Photograph
 from kdcli.voc.scan import scan_images
@@ -190,7 +190,7 @@ def device_row(dataset: StudentDataset) -> Row:
     rates = []
     for _ in range(3):
         begun = time.process_time()
-        normalise(distort(batch.images, batch.jitter))
+        normalise(distort(batch.images, batch.jitter), dataset.config.model)
         rates.append((time.process_time() - begun) / BATCH * 1e3)
     return "left to the device (here the CPU): distort, normalise", "", f"{min(rates):.1f} ms"
 

@@ -35,8 +35,9 @@ from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import Batch
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
-from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.decode import detect, segment
+from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.directory import prepare_run
 from kdcli.student.training.trainer import Trainer
 from kdcli.voc.devkit import Devkit
@@ -140,7 +141,7 @@ def training(
         for _ in range(steps):
             timed(piped, following)
     size = trainer.config.optim.batch_size
-    images = normalise(same[0].images)
+    images = normalise(same[0].images, trainer.config.model)
     forward = forward_work(trainer.model, images[:1], value_bytes)
     work = step_work(trainer.model, Work(size * forward.flops, size * forward.bytes))
     alone, all_of_it = statistics.median(pure), statistics.median(piped)
@@ -158,17 +159,17 @@ def inference(
     device, bf16 = model.anchors.device, config.optim.bf16
     side = config.model.input_size
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
-    work = forward_work(model, normalise(images), 2 if bf16 else 4)
+    work = forward_work(model, normalise(images, model.config), 2 if bf16 else 4)
 
     @torch.no_grad()
     def network() -> object:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return model(normalise(images))
+            return model(normalise(images, model.config))
 
     @torch.no_grad()
     def everything() -> object:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output = model(normalise(images))
+            output = model(normalise(images, model.config))
         found = detect(output, model.anchors, [PHOTOGRAPH] * batch)
         return found, [segment(logits, PHOTOGRAPH).cpu() for logits in output.segmentation]
 

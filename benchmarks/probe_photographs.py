@@ -32,8 +32,9 @@ from kdcli.student.data.dataset import Draw, StudentDataset
 from kdcli.student.data.geometry import Transform
 from kdcli.student.data.plan import make_plan
 from kdcli.student.losses.soft_labels import tutor_targets
-from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import PRESETS
+from kdcli.student.model.preprocessing import normalise
 from kdcli.student.model.weights import load_trunk
 from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
 from kdcli.voc.classes import CLASSES, VOID
@@ -111,7 +112,7 @@ class Features:
         image = devkit.read_image(image_id)
         transform = replace(Transform.whole(*image.shape[:2], side=SIDE), flip=flip)
         pixels = torch.from_numpy(transform.image(image)).permute(2, 0, 1)[None]
-        return [block[0] for block in self.model.trunk(normalise(pixels))[1:3]]
+        return [block[0] for block in self.model.trunk(normalise(pixels, self.model.config))[1:3]]
 
     def _principal(self, devkit: Devkit, name: str) -> list[Tensor]:
         """Scaled principal directions of the blocks' cells over 60 photographs."""

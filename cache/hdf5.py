@@ -108,8 +108,7 @@ def output_digest(output: TutorOutput) -> bytes:
     if output.instances is not None:
         kept = output.instances
         arrays += [kept.masks, kept.boxes, kept.labels, kept.scores]
-    if output.dropped is not None:
-        arrays.append(output.dropped)
+    arrays += [array for array in (output.dropped, output.window) if array is not None]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
@@ -254,11 +253,14 @@ def _reader(
         index = flat.astype(np.uint16 if len(palette) > 256 else np.uint8)
         kept = instance_masks(rows("instances", i)) if "instances" in offsets else None
         boxes, labels, scores = rows("detections", i)
-        index_map = index.reshape(entry.height, entry.width)
+        window, shape = None, (entry.height, entry.width)
+        if "grid" in offsets:
+            (window,), (shape,) = rows("grid", i)
+        index_map = index[: shape[0] * shape[1]].reshape(shape)
         counts = rows("dropped", i)[0] if "dropped" in offsets else None
         dropped = None if counts is None or not len(counts) else counts[0]
         output = TutorOutput(
-            entry.image_id, boxes, labels, scores, index_map, palette, kept, dropped
+            entry.image_id, boxes, labels, scores, index_map, palette, kept, dropped, window
         )
         if output_digest(output) != digests[i].tobytes():
             raise CacheError(

@@ -142,15 +142,22 @@ class TutorCache:
         index_map = self._arrays.index_map(position)
         kept = self._instances(position)
         dropped = self._dropped(position)
-        return TutorOutput(image_id, boxes, labels, scores, index_map, palette, kept, dropped)
+        window = self._arrays.window(position)
+        return TutorOutput(
+            image_id, boxes, labels, scores, index_map, palette, kept, dropped, window
+        )
 
     def boxes(self, image_id: str) -> Detections:
         """The detections alone; the label map is not decoded."""
         return Detections(*self._arrays.tables["detections"].rows(self._position(image_id)))
 
     def index_map(self, image_id: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """The label map (H, W) alone."""
+        """The label map alone: (H, W), or of a dense tutor's store (h, w) cells."""
         return self._arrays.index_map(self._position(image_id))
+
+    def window(self, image_id: str) -> NDArray[np.float32] | None:
+        """Where in its label map the image lies (`cache.format.grid`); None: they are the same."""
+        return self._arrays.window(self._position(image_id))
 
     def palette(self, image_id: str) -> NDArray[np.float32]:
         """The label vectors (k, 21) that the label map indexes."""
@@ -164,6 +171,16 @@ class TutorCache:
     def dropped(self, image_id: str) -> NDArray[np.uint32] | None:
         """Counts of what did not reach the cache: see :class:`TutorOutput`; None if not known."""
         return self._dropped(self._position(image_id))
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What it holds beside boxes and label vectors: see FORMAT.md."""
+        return self._arrays.root.features
+
+    @property
+    def has_grids(self) -> bool:
+        """Whether label maps are coarser than their images: a dense tutor's."""
+        return "grid" in self._arrays.tables
 
     @property
     def table_names(self) -> tuple[str, ...]:

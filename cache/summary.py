@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.layout import ROOT
-from kdcli.cache.format.record import DROPPED, NUM_CLASSES, Dropped, decode_dropped
+from kdcli.cache.format.record import DROPPED, NUM_CLASSES, Dropped, TutorOutput, decode_dropped
 from kdcli.cache.reader import TutorCache
 from kdcli.common.progress import Progress, no_progress
 
@@ -72,7 +72,7 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
         for row, threshold in enumerate(THRESHOLDS):
             kept = output.labels[output.scores >= np.float32(threshold)]
             boxes[row] += np.bincount(kept, minlength=NUM_CLASSES)
-        pixels += count_class_pixels(output.index_map, output.palette)
+        pixels += _class_pixels(cache, output)
         vectors.append(len(output.palette))
         instances += len(output.instances.boxes) if output.instances is not None else 0
         if dropped is not None:
@@ -84,7 +84,7 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
         failed=cache.failed,
         shards=cache.shards,
         bytes_total=sum(sizes.values()),
-        bytes_per_image=sum(sizes.values()) / count,
+        bytes_per_image=bytes_per_image(cache),
         bytes_by_array=sizes,
         boxes_per_image={t: float(boxes[i].sum()) / count for i, t in enumerate(THRESHOLDS)},
         boxes_per_class={
@@ -97,6 +97,22 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
         dropped=None if dropped is None else decode_dropped(dropped),
         provenance=cache.provenance,
     )
+
+
+def bytes_per_image(cache: TutorCache) -> float:
+    """Return the size of a cache over its images, without reading them; as in `Summary`."""
+    return sum(_bytes_by_array(cache).values()) / max(1, len(cache))
+
+
+def _class_pixels(cache: TutorCache, output: TutorOutput) -> NDArray[np.int64]:
+    """Pixels per class (21,); of a dense tutor its cells, each for as many pixels as it covers."""
+    counts = count_class_pixels(output.index_map, output.palette)
+    if output.window is None:
+        return counts
+    entry = cache.entry(output.image_id)
+    each = entry.height * entry.width / output.index_map.size
+    pixels: NDArray[np.int64] = np.rint(counts * each).astype(np.int64)
+    return pixels
 
 
 def count_class_pixels(

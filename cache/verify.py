@@ -85,7 +85,7 @@ def _image_problems(cache: TutorCache, progress: Progress) -> list[str]:
     problems = []
     for image_id in progress(cache.image_ids, len(cache), "decoding images"):
         try:
-            check_output(cache[image_id], cache.entry(image_id), cache.has_instances)
+            check_output(cache[image_id], cache.entry(image_id), cache.features)
         except CacheError as error:
             problems.append(str(error))
     return problems

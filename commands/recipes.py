@@ -40,7 +40,7 @@ def list_recipes(sources: Sequence[str], verbose: bool) -> None:
         else:
             thesis = [f"{cell.label} {_thesis(cell)}" for cell in recipe.cells if cell.thesis]
             numbers = f"{_units(recipe)}: {'; '.join(thesis)}" if thesis else "Not in the thesis"
-            click.echo(f"{recipe.name:<20} {recipe.explanation}. {numbers}")
+            click.echo(f"{recipe.name:<22} {recipe.explanation}. {numbers}")
 
 
 @click.command()
@@ -151,7 +151,8 @@ def _print_recipe(recipe: Recipe) -> None:
     click.echo(f"{recipe.name}: {recipe.title} ({recipe.source})\n  {recipe.explanation}.")
     if recipe.note:
         click.echo(f"  {recipe.note}.")
-    click.echo(f"  Scale: {recipe.preset}, {', '.join(as_settings(recipe.budget))}")
+    click.echo(f"  Metrics: {_named(recipe.metrics)}{_claim(recipe)}")
+    click.echo(f"  Scale: {', '.join((recipe.preset, *as_settings(recipe.budget)))}")
     click.echo(f"  All cells: {', '.join(as_settings(recipe.settings))}")
     for cell in recipe.cells:
         click.echo(f"  - {cell.label}: {_thesis(cell)}")
@@ -160,10 +161,22 @@ def _print_recipe(recipe: Recipe) -> None:
     click.echo()
 
 
-def _units(recipe: Recipe) -> str:
+def _named(metrics: Sequence[str]) -> str:
     from kdcli.student.experiments.recipe import METRICS
 
-    return "/".join(METRICS[metric] for metric in recipe.metrics) + " %"
+    return ", ".join(METRICS[metric] for metric in metrics)
+
+
+def _claim(recipe: Recipe) -> str:
+    return f"; the claim rests on {_named(recipe.claim)}" if recipe.claim else ""
+
+
+def _units(recipe: Recipe) -> str:
+    """What the thesis' numbers are of."""
+    from kdcli.student.experiments.recipe import METRICS
+
+    numbers = dict.fromkeys(metric for cell in recipe.cells for metric in cell.thesis)
+    return "/".join(METRICS[metric] for metric in numbers) + " %"
 
 
 def _thesis(cell: Cell) -> str:

@@ -29,7 +29,7 @@ from kdcli.commands.progress import progress
     "source",
     default="blitznet300-x4",
     show_default=True,
-    help="A TOML file, or a preset: blitznet{300,512}[-x4], tiny.",
+    help="A TOML file, or a preset: blitznet{300,512}[-x4], mobile, tiny (see list-presets).",
 )
 @set_option("optim.lr=2e-4")
 @click.option(

@@ -117,6 +117,8 @@ def sweeps_as_json(result: TutorEvaluation) -> dict[str, Any]:
     return content
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    undefined = {k for k, v in values.items() if isinstance(v, float) and math.isnan(v)}
-    return {k: None if k in undefined else v for k, v in values.items()}
+def _plain(value: Any) -> Any:
+    """The same with None for nan, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

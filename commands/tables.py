@@ -18,26 +18,18 @@ from kdcli.tutor_gen.tutors.tutor import name_of
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit, mask_folder
 from kdcli.voc.metrics import DetectionResult, SegmentationResult
-from kdcli.voc.metrics.detection import percent
+from kdcli.voc.metrics.table import HEADER, class_rows, explanation, mean_rows
 
 
 def print_scores(
     detection: DetectionResult | None, segmentation: SegmentationResult | None
 ) -> None:
     """Print average precision and IoU per class, in per cent, and their means."""
-    found = {} if detection is None else detection.average_precision
-    overlap = {} if segmentation is None else segmentation.iou
-    rows = [
-        (name, percent(found.get(name)), percent(overlap.get(name)))
-        for name in CLASSES
-        if _occurs(name, detection, segmentation)
-    ]
-    means = (
-        "mean",
-        percent(None if detection is None else detection.map),
-        percent(None if segmentation is None else segmentation.miou),
-    )
-    click.echo(tabulate([*rows, means], ["class", "AP %", "IoU %"], stralign="right"))
+    classes = class_rows(detection, segmentation)
+    shown = [row for row in classes if _occurs(row[0], detection, segmentation)]
+    rows = [*shown, *mean_rows(detection, segmentation)]
+    click.echo(tabulate(rows, HEADER, stralign="right", disable_numparse=True))
+    click.echo(explanation(detection, segmentation))
 
 
 def _occurs(

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from kdcli.student.model.blitznet import normalise
 from kdcli.student.model.config import PRESETS
+from kdcli.student.model.preprocessing import normalise
 from kdcli.student.model.resnet import Trunk
 from kdcli.voc.classes import NUM_CLASSES
 from kdcli.voc.scenes.dataset import Scene, draw_scene
 
 OUT = Path(__file__).resolve().parents[1] / "student" / "sample" / "tiny-trunk.pth"
+CONFIG = PRESETS["tiny"]
 SEED = 8_000_000
 HELD_OUT = 0.1
 """Scenes drawn beyond those of training, as a share of them."""
@@ -64,9 +65,8 @@ class Classifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = PRESETS["tiny"]
-        self.trunk = Trunk(config)
-        self.head = nn.Linear(config.block_widths[3], NUM_CLASSES)
+        self.trunk = Trunk(CONFIG)
+        self.head = nn.Linear(CONFIG.block_widths[3], NUM_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) normalised -> (B, 21) logits."""
@@ -127,14 +127,16 @@ def _augmented(images: Tensor) -> Tensor:
     if torch.rand(()) < 0.5:
         images = images.flip(3)
     side = int(torch.randint(48, SIDE + 1, ()))
-    return F.interpolate(normalise(images), size=(side, side), mode="bilinear", antialias=True)
+    return F.interpolate(
+        normalise(images, CONFIG), size=(side, side), mode="bilinear", antialias=True
+    )
 
 
 @torch.no_grad()
 def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of objects that are named rightly."""
     model.eval()
-    right = model(normalise(images)).argmax(dim=1) == labels
+    right = model(normalise(images, CONFIG)).argmax(dim=1) == labels
     return float(right.float().mean())
 
 

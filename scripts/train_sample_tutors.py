@@ -127,6 +127,7 @@ def evaluate(role: Role, weights: Path, scenes: int) -> None:
         scene = draw_scene(HELD_OUT_SEED, index)
         start = time.perf_counter()
         (found,) = tutor.predict([scene.image])
+        assert isinstance(found, Instances)
         seconds += time.perf_counter() - start
         name = scene.annotation.image_id
         truth[name] = scene.annotation

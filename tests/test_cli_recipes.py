@@ -96,12 +96,13 @@ def test_a_failed_cell_ends_in_an_exit_code_and_the_other_is_trained(
 
 def test_recipes_are_listed_with_the_thesis_numbers() -> None:
     lines = kdcli("list-recipes").output.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 14
     assert lines[0].startswith("table-12 ")
     assert "Not in the thesis" in lines[-1]
     assert "mAP/mIoU %: GT only 62.6/60.2; segmentation tutor 62.4/52.3" in lines[0]
     detail = kdcli("list-recipes", "table-17", "--verbose").output
     assert 'targets.segmentation.source="fill-in"' in detail
+    assert "the claim rests on mAP frequent, mIoU frequent" in detail
 
 
 def test_a_cell_that_does_not_exist_is_named_with_those_that_do(data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ DATA = {
     "kdcli/student/experiments/report/templates/report.html",
     "kdcli/voc/view/templates/gallery.html",
     "kdcli/tutor_gen/sample/detection.pth",
+    "kdcli/tutor_gen/comparison/templates/comparison.html",
 }
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcli.cache.checks import check_fits
+from kdcli.cache.format.grid import spread
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.files import atomic_file
 from kdcli.tutor_gen.tutors.tutor import name_of
 from kdcli.voc.classes import PALETTE
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scan import scan_images
 from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 from kdcli.voc.view.overlay import enlarged, overlay
 
@@ -21,8 +24,13 @@ MAX_OPACITY = 0.8
 
 
 def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: int) -> None:
-    """Write ``images`` of the cache, evenly spread over it, as one HTML page."""
+    """Write ``images`` of the cache, evenly spread over it, as one HTML page.
+
+    Raises:
+        CacheError: the cache was made from other photographs than the devkit's.
+    """
     chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
+    check_fits(cache, scan_images(devkit, [cache.image_ids[i] for i in chosen]))
     settings = cache.provenance["settings"]
     facts = {
         "store": str(cache.path),
@@ -67,11 +75,18 @@ def _note(output: TutorOutput) -> str:
     return f"{size}, {len(output.boxes)} boxes, {len(output.palette)} distinct label vectors"
 
 
+def _drawn(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Colour (..., 3) and opacity (..., 1) of label vectors (..., 21)."""
+    classes = vectors[..., 1:]
+    colours = PALETTE[classes.argmax(axis=-1) + 1].astype(np.float32)
+    return colours, MAX_OPACITY * classes.max(axis=-1, keepdims=True)
+
+
 def _tinted(image: NDArray[np.uint8], output: TutorOutput) -> NDArray[np.uint8]:
     """The colour of each pixel's strongest class but background, as opaque as its confidence."""
-    classes = output.palette[:, 1:]
-    colours = PALETTE[classes.argmax(axis=1) + 1].astype(np.float32)
-    opacity = MAX_OPACITY * classes.max(axis=1)
-    colour, alpha = colours[output.index_map], opacity[output.index_map][..., None]
+    if output.window is None:
+        colour, alpha = (each[output.index_map] for each in _drawn(output.palette))
+    else:
+        colour, alpha = _drawn(spread(output.label_vectors(), output.window, *image.shape[:2]))
     tinted: NDArray[np.uint8] = (image * (1 - alpha) + colour * alpha).astype(np.uint8)
     return tinted

@@ -15,7 +15,6 @@ from kdcli.common.config import flatten
 from kdcli.common.images import ImageEntry
 from kdcli.common.progress import Progress, no_progress
 from kdcli.common.versions import environment
-from kdcli.tutor_gen.config import GenerationConfig
 from kdcli.tutor_gen.pipeline.label import LoaderSettings, Tally, label_shards
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.pipeline.process_group import ProcessGroup, single_process
@@ -80,7 +79,7 @@ def generate(
     if not group.is_main:
         return _result(_follow(group, devkit, tutors, Path(out), loader), 0, start)
     entries = scan_images(devkit, image_ids)
-    made = _environment(loader) | {"config": _how_labelled(tutors.config)}
+    made = _environment(loader) | {"config": _how_labelled(tutors)}
     with CacheWriter.open(
         out, entries, tutors.settings, made, images_per_shard=runtime.images_per_shard
     ) as writer:
@@ -164,12 +163,15 @@ class _Bar:
             self._shown += 1
 
 
-def _how_labelled(config: GenerationConfig) -> dict[str, Any]:
-    """The settings that say how a run labels, for its provenance; not which images or how fast."""
-    settings = flatten(config)
-    return {
-        name: value for name, value in settings.items() if "." in name and "runtime." not in name
-    }
+def _how_labelled(tutors: TutorPair) -> dict[str, Any]:
+    """The settings that say how a run labels, for its provenance; not which images or how fast.
+
+    Tutors of one's own are none that the configuration names.
+    """
+    settings = flatten(tutors.config)
+    names = (name for name in settings if "." in name and not name.startswith("runtime."))
+    own = () if tutors.loaded else ("tutor", "weights")
+    return {name: settings[name] for name in names if name.split(".")[1] not in own}
 
 
 def _environment(loader: LoaderSettings) -> dict[str, Any]:

@@ -28,11 +28,12 @@ def load_tutors(config: GenerationConfig) -> TutorPair:
         least = min(detection.score_threshold, segmentation.score_threshold)
         both = replace(config, segmentation=replace(segmentation, score_threshold=least))
         tutor = load_tutor(segmentation.tutor, "segmentation", segmentation.weights, both)
-        return TutorPair(tutor, tutor, config)
+        return TutorPair(tutor, tutor, config, loaded=True)
     return TutorPair(
         load_tutor(detection.tutor, "detection", detection.weights, config),
         load_tutor(segmentation.tutor, "segmentation", segmentation.weights, config),
         config,
+        loaded=True,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from kdcli.cache.format.fingerprint import listed, settings_differences
@@ -58,6 +59,22 @@ def load_again(
             "--segmentation-tutor (and their weights)"
         )
     return pair
+
+
+def named_in_provenance(cache: TutorCache) -> tuple[Named, Named]:
+    """Name detection and segmentation tutor by the files that the cache's last run was given.
+
+    What lies there no longer, or was not recorded, is left to their description.
+    """
+    given = cache.provenance["environments"][-1:]
+    config = given[0].get("config", {}) if given else {}
+
+    def named(role: Role) -> Named:
+        tutor, weights = (config.get(f"{role}.{part}") for part in ("tutor", "weights"))
+        weights = weights if weights and Path(weights).is_file() else None
+        return Named(tutor if tutor and (weights or Path(tutor).is_file()) else None, weights)
+
+    return named("detection"), named("segmentation")
 
 
 def _config(settings: Mapping[str, Any], device: str) -> GenerationConfig:

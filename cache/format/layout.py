@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 ATTRIBUTE = "tutor_cache"
 """Key of this format's own mapping among the root group's attributes."""
 
-OPTIONAL_TABLES = ("instances", "dropped")
+OPTIONAL_TABLES = ("instances", "dropped", "grid")
 KNOWN_FEATURES = frozenset(OPTIONAL_TABLES)
 """Optional parts this code can read; a store that needs another one is refused."""
 
@@ -190,13 +190,23 @@ _COUNTS = Column(
     "per_reason", "uint32", (len(DROPPED),), COUNTS_PER_CHUNK, ("role_reason",), compressed=True
 )
 
+_WINDOW = Column("window", "float32", (4,), ROWS_PER_CHUNK, ("corner",), compressed=False)
+_CELLS = Column("cells", "int32", (2,), ROWS_PER_CHUNK, ("height_width",), compressed=False)
+
 TABLES: Mapping[str, tuple[Column, ...]] = {
     "detections": (_BOXES, _LABELS, _CONFIDENCES),
     "palette": (_VECTORS,),
     "instances": (_MASKS, _BOXES, _LABELS, _CONFIDENCES),
     "dropped": (_COUNTS,),
+    "grid": (_WINDOW, _CELLS),
 }
 """The ragged tables; each also has ``offsets`` (N + 1,) int64 and ``crc32`` (N,) uint32."""
+
+
+def optional_features(settings: JSON) -> frozenset[str]:
+    """What a new store of these settings holds beside boxes and label vectors."""
+    wanted = {"instances": settings.get("keep_masks"), "grid": settings.get("grid")}
+    return frozenset({"dropped", *(name for name, kept in wanted.items() if kept)})
 
 
 def table_names(features: frozenset[str]) -> tuple[str, ...]:

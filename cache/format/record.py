@@ -104,11 +104,13 @@ class TutorOutput:
 
     ``boxes``, ``labels``, ``scores``: see :class:`Detections`. ``index_map`` (H, W) uint8, or
     uint16 where the image has more than 256 distinct label vectors: the row of ``palette`` that is
-    each pixel's label vector. ``palette`` (k, 21) float32, k >= 1, row 0 all zero (background:
-    no instance covers the pixel). Without a detection tutor the boxes are empty; without a
-    segmentation tutor the map is all 0. ``instances`` is None unless the cache keeps the tutor's
-    own masks. ``dropped`` (10,) uint32 counts what did not reach the cache, a column for each of
-    ``DROPPED`` (see :func:`encode_dropped`); None where that is not known.
+    each pixel's label vector. From a dense tutor it is (h, w), each cell's, and ``window`` (4,)
+    float32 says where in it the image lies (`cache.format.grid`), else None. ``palette`` (k, 21)
+    float32, k >= 1, row 0 all zero (background: no instance covers the pixel). Without a detection
+    tutor the boxes are empty; without a segmentation tutor the map is all 0. ``instances`` is None
+    unless the cache keeps the tutor's own masks. ``dropped`` (10,) uint32 counts what did not reach
+    the cache, a column for each of ``DROPPED`` (see :func:`encode_dropped`); None where that is not
+    known.
     """
 
     image_id: str
@@ -119,6 +121,7 @@ class TutorOutput:
     palette: NDArray[np.float32]
     instances: InstanceMasks | None = None
     dropped: NDArray[np.uint32] | None = None
+    window: NDArray[np.float32] | None = None
 
     @property
     def detections(self) -> Detections:
@@ -127,16 +130,16 @@ class TutorOutput:
 
     @property
     def height(self) -> int:
-        """Rows of the image, in pixels."""
+        """Rows of the label map: those of the image, but for a dense tutor's."""
         return int(self.index_map.shape[0])
 
     @property
     def width(self) -> int:
-        """Columns of the image, in pixels."""
+        """Columns of the label map."""
         return int(self.index_map.shape[1])
 
     def label_vectors(self) -> NDArray[np.float32]:
-        """The dense form, (H, W, 21) float32: 15.75 MB for a 500 x 375 image."""
+        """The dense form of the map, (H, W, 21) float32: 15.75 MB for a 500 x 375 image."""
         return self.palette[self.index_map]
 
     def equals(self, other: TutorOutput) -> bool:
@@ -149,7 +152,8 @@ class TutorOutput:
             and _same_bits(self.labels, other.labels)
             and _same_bits(self.scores, other.scores)
             and _same_instances(self.instances, other.instances)
-            and _same_dropped(self.dropped, other.dropped)
+            and _same_optional(self.dropped, other.dropped)
+            and _same_optional(self.window, other.window)
         )
 
 
@@ -157,7 +161,7 @@ def _same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def _same_dropped(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
+def _same_optional(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
     return a is b if a is None or b is None else _same_bits(a, b)
 
 

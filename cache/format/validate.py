@@ -13,14 +13,19 @@ from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
 
 
-def check_output(output: TutorOutput, entry: ImageEntry, keep_masks: bool) -> None:
+def check_output(output: TutorOutput, entry: ImageEntry, features: frozenset[str]) -> None:
     """``CacheError`` naming the image unless the output is fit for it.
 
     Checked: types and shapes; boxes finite, of positive area and inside the image; labels 1 to 20;
     confidences within 0..1; the label map of the image's size and within its palette; the palette
-    finite with row 0 all zero; instances there if, and only if, the cache keeps them.
+    finite with row 0 all zero; instances, and a grid's window, there if, and only if, the cache has
+    them among its ``features``.
     """
+    keep_masks = "instances" in features
     try:
+        if (output.window is not None) != ("grid" in features):
+            given = "an image's own map" if output.window is None else "a grid's map"
+            raise ValueError(f"expected the other kind of label map (settings.grid), got {given}")
         _check_detections(output.boxes, output.labels, output.scores, entry)
         _check_label_map(output, entry)
         if (output.instances is not None) != keep_masks:
@@ -93,7 +98,9 @@ def _check_label_map(output: TutorOutput, entry: ImageEntry) -> None:
         raise ValueError("expected a finite palette, got infinity or NaN")
     if index_map.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected a label map of type uint8 or uint16, got {index_map.dtype}")
-    if index_map.shape != (entry.height, entry.width):
+    if output.window is not None:
+        _check_grid(output.window, index_map.shape, entry)
+    elif index_map.shape != (entry.height, entry.width):
         raise ValueError(
             f"expected a label map of shape {(entry.height, entry.width)}, got {index_map.shape}"
         )
@@ -102,6 +109,20 @@ def _check_label_map(output: TutorOutput, entry: ImageEntry) -> None:
     if int(index_map.max()) >= k:
         raise ValueError(
             f"expected indices below {k} (the palette's length), got {int(index_map.max())}"
+        )
+
+
+def _check_grid(window: NDArray[Any], shape: tuple[int, ...], entry: ImageEntry) -> None:
+    _check_array("window", window, "float32", (4,))
+    if len(shape) != 2 or shape[0] * shape[1] > entry.height * entry.width:
+        raise ValueError(
+            f"expected a grid of at most the image's {entry.height} x {entry.width} cells, "
+            f"got {shape}"
+        )
+    (x1, y1, x2, y2), (height, width) = window.tolist(), shape
+    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+        raise ValueError(
+            f"expected a window x1 y1 x2 y2 within {width} x {height} cells, got {window.tolist()}"
         )
 
 

@@ -93,11 +93,22 @@ class CacheArrays:
         return self._whole(self._digests)
 
     def index_map(self, image: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """The image's label map (H, W)."""
+        """The image's label map, (H, W) or a grid's (h, w)."""
         height, width = self.sizes[image].tolist()
         crc32 = int(self._label_crc32[image])
         flat = self.labels.read(image, height * width, self.is_wide(image), crc32)
-        return flat.reshape(height, width)
+        if "grid" in self.tables:
+            _, cells = self.tables["grid"].rows(image)
+            height, width = cells[0].tolist()
+        return flat[: height * width].reshape(height, width)
+
+    def window(self, image: int) -> NDArray[np.float32] | None:
+        """Where in its label map the image lies; None if that is the image's own."""
+        if "grid" not in self.tables:
+            return None
+        windows, _ = self.tables["grid"].rows(image)
+        window: NDArray[np.float32] = windows[0]
+        return window
 
     def is_wide(self, image: int) -> bool:
         """Whether the image has more than 256 label vectors, and so indices of two bytes."""

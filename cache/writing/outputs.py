@@ -37,6 +37,7 @@ def encode_outputs(
         if isinstance(output, FailedImage):
             encoded[entry.image_id] = failed_image(output.reason, tables)
         else:
-            check_output(output, entry, "instances" in root.features)
-            encoded[entry.image_id] = encode_image(output, chunk, tables)
+            check_output(output, entry, root.features)
+            pixels = entry.height * entry.width
+            encoded[entry.image_id] = encode_image(output, chunk, tables, pixels)
     return encoded

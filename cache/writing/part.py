@@ -63,13 +63,20 @@ def output_rows(output: TutorOutput, tables: Sequence[str]) -> dict[str, Rows]:
         rows["instances"] = (kept.masks, kept.boxes, kept.labels, kept.scores)
     if output.dropped is not None:
         rows["dropped"] = (output.dropped[None],)
+    if output.window is not None:
+        cells = np.array(output.index_map.shape, np.int32)
+        rows["grid"] = (output.window[None], cells[None])
     empty = {name: tuple(c.empty() for c in TABLES[name]) for name in tables}
     return {name: rows.get(name, empty[name]) for name in tables}
 
 
-def encode_image(output: TutorOutput, chunk_pixels: int, tables: Sequence[str]) -> EncodedImage:
-    """A checked tutor output in the store's form."""
+def encode_image(
+    output: TutorOutput, chunk_pixels: int, tables: Sequence[str], pixels: int
+) -> EncodedImage:
+    """A checked tutor output in the store's form; ``pixels``: of the image."""
     flat = output.index_map.reshape(-1)
+    if len(flat) < pixels:  # a grid's cells take the first places of its image's
+        flat = np.concatenate([flat, np.zeros(pixels - len(flat), flat.dtype)])
     wide = len(output.palette) > 256
     low = _encode_plane((flat & 255).astype(np.uint8), chunk_pixels)
     high = _encode_plane((flat >> 8).astype(np.uint8), chunk_pixels) if wide else ()

@@ -22,7 +22,7 @@ from kdcli.cache.format.images import (
     write_metadata,
     write_whole,
 )
-from kdcli.cache.format.layout import JSON, LOCK, PARTS, ROOT
+from kdcli.cache.format.layout import JSON, LOCK, PARTS, ROOT, optional_features
 from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.writing.reopen import restore_parts
 from kdcli.cache.writing.shard import done_part
@@ -75,7 +75,7 @@ def begin(
         fingerprint=fingerprint(settings, digest),
         settings=settings,
         environments=(environment,),
-        features=frozenset({"dropped", *(["instances"] if settings.get("keep_masks") else [])}),
+        features=optional_features(settings),
     )
     root.write(path)
     _write_frame(path, root, images)

@@ -19,6 +19,7 @@ from kdcli.cache.format.layout import (
     Column,
     image_specs,
     label_spec,
+    optional_features,
     outcome_specs,
     table_names,
 )
@@ -64,9 +65,12 @@ def expected_bytes(
     """About how many bytes a cache of ``images`` takes if ``sample`` is typical of them."""
     pixels = max(1, *(entry.height * entry.width for entry in images))
     low, high = (label_spec(name, len(images), pixels, images_per_shard) for name in (LOW, HIGH))
-    features = frozenset({"dropped", *(["instances"] if sample[0].instances is not None else [])})
+    first = sample[0]
+    features = optional_features(
+        {"keep_masks": first.instances is not None, "grid": first.window is not None}
+    )
     tables = table_names(features)
-    encoded = [encode_image(output, low.chunk[1], tables) for output in sample]
+    encoded = [encode_image(output, low.chunk[1], tables, pixels=1) for output in sample]
     shards = -(-len(images) // images_per_shard)
     planes = 1 + any(image.high for image in encoded)
     chunks = [len(chunk) for image in encoded for chunk in (*image.low, *image.high) if chunk]

@@ -107,6 +107,8 @@ class SegmentationTargets(TaskTargets):
         confidence_weighting: Whether the loss of a covered pixel is multiplied by its confidence.
         ignore: Pixels whose largest confidence, whatever the threshold, is at least the first and
             below the second number teach nothing.
+        ignore_largest: Of the tutor's pixels in each image, the share with the largest losses that
+            teaches nothing, as potentially wrong (Depth Anything V2 takes 0.1).
         ignore_border: Pixels within this distance of another class teach nothing; in pixels of the
             network's segmentation map.
         confirm: Which of the tutor's pixels are believed: ``none``: all; ``gt-classes``: of classes
@@ -124,6 +126,7 @@ class SegmentationTargets(TaskTargets):
     masks: Literal["hard", "soft"] = "hard"
     confidence_weighting: bool = True
     ignore: tuple[float, float] = (0.0, 0.0)
+    ignore_largest: float = 0.0
     ignore_border: int = 0
     confirm: Literal["none", "gt-classes", "gt-boxes", "tutor-boxes"] = "none"
     confirm_threshold: float = 0.3
@@ -136,6 +139,8 @@ class SegmentationTargets(TaskTargets):
         expect(self.temperature > 0, "temperature", "above 0", self.temperature)
         low, high = self.ignore
         expect(0 <= low <= high, "segmentation.ignore", "two rising numbers from 0", self.ignore)
+        expect(0 <= self.ignore_largest < 1, "segmentation.ignore_largest", "a share from 0 to "
+                "below 1", self.ignore_largest)  # fmt: skip
         expect(self.ignore_border >= 0, "ignore_border", "at least 0", self.ignore_border)
 
 
@@ -200,8 +205,9 @@ class InitConfig:
     """Where weights come from.
 
     Attributes:
-        trunk: A file of ImageNet weights; empty for random ones; ``sample`` for the trunk that
-            ships with the project, which fits the tiny network and knows the drawn classes.
+        trunk: A file of ImageNet weights for ``model.trunk``; empty for random ones; ``sample`` for
+            the trunk that ships with the project, which fits the tiny network and knows the drawn
+            classes.
     """
 
     trunk: str = ""
@@ -220,7 +226,7 @@ class OptimConfig:
         lr: Learning rate.
         milestones: After these steps the learning rate is multiplied by ``decay``.
         decay: See ``milestones``.
-        weight_decay: Of the convolutions' weights, as part of the loss.
+        weight_decay: Of the weights of convolutions and linear layers, as part of the loss.
         bf16: Whether the network runs under bfloat16 autocast.
     """
 

@@ -33,7 +33,10 @@ class Sample:
         instances: The segmentation tutor's own masks, for soft targets: mirrored with the sample,
             their boxes reaching outside it where the crop cut them.
         mask: (s, s) uint8 class ids, 255 where nothing is to be learned.
-        index_map: (s, s) whole numbers, the row of ``palette`` for each pixel, or `PADDING`.
+        index_map: (s, s) whole numbers, the row of ``palette`` for each pixel, or `PADDING`; of a
+            dense tutor (h, w) cells.
+        placement: (8,) float32, where the sample lies among a dense tutor's cells
+            (`student.data.grid`); None with other tutors.
         palette: (k, 21) float32 label vectors.
         weights: (4,) float32, of the losses in the order of ``TERMS``.
         jitter: (5,) float32, see ``draw_color_jitter``.
@@ -47,6 +50,7 @@ class Sample:
     instances: InstanceMasks
     mask: UInt8Array
     index_map: npt.NDArray[np.generic]
+    placement: FloatArray | None
     palette: FloatArray
     weights: FloatArray
     jitter: FloatArray
@@ -90,7 +94,9 @@ class Batch:
         confirmable: (B,) bool, whether there are such boxes to ask, be it none.
         instances: The segmentation tutor's own masks.
         masks: (B, s, s) uint8.
-        index_maps: (B, s, s) int32, rows of the palettes or `PADDING`.
+        index_maps: (B, s, s) int32, rows of the palettes or `PADDING`; of a dense tutor (B, h, w)
+            cells, the last ones of each repeated as padding.
+        placements: (B, 8) float32, of a dense tutor's cells; None with other tutors.
         palettes: (B, K, 21) float32, padded with zeros.
         weights: (B, 4) float32 in the order of ``TERMS``.
         jitter: (B, 5) float32; stays on the host (see ``jitter.distort``).
@@ -106,6 +112,7 @@ class Batch:
     instances: InstanceTable
     masks: Tensor
     index_maps: Tensor
+    placements: Tensor | None
     palettes: Tensor
     weights: Tensor
     jitter: Tensor
@@ -134,6 +141,7 @@ class Batch:
             instances=self.instances.apply(function),
             masks=function(self.masks),
             index_maps=function(self.index_maps),
+            placements=None if self.placements is None else function(self.placements),
             palettes=function(self.palettes),
             weights=function(self.weights),
             jitter=function(self.jitter),
@@ -148,7 +156,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for row, sample in zip(palettes, samples, strict=True):
         row[: len(sample.palette)] = sample.palette
     weights = np.stack([sample.weights for sample in samples])
-    index_maps = np.stack([sample.index_map.astype(np.int32) for sample in samples])
     return Batch(
         image_ids=tuple(sample.image_id for sample in samples),
         images=images.permute(0, 3, 1, 2),
@@ -158,12 +165,30 @@ def collate(samples: Sequence[Sample]) -> Batch:
         confirmable=torch.tensor([sample.confirming is not None for sample in samples]),
         instances=_pad_instances([sample.instances for sample in samples]),
         masks=torch.from_numpy(np.stack([sample.mask for sample in samples])),
-        index_maps=torch.from_numpy(index_maps),
+        index_maps=torch.from_numpy(_stack_maps([sample.index_map for sample in samples])),
+        placements=_stack_placements([sample.placement for sample in samples]),
         palettes=torch.from_numpy(palettes),
         weights=torch.from_numpy(weights),
         jitter=torch.from_numpy(np.stack([sample.jitter for sample in samples])),
         fractions=dict(zip(TERMS, (weights > 0).mean(axis=0).tolist(), strict=True)),
     )
+
+
+def _stack_maps(maps: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.int32]:
+    """Stack maps; smaller ones go on with their last row and column."""
+    height, width = (max(sizes) for sizes in zip(*(each.shape for each in maps), strict=True))
+    stacked = np.empty((len(maps), height, width), np.int32)
+    for out, each in zip(stacked, maps, strict=True):
+        rows, columns = each.shape
+        out[:rows, :columns] = each
+        out[:rows, columns:] = out[:rows, columns - 1 : columns]
+        out[rows:] = out[rows - 1]
+    return stacked
+
+
+def _stack_placements(placements: Sequence[FloatArray | None]) -> Tensor | None:
+    given = [each for each in placements if each is not None]
+    return torch.from_numpy(np.stack(given)) if given else None
 
 
 def _pad(samples: Sequence[Detections]) -> BoxTable:

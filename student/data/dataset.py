@@ -24,6 +24,7 @@ from kdcli.student.data.augmentation import draw_transform
 from kdcli.student.data.batch import PADDING, Batch, Sample, collate
 from kdcli.student.data.color_jitter import draw_color_jitter
 from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
+from kdcli.student.data.grid import NOWHERE, cut
 from kdcli.student.data.ground_truth import GroundTruth
 from kdcli.student.data.masks import Masks
 from kdcli.voc.devkit import Devkit
@@ -107,7 +108,7 @@ class StudentDataset(Dataset[Sample]):
             tutor = replace(tutor, scores=np.ones_like(tutor.scores))
         gt, tutor = _transformed(gt, tutor, transform, config.augmentation.min_box)
         jitter = draw_color_jitter(rng, config.augmentation)
-        index_map, palette = self._label_vectors(row, transform)
+        index_map, palette, placement = self._label_vectors(row, transform)
         sample = functools.partial(
             Sample,
             image_id=row.image_id,
@@ -117,6 +118,7 @@ class StudentDataset(Dataset[Sample]):
             instances=self._instances(row, transform),
             mask=self._mask(row, transform),
             index_map=index_map,
+            placement=placement,
             palette=palette,
             weights=np.array(row.weights, np.float32),
             jitter=jitter,
@@ -173,14 +175,19 @@ class StudentDataset(Dataset[Sample]):
 
     def _label_vectors(
         self, row: ImageTargets, transform: Transform
-    ) -> tuple[npt.NDArray[np.generic], FloatArray]:
+    ) -> tuple[npt.NDArray[np.generic], FloatArray, FloatArray | None]:
         side = self.map_side
+        dense = self.cache is not None and self.cache.has_grids
         if not row.segmentation_tutor or self.cache is None:
             empty = np.zeros((1, self.config.model.num_classes), np.float32)
-            return np.zeros((side, side), np.uint8), empty
-        whole = self.cache.index_map(row.image_id)
-        index_map = transform.map(whole, side, fill=PADDING)
-        return compact(index_map, self.cache.palette(row.image_id))
+            index_map = np.zeros((1, 1) if dense else (side, side), np.uint8)
+            return index_map, empty, NOWHERE if dense else None
+        whole, palette = self.cache.index_map(row.image_id), self.cache.palette(row.image_id)
+        window = self.cache.window(row.image_id)
+        if window is None:
+            return *compact(transform.map(whole, side, fill=PADDING), palette), None
+        cells, placement = cut(whole, window, transform)
+        return *compact(cells, palette), placement
 
 
 def compact(

@@ -20,7 +20,6 @@ from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     ConfusionMatrix,
@@ -29,7 +28,7 @@ from kdcli.voc.metrics import (
     SegmentationResult,
     evaluate_detections,
 )
-from kdcli.voc.metrics.detection import percent
+from kdcli.voc.metrics.table import HEADER, class_rows, explanation, mean_rows
 
 
 @dataclass(frozen=True)
@@ -135,19 +134,11 @@ def write_evaluation(
 
 def _markdown(title: str, evaluation: Evaluation) -> str:
     """Return average precision and IoU per class, in per cent; a dash where there is none."""
-    detection, segmentation = evaluation.detection, evaluation.segmentation
-    rows = [
-        (
-            name,
-            detection.average_precision.get(name, math.nan),
-            segmentation.iou[name] if segmentation else math.nan,
-        )
-        for name in CLASSES
-    ]
-    rows.append(("**mean**", detection.map, segmentation.miou if segmentation else math.nan))
-    lines = [f"# {title}", "", "| class | AP % | IoU % |", "|---|---:|---:|"]
-    lines += [f"| {name} | {percent(ap)} | {percent(iou)} |" for name, ap, iou in rows]
-    return "\n".join(lines) + "\n"
+    results = evaluation.detection, evaluation.segmentation
+    means = [(f"**{name}**", *values) for name, *values in mean_rows(*results)]
+    lines = [f"| {' | '.join(row)} |" for row in (HEADER, *class_rows(*results), *means)]
+    lines.insert(1, "|---|---:|---:|---:|")
+    return "\n".join([f"# {title}", "", *lines, "", explanation(*results)]) + "\n"
 
 
 def evaluation_path(run: Path, list_name: str) -> Path:
@@ -184,7 +175,8 @@ def evaluate_model(
     found, confusion, masks = _gathered(found, confusion, masks)
     ordered = {image_id: found[image_id] for image_id in image_ids}
     detection = evaluate_detections(ordered, annotations, metric=metric)
-    return Evaluation(len(image_ids), detection, confusion.result() if masks else None)
+    segmentation = confusion.result(detection.frequent_classes) if masks else None
+    return Evaluation(len(image_ids), detection, segmentation)
 
 
 def _gathered(

@@ -17,8 +17,9 @@ from kdcli.common.errors import DevkitError
 from kdcli.common.workers import read_batches, worker_options
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import Transform, UInt8Array
-from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.decode import DetectionLimits, detect, segment
+from kdcli.student.model.preprocessing import normalise
 from kdcli.voc.images import is_jpeg, read_picture
 from kdcli.voc.jpeg import Photograph
 
@@ -199,7 +200,7 @@ def _predict(
     model: BlitzNet, inputs: _Inputs, names: Sequence[str], settings: InferenceSettings
 ) -> list[Prediction]:
     device = model.anchors.device
-    images = normalise(inputs.images.to(device, non_blocking=True))
+    images = normalise(inputs.images.to(device, non_blocking=True), model.config)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
         output = model(images)
     found = detect(output, model.anchors, inputs.sizes, settings.limits)

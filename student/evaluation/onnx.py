@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from kdcli.common.errors import StudentError
 from kdcli.common.files import atomic_file
 from kdcli.student.model.anchors import decode_boxes
-from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.decode import DetectionLimits
+from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.load import LoadedRun, load_run
 from kdcli.voc.classes import CLASSES
 
@@ -50,7 +51,7 @@ class EndToEnd(nn.Module):
 
     def forward(self, images: Tensor) -> StudentOutput:
         """(B, S, S, 3) uint8 RGB, each image resized as a whole to the square -> output."""
-        found = self.model(normalise(images.permute(0, 3, 1, 2)))
+        found = self.model(normalise(images.permute(0, 3, 1, 2), self.model.config))
         return StudentOutput(
             boxes=decode_boxes(found.offsets, self.model.anchors).clamp(0, 1),
             probabilities=torch.softmax(found.logits, dim=-1),

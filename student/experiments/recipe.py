@@ -4,7 +4,8 @@
     title = "Table 12: ..."
     explanation = "One line"
     source = "thesis, table 12"
-    metrics = ["map", "miou"]           # what it is about
+    metrics = ["map", "miou", "miou_frequent"]  # what it is about
+    claim = ["map", "miou_frequent"]    # those that what it says rests on
     axis = "temperature"                # figures only: what the cells' x is
     seeds = [1, 2, 3]
 
@@ -40,8 +41,15 @@ from typing import Any
 
 from kdcli.common.errors import StudentError
 
-METRICS = {"map": "mAP", "miou": "mIoU"}
-"""The metrics a recipe may be about, and what they are called."""
+METRICS = {
+    "map": "mAP",
+    "map_frequent": "mAP frequent",
+    "miou": "mIoU",
+    "miou_frequent": "mIoU frequent",
+}
+"""The metrics a recipe may be about, and what they are called: means over all classes that occur,
+and over those with many objects (`voc.metrics.frequent`)."""
+_FREQUENT = "_frequent"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MISSING = object()
 
@@ -74,7 +82,8 @@ class Recipe:
         title: Its headline.
         explanation: What it is about, in one line.
         source: Where the thesis' numbers are from.
-        metrics: The metrics it is about: ``map``, ``miou`` or both.
+        metrics: The metrics it is about, among `METRICS`.
+        claim: Those of them that what it says rests on; empty if it does not say.
         axis: Of a figure, what the cells' ``x`` is; empty for a table.
         note: What a reader has to know; may be empty.
         seeds: Of the runs of each cell, unless others are asked for.
@@ -90,6 +99,7 @@ class Recipe:
     explanation: str
     source: str
     metrics: tuple[str, ...]
+    claim: tuple[str, ...]
     axis: str
     note: str
     seeds: tuple[int, ...]
@@ -112,6 +122,15 @@ class Recipe:
         raise StudentError(
             f"Found no cell {label!r} in the recipe {self.name}; it has {', '.join(labels)}"
         )
+
+
+def over_all(metric: str) -> str:
+    """Return the metric of that kind that is the mean over all classes: itself, or its sister.
+
+    >>> over_all("miou_frequent")
+    'miou'
+    """
+    return metric.removesuffix(_FREQUENT)
 
 
 def shipped() -> tuple[str, ...]:
@@ -164,7 +183,8 @@ def parse_recipe(text: str, where: str) -> Recipe:
         title=table.take("title", str),
         explanation=table.take("explanation", str),
         source=table.take("source", str, ""),
-        metrics=tuple(table.take("metrics", list, list(METRICS))),
+        metrics=tuple(table.take("metrics", list, ["map", "miou"])),
+        claim=tuple(table.take("claim", list, [])),
         axis=table.take("axis", str, ""),
         note=table.take("note", str, ""),
         seeds=tuple(table.take("seeds", list, [1, 2, 3])),
@@ -231,6 +251,7 @@ def _check(recipe: Recipe, where: str) -> None:
          "baselines that are labels of cells"),
         (bool(recipe.metrics) and set(recipe.metrics) <= set(METRICS),
          f"metrics among {', '.join(METRICS)}"),
+        (set(recipe.claim) <= set(recipe.metrics), "a claim on some of its metrics"),
         (bool(recipe.seeds) and all(type(s) is int and s >= 0 for s in recipe.seeds),
          "seeds that are whole numbers from 0"),
         (not recipe.axis or all(cell.x is not None for cell in recipe.cells),

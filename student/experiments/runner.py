@@ -197,5 +197,9 @@ def finished_scores(folder: Path, job: Job, list_name: str) -> str | None:
         return None
     if changed_settings(recorded_config(run)) != changed_settings(job.config):
         return None  # train() will say what differs
-    segmentation = result["segmentation"] or {"miou": None}
-    return f"mAP {percent(result['detection']['map'])}, mIoU {percent(segmentation['miou'])}"
+    detection, segmentation = result["detection"], result["segmentation"] or {}
+    scores = f"mAP {percent(detection['map'])}, mIoU {percent(segmentation.get('miou'))}"
+    if detection.get("map_frequent") is None:  # no class has many objects, or an earlier version
+        return scores
+    frequent = percent(detection["map_frequent"]), percent(segmentation.get("miou_frequent"))
+    return f"{scores}; frequent {frequent[0]}, {frequent[1]}"

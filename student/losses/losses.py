@@ -126,6 +126,7 @@ def soft_segmentation_loss(
     target: Tensor,
     weights: Tensor | None = None,
     pixel_weights: Tensor | None = None,
+    ignore_largest: float = 0.0,
 ) -> Tensor:
     """Mean over all pixels of the cross-entropy between two distributions (the thesis).
 
@@ -135,6 +136,10 @@ def soft_segmentation_loss(
         weights: (B,) per-image weights, see the module.
         pixel_weights: (B, h, w), multiply the pixels' losses; those of weight 0 are not averaged
             over.
+        ignore_largest: of the averaged pixels of each image, the share that is left out, too: those
+            whose losses, so multiplied, are largest. What a tutor says where a student that follows
+            it elsewhere differs most is often wrong (Depth Anything V2, arXiv 2406.09414, leaves
+            out 0.1).
 
     Returns:
         A float32 scalar; 0 if no pixel takes part.
@@ -146,7 +151,24 @@ def soft_segmentation_loss(
     counted = torch.ones_like(entropy, dtype=torch.bool)
     if pixel_weights is not None:
         entropy, counted = entropy * pixel_weights, pixel_weights > 0
+    if ignore_largest:
+        counted = counted & ~_largest_of_each(entropy, counted, ignore_largest)
     return _mean(entropy, counted, weights)
+
+
+def _largest_of_each(values: Tensor, counted: Tensor, share: float) -> Tensor:
+    """Where the largest values of each image lie, a share of its counted pixels: (B, h, w) bool.
+
+    Nothing waits for the device: all pixels are ranked, so that no number has to be known. An image
+    lies on one process, and so does all that it is compared with.
+    """
+    # No loss is negative, so that those that do not count come last.
+    ranked = torch.where(counted, values.detach(), -1.0).flatten(1)
+    order = ranked.argsort(dim=1, descending=True, stable=True)
+    number = (share * counted.flatten(1).sum(dim=1, keepdim=True).double()).round()
+    place = torch.arange(order.shape[1], device=order.device)
+    largest = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, place < number)
+    return largest.reshape(counted.shape)
 
 
 def _mean(values: Tensor, counted: Tensor, weights: Tensor | None) -> Tensor:
@@ -159,11 +181,11 @@ def _mean(values: Tensor, counted: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def weight_decay_loss(model: nn.Module, coefficient: float = WEIGHT_DECAY) -> Tensor:
-    """L2 term of the loss: coefficient * sum(w ** 2) / 2 over all convolution weights.
+    """L2 term of the loss: coefficient * sum(w ** 2) / 2 over the weights of all layers that train.
 
     Biases and batch norms have none (as with TF-slim's l2_regularizer in the public code).
     """
-    weights = list(_convolution_weights(model))
+    weights = list(_layer_weights(model))
     return coefficient / 2 * torch.stack([w.float().square().sum() for w in weights]).sum()
 
 
@@ -172,18 +194,19 @@ def parameter_groups(model: nn.Module, weight_decay: float = WEIGHT_DECAY) -> li
 
     Adam's own weight_decay adds weight_decay * w to the gradient of w, which is the gradient of
     `weight_decay_loss`: the same training without the work of computing that sum. (AdamW, which
-    decays apart from the gradient, would be another method.)
+    decays apart from the gradient, would be another method.) Frozen parameters are in neither.
     """
-    decayed = list(_convolution_weights(model))
+    decayed = list(_layer_weights(model))
     ids = {id(weight) for weight in decayed}
-    others = [p for p in model.parameters() if id(p) not in ids]
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
 
 
-def _convolution_weights(model: nn.Module) -> Iterator[Tensor]:
+def _layer_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Weights of convolutions, of which a linear layer is one of 1x1, unless they are frozen."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad:
             yield module.weight

@@ -17,6 +17,7 @@ from torch import Tensor
 from kdcli.cache.format.vectors import background_mass, from_threshold, winners
 from kdcli.student.config.schema import SegmentationTargets, TargetForm
 from kdcli.student.data.batch import PADDING, Batch, BoxTable, InstanceTable
+from kdcli.student.data.grid import sample_cells
 
 
 class PixelTargets(NamedTuple):
@@ -38,13 +39,15 @@ def tutor_targets(batch: Batch, settings: SegmentationTargets, num_classes: int)
         settings: form, temperature, and which pixels count; see ``SegmentationTargets``.
         num_classes: C, background included.
     """
-    side = batch.index_maps.shape[-1]
+    side = batch.masks.shape[-1]
+    said = look_up(batch.index_maps, batch.palettes)
+    beyond = batch.index_maps == PADDING
+    if batch.placements is not None:
+        said, beyond = sample_cells(said, batch.placements, side)
     if settings.masks == "soft":
         said = paste(batch.instances, num_classes, side)
-    else:
-        said = look_up(batch.index_maps, batch.palettes)
     vectors = from_threshold(said, settings.threshold)
-    left_out = (batch.index_maps == PADDING) | doubtful(said, settings.ignore)
+    left_out = beyond | doubtful(said, settings.ignore)
     if settings.confirm != "none":
         anywhere = settings.confirm == "gt-classes"
         inside = cover(batch.confirming, num_classes, side, anywhere=anywhere)

@@ -1,7 +1,8 @@
 """BlitzNet: one pass for detection and semantic segmentation (arXiv 1708.02813)."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,8 @@ from kdcli.student.model.anchors import make_anchors
 from kdcli.student.model.blocks import DetectionHead, ReverseBlock, SegmentationHead
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.resnet import Trunk, make_block
-
-MEAN_BGR = (103.062623801, 115.902882574, 123.151630838)
-"""Mean colour that `normalise` subtracts, 0..255."""
+from kdcli.student.model.torchvision_trunk import torchvision_trunk
+from kdcli.student.model.trunks import BLITZNET_RESNET
 
 
 class BlitzNetOutput(NamedTuple):
@@ -29,22 +29,16 @@ class BlitzNetOutput(NamedTuple):
     segmentation: Tensor
 
 
-def normalise(images: Tensor) -> Tensor:
-    """RGB images, 0..255 (uint8 or floating), (B, 3, H, W) -> float32 BGR minus `MEAN_BGR`."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
-    # Numbers, not a tensor of means: nothing has to be copied to the device.
-    channels = [images[:, 2 - i].float() - mean for i, mean in enumerate(MEAN_BGR)]
-    return torch.stack(channels, dim=1)
-
-
 class BlitzNet(nn.Module):
-    """ResNet trunk, extra blocks, decoder of reverse blocks, detection and segmentation heads.
+    """Trunk, extra blocks, decoder of reverse blocks, detection and segmentation heads.
 
     Initialisation: convolutions before a batch norm are normal with variance 2 / fan-in (He);
     detection heads normal with variance 0.1 / fan-in, which keeps the first scores and offsets
     near zero; segmentation head uniform with variance 2 / (fan-in + fan-out) (Glorot); all biases
-    zero. The public TensorFlow code has the same variances.
+    zero. The public TensorFlow code has the same variances. A trunk of torchvision's keeps the
+    initialisation that it has there.
+
+    The frozen stages have no gradients, and their batch norms are always in evaluation mode.
 
     Attributes:
         config: what the network is made of.
@@ -57,10 +51,11 @@ class BlitzNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = Trunk(config)
+        own = config.trunk == BLITZNET_RESNET
+        self.trunk: nn.Module = Trunk(config) if own else torchvision_trunk(config.trunk)
         widths = config.block_widths
-        extra, inputs = [], widths[3]
-        for _ in range(config.extra_blocks):
+        extra, inputs = [], config.layout.widths[-1]
+        for _ in range(config.blocks_behind_trunk):
             width = config.extra_width
             extra.append(make_block(inputs, width // 4, width, config.extra_units, stride=2))
             inputs = width
@@ -76,12 +71,34 @@ class BlitzNet(nn.Module):
         )
         self.segmentation = SegmentationHead(inputs, config.segmentation_width, maps, classes)
         self.register_buffer("anchors", make_anchors(config), persistent=False)
-        self.apply(_initialise_body)
+        for name, part in self.named_children():
+            if own or name != "trunk":
+                part.apply(_initialise_body)
         self.detection.apply(_initialise_detection)
         self.segmentation.apply(_initialise_segmentation)
+        for part in self._frozen():
+            part.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
+
+    def _frozen(self) -> Iterator[nn.Module]:
+        """Submodules of the trunk up to the last frozen stage, as they are at the moment."""
+        if not self.config.frozen_stages:
+            return
+        parent, _, last = self.config.layout.stages[self.config.frozen_stages - 1].rpartition(".")
+        for name, part in self.trunk.get_submodule(parent).named_children():
+            yield part
+            if name == last:
+                return
 
     def forward(self, images: Tensor) -> BlitzNetOutput:
-        """Images (B, 3, S, S), floating BGR minus the mean (see `normalise`) -> output."""
+        """Images (B, 3, S, S), floating, as `preprocessing.normalise` gives -> output."""
         size = self.config.input_size
         if images.shape[1:] != (3, size, size):
             raise ValueError(

@@ -3,10 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
+from kdcli.common.config import nearest
 from kdcli.common.errors import StudentError
+from kdcli.student.model.trunks import (
+    BLITZNET_RESNET,
+    RESNET_STAGES,
+    TORCHVISION,
+    TRUNKS,
+    Layout,
+)
 
-TRUNK_BLOCKS = 4  # ResNet stages, called block 1 to block 4; the extra blocks count on from there
+TRUNK_BLOCKS = 4  # strides 4 to 32, called block 1 to block 4; the extra blocks count on from there
 
 
 @dataclass(frozen=True)
@@ -18,11 +27,19 @@ class ModelConfig:
         stride4: whether the decoder goes on to the stride-4 map ("x4"), which then is the
             finest of the maps; else the stride-8 map is.
         num_classes: classes with the background.
-        stem_width: channels of the 7x7 stem convolution.
-        trunk_units: bottleneck units of blocks 1 to 4.
-        trunk_widths: channels inside the bottlenecks of blocks 1 to 4; a unit returns four
-            times as many.
-        extra_blocks: number of blocks behind the trunk, numbered from 5.
+        trunk: ``blitznet-resnet``, the reference's, or the name of a torchvision network (see
+            ``trunks``; docs/trunks.md).
+        preprocessing: what images become before the trunk reads them, see ``preprocessing``;
+            ``auto`` is what the trunk is trained with: ``bgr-255`` for ``blitznet-resnet``,
+            ``rgb-unit`` for torchvision's.
+        frozen_stages: number of the trunk's first stages that stay as they were loaded, batch
+            norms' statistics included; 1 is all up to the stride-4 map, 2 up to stride 8, ...
+        stem_width: ``blitznet-resnet``: channels of the 7x7 stem convolution.
+        trunk_units: ``blitznet-resnet``: bottleneck units of blocks 1 to 4.
+        trunk_widths: ``blitznet-resnet``: channels inside the bottlenecks of blocks 1 to 4; a unit
+            returns four times as many.
+        extra_blocks: number of blocks behind stride 32, numbered from 5. A trunk that ends before
+            stride 32 gets its last block from their kind, too.
         extra_units: bottleneck units of every extra block.
         extra_width: channels that an extra block returns; a quarter of it inside.
         feature_width: channels of the decoder's maps; a quarter of it inside a reverse block.
@@ -36,6 +53,9 @@ class ModelConfig:
     input_size: int = 300
     stride4: bool = True
     num_classes: int = 21
+    trunk: str = BLITZNET_RESNET
+    preprocessing: Literal["auto", "bgr-255", "rgb-unit", "bgr-caffe"] = "auto"
+    frozen_stages: int = 0
     stem_width: int = 64
     trunk_units: tuple[int, ...] = (3, 4, 6, 3)
     trunk_widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -50,6 +70,7 @@ class ModelConfig:
     aspect_ratios: tuple[float, ...] = (2.0, 3.0)
 
     def __post_init__(self) -> None:
+        self._check_trunk()
         self._check_sizes()
         self._check_anchors()
         if self.block_sides[-1] == self.block_sides[-2]:
@@ -58,6 +79,15 @@ class ModelConfig:
                 f"blocks at model.input_size {self.input_size} end at the sides "
                 f"{self.block_sides}: take a larger input or fewer extra blocks."
             )
+
+    def _check_trunk(self) -> None:
+        if self.trunk not in TRUNKS:
+            raise StudentError(
+                f"Expected model.trunk to be one of {', '.join(TRUNKS)}, got {self.trunk!r}"
+                f"{nearest(self.trunk, TRUNKS)}"
+            )
+        most = len(self.layout.stages)
+        self._expect(0 <= self.frozen_stages <= most, "frozen_stages", f"0 to {most}")
 
     def _check_sizes(self) -> None:
         for name in ("trunk_units", "trunk_widths"):
@@ -95,10 +125,28 @@ class ModelConfig:
         return tuple(sides)
 
     @property
+    def input_convention(self) -> str:
+        """What images become before the trunk reads them: ``preprocessing``, with no ``auto``."""
+        if self.preprocessing != "auto":
+            return self.preprocessing
+        return "bgr-255" if self.trunk == BLITZNET_RESNET else "rgb-unit"
+
+    @property
+    def layout(self) -> Layout:
+        """Where the trunk has its maps, and their channels."""
+        if self.trunk == BLITZNET_RESNET:
+            return Layout(RESNET_STAGES, tuple(4 * width for width in self.trunk_widths))
+        return TORCHVISION[self.trunk]
+
+    @property
+    def blocks_behind_trunk(self) -> int:
+        """The extra blocks, and the one in the place of a stage that the trunk lacks."""
+        return self.extra_blocks + TRUNK_BLOCKS - len(self.layout.stages)
+
+    @property
     def block_widths(self) -> tuple[int, ...]:
         """Channels of the output of block 1, 2, ... to the last extra block."""
-        trunk = tuple(4 * width for width in self.trunk_widths)
-        return trunk + (self.extra_width,) * self.extra_blocks
+        return self.layout.widths + (self.extra_width,) * self.blocks_behind_trunk
 
     @property
     def map_sides(self) -> tuple[int, ...]:
@@ -141,6 +189,19 @@ _TINY = ModelConfig(
     min_scale=0.16,
 )
 
+_MOBILE = ModelConfig(
+    input_size=160,
+    stride4=False,
+    trunk="mobilenet_v2",
+    frozen_stages=1,
+    extra_blocks=2,
+    extra_units=1,
+    extra_width=256,
+    feature_width=128,
+    smallest_scale=0.1,
+    min_scale=0.2,
+)
+
 PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
     {
         "blitznet300-x4": ModelConfig(),
@@ -152,5 +213,6 @@ PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
             input_size=512, extra_blocks=4, smallest_scale=0.02, min_scale=0.08
         ),
         "tiny": _TINY,
+        "mobile": _MOBILE,
     }
 )

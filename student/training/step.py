@@ -18,7 +18,8 @@ from kdcli.student.data.color_jitter import distort
 from kdcli.student.losses.losses import detection_loss, segmentation_loss, soft_segmentation_loss
 from kdcli.student.losses.matching import match
 from kdcli.student.losses.soft_labels import tutor_targets
-from kdcli.student.model.blitznet import BlitzNetOutput, normalise
+from kdcli.student.model.blitznet import BlitzNetOutput
+from kdcli.student.model.preprocessing import normalise
 
 LOSSES: tuple[str, ...] = (
     "detection_gt/class",
@@ -77,7 +78,7 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms without a gradient."""
-        images = normalise(distort(batch.images, batch.jitter))
+        images = normalise(distort(batch.images, batch.jitter), self.config.model)
         images = images.contiguous(memory_format=self.memory_format)
         bf16 = self.config.optim.bf16
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
@@ -136,8 +137,11 @@ def _segmentation(
 ) -> Tensor:
     if term == "segmentation_gt":
         return segmentation_loss(logits, batch.masks, weights)
-    target = tutor_targets(batch, targets.segmentation, logits.shape[1])
-    return soft_segmentation_loss(logits, target.distributions, weights, target.weights)
+    settings = targets.segmentation
+    target = tutor_targets(batch, settings, logits.shape[1])
+    return soft_segmentation_loss(
+        logits, target.distributions, weights, target.weights, settings.ignore_largest
+    )
 
 
 def _gradients_shared(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -102,6 +102,12 @@ def _prepare(
             f"Expected optim.batch_size to be a multiple of {share} ({ranks()} processes, "
             f"optim.accumulate={config.optim.accumulate}), got {config.optim.batch_size}"
         )
+    model = config.model
+    if model.frozen_stages and not config.init.trunk:
+        raise StudentError(
+            f"model.frozen_stages={model.frozen_stages} would freeze random weights: name a file "
+            f"with weights for {model.trunk} as init.trunk, or set model.frozen_stages=0"
+        )
     plan = make_plan(config, devkit, cache)
     if finished_summary(out):  # which may lie where nothing can be written
         check_same(out, config, plan.targets_csv, plan.facts)

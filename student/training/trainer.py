@@ -62,13 +62,13 @@ class Trainer:
         trainer.every_task = every_task
         path = checkpoint_path(out)
         if path.is_file():
-            trainer._to_device()
+            trainer.to_device()
             trainer._restore(load_checkpoint(path))
         else:
             if config.init.trunk:
                 path = SAMPLE_TRUNK if config.init.trunk == "sample" else Path(config.init.trunk)
                 trainer.weights = asdict(load_trunk(trainer.model, path))
-            trainer._to_device()
+            trainer.to_device()
         if len(set(objects_of_ranks(trainer.step))) > 1:
             all_raise(StudentError(f"The processes do not see the same files in {out}: it must "
                                    "be one folder for all machines"))  # fmt: skip
@@ -99,7 +99,8 @@ class Trainer:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
-    def _to_device(self) -> None:
+    def to_device(self) -> None:
+        """Make ready to train: the network on its device, its losses, the optimiser."""
         runtime = self.config.runtime
         if ranks() > 1 and runtime.sync_bn:
             synchronise_batch_norms(self.model, self.device)

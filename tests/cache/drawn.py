@@ -61,8 +61,12 @@ def draw_output(
     vectors: int | None = None,
     boxes: int | None = None,
     masks: int | None = None,
+    grid: bool = False,
 ) -> TutorOutput:
-    """A valid output for an image, a function of the arguments alone. ``masks``: how many kept."""
+    """A valid output for an image, a function of the arguments alone.
+
+    ``masks``: how many are kept; ``grid``: whether the label map is a dense tutor's, coarser.
+    """
     rng = np.random.default_rng([seed, entry.height, entry.width, *entry.image_id.encode()])
     k = int(rng.integers(1, 8)) if vectors is None else vectors
     n = int(rng.integers(0, 6)) if boxes is None else boxes
@@ -78,7 +82,13 @@ def draw_output(
         kept = InstanceMasks(*draw_boxes(rng, masks, h, w), probabilities)
     detections = draw_boxes(rng, n, h, w)
     dropped = rng.integers(0, 300, len(DROPPED)).astype(np.uint32) if rng.random() < 0.8 else None
-    return TutorOutput(entry.image_id, *detections, index_map, palette, kept, dropped)
+    window = None
+    if grid:
+        index_map = index_map[::3, ::2]
+        rows, columns = index_map.shape
+        low, high = rng.random(2) * 0.4, 1 - rng.random(2) * 0.4
+        window = (np.concatenate([low, high]) * [columns, rows, columns, rows]).astype(np.float32)
+    return TutorOutput(entry.image_id, *detections, index_map, palette, kept, dropped, window)
 
 
 def write_cache(

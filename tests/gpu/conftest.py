@@ -81,7 +81,8 @@ def config() -> Callable[..., RunConfig]:
     def make(device: str = "cuda:0", **changed: Any) -> RunConfig:
         base = run_config("tiny", [
             f'data.list="{LIST}"', "targets.detection.source=combination",
-            "targets.segmentation.source=combination", "optim.batch_size=8", "optim.lr=1e-5",
+            "targets.segmentation.source=combination", "targets.segmentation.ignore_largest=0.1",
+            "optim.batch_size=8", "optim.lr=1e-5",
             "runtime.log_every=1", "runtime.workers=2", "runtime.channels_last=false",
         ])  # fmt: skip
         optim = {k: v for k, v in changed.items() if hasattr(base.optim, k)}

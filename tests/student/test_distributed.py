@@ -39,6 +39,7 @@ def config(small: Small) -> RunConfig:
         targets__segmentation__source="fill-in",
         targets__gt_share=0.4,
         targets__segmentation__gt_share=0.5,
+        targets__segmentation__ignore_largest=0.1,
         optim={"steps": STEPS, "batch_size": 8, "accumulate": 2, "lr": 1e-5, "milestones": [9]},
         runtime__log_every=1,
         evaluation={"every": 4, "list": "Segmentation/val"},

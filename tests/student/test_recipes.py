@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from kdcli.cache.reader import TutorCache
 from kdcli.common.config import as_settings, flatten
 from kdcli.common.errors import ConfigError, StudentError
-from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import run_config
+from kdcli.student.config.schema import RunConfig, SegmentationTargets
+from kdcli.student.config.toml import presets, run_config
 from kdcli.student.experiments.matrix import Matrix, Scale, below_the_floor, distinct
 from kdcli.student.experiments.recipe import (
     Recipe,
     in_order,
     load_recipe,
+    over_all,
     parse_recipe,
     shipped,
 )
@@ -43,6 +45,10 @@ def settings(recipe: Recipe, label: str) -> dict[str, Any]:
 EXPERIMENTS = (
     "table-12", "table-13", "table-17", "table-19", "figure-14", "figure-15", "figure-16",
 )  # fmt: skip
+PHOTOGRAPHS = (
+    "photographs-detection", "photographs-few", "photographs-fill-in", "photographs-no-gt",
+    "photographs-targets",
+)  # fmt: skip
 OWN = ("segmentation-fill-in", "segmentation-targets")
 
 
@@ -52,11 +58,26 @@ def test_recipes_of_any_name_have_their_place_in_the_order() -> None:
     assert sorted(names, key=in_order) == expected
 
 
-def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_study() -> None:
-    assert shipped() == (*EXPERIMENTS, *OWN)
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_says_what_it_is_and_what_it_rests_on(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.title
+    assert 20 < len(recipe.explanation) < 120
+    assert "\n" not in recipe.explanation
+    assert not recipe.explanation.endswith(".")
+    # Both means of a task, and the claim on the one that small lists do not spoil.
+    for metric in recipe.metrics:
+        assert {over_all(metric), f"{over_all(metric)}_frequent"} <= set(recipe.metrics)
+    assert recipe.claim
+    assert all(metric != over_all(metric) for metric in recipe.claim)
+    assert recipe.seeds == (1, 2, 3)
+
+
+def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_studies() -> None:
+    assert shipped() == (*EXPERIMENTS, *PHOTOGRAPHS, *OWN)
     for name in OWN:
         recipe = load_recipe(name)
-        assert recipe.name == name
         taught = [cell for cell in recipe.cells if cell.label != "GT only"]
         assert {cell.baseline for cell in taught} == {"GT only"}
         # A cell says its form: the study's numbers may change the default.
@@ -64,10 +85,9 @@ def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_study() -
         assert not any(cell.thesis for cell in recipe.cells)
     for name in EXPERIMENTS:
         recipe = load_recipe(name)
-        assert recipe.name == name
         assert recipe.source == f"thesis, {name.replace('-', ' ')}"
         for cell in recipe.cells:
-            assert set(cell.thesis) == set(recipe.metrics)
+            assert set(cell.thesis) == {over_all(metric) for metric in recipe.metrics}
             # What the project recommends is another form; the thesis' has to be asked for.
             own = settings(recipe, cell.label)
             assert own["targets.segmentation.form"] == "softmax"
@@ -141,6 +161,120 @@ def test_equal_cells_of_different_recipes_are_one_run(devkit: Devkit, cache: Tut
     assert name("figure-14", "T = 0.5") != name("figure-14", "T = 0.4")
 
 
+def of_task(flat: dict[str, Any], task: str) -> dict[str, Any]:
+    """The settings that decide what a task learns: without a tutor, none of a tutor's."""
+    own = {key: value for key, value in flat.items() if key.startswith(f"targets.{task}.")}
+    used = ("source", "gt_share", "missing_gt")
+    if own[f"targets.{task}.source"] == "gt":
+        own = {key: value for key, value in own.items() if key.rpartition(".")[2] in used}
+    return own
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_cell_of_the_photographs_changes_one_thing(matrix: Matrix, name: str) -> None:
+    """A setting; or who teaches a task, and with him all that says how."""
+    recipe = load_recipe(name)
+    for cell in recipe.cells:
+        if not cell.baseline:
+            continue
+        own = flatten(matrix.config(recipe, cell, 1))
+        base = flatten(matrix.config(recipe, recipe.cell(cell.baseline), 1))
+        changed = {key for key in own if own[key] != base[key]}
+        assert all(key.startswith("targets.") for key in changed), cell.label
+        tasks = [task for task in ("detection", "segmentation")
+                 if of_task(own, task) != of_task(base, task)]  # fmt: skip
+        if "both tutors" in cell.label and base["targets.segmentation.source"] == "gt":
+            assert tasks == ["detection", "segmentation"], cell.label
+        elif "targets.gt_share" in changed:
+            assert changed == {"targets.gt_share"}, cell.label
+        else:
+            (task,) = tasks
+            from_gt = base[f"targets.{task}.source"] == "gt"
+            assert from_gt or len(changed) == 1, (cell.label, changed)
+
+
+def test_the_photographs_share_what_is_equal(matrix: Matrix) -> None:
+    """GT only, and each tutor as it is by default, are trained once for all recipes."""
+    recipes = [load_recipe(name) for name in PHOTOGRAPHS]
+    jobs = [job for recipe in recipes for job in matrix.jobs(recipe, recipe.cells, (1,))]
+    assert len(jobs) == 41
+    assert len(distinct(jobs)) == 36
+    targets, detection, none = (
+        load_recipe(f"photographs-{name}") for name in ("targets", "detection", "no-gt")
+    )
+    for label, recipe, theirs in (
+        ("segmentation tutor", targets, "weighted, from .3"),
+        ("detection tutor", detection, "weighted, from .3"),
+        ("GT only", load_recipe("photographs-few"), "100 % GT"),
+    ):
+        here = matrix.job(none, none.cell(label), 1)
+        assert here.name == matrix.job(recipe, recipe.cell(theirs), 1).name
+    # The thesis' cells are those of its own recipes.
+    for label, name, theirs in (
+        ("thesis: softmax, T = 0.4, from .7", "table-12", "segmentation tutor"),
+        ("thesis, but T = 1", "figure-14", "T = 1.0"),
+    ):
+        recipe = load_recipe(name)
+        here = matrix.job(targets, targets.cell(label), 1)
+        assert here.name == matrix.job(recipe, recipe.cell(theirs), 1).name
+
+
+def test_the_photographs_try_what_they_say() -> None:
+    def own(recipe: str, label: str) -> dict[str, Any]:
+        loaded = load_recipe(recipe)
+        return flatten(run_config("tiny", (loaded.settings, loaded.cell(label).settings)))
+
+    detection = load_recipe("photographs-detection").cells[1:]
+    tried = {
+        (each["targets.detection.threshold"], each["targets.detection.confidence_weighting"])
+        for each in (own("photographs-detection", cell.label) for cell in detection)
+    }
+    assert tried == {(t, w) for t in (0.001, 0.05, 0.1, 0.3, 0.5, 0.7) for w in (True, False)}
+    default = own("photographs-targets", "weighted, from .3")
+    for key, value in flatten(SegmentationTargets(source="tutor")).items():
+        assert default[f"targets.segmentation.{key}"] == value
+    thesis = own("photographs-targets", "thesis: softmax, T = 0.4, from .7")
+    table = settings(load_recipe("table-12"), "segmentation tutor")
+    for key in flatten(SegmentationTargets()):
+        name = f"targets.segmentation.{key}"
+        assert thesis[name] == table[name]
+    none = own("photographs-no-gt", "both tutors, no GT")
+    assert {none[f"targets.{task}.source"] for task in ("detection", "segmentation")} == {"tutor"}
+    few = own("photographs-few", "20 % GT, both tutors fill in")
+    assert (few["targets.gt_share"], few["targets.detection.source"]) == (0.2, "fill-in")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_another_scale_replaces_the_whole_of_a_recipes_own(
+    matrix: Matrix, tmp_path: Path, name: str
+) -> None:
+    """Network and budget, milestones included, are those of ``--config`` in every cell."""
+    recipe = load_recipe(name)
+    file = tmp_path / "scale.toml"
+    file.write_text('preset = "tiny"\n[optim]\nsteps = 50\nbatch_size = 4\nmilestones = [30]\n')
+    scales = (
+        (Scale(file), run_config(file)),
+        (Scale("tiny"), run_config("tiny")),
+        (Scale("tiny", ("optim.steps=9", "optim.milestones=[7]")),
+         run_config("tiny", ["optim.steps=9", "optim.milestones=[7]"])),
+    )  # fmt: skip
+    for scale, expected in scales:
+        scaled = Matrix(matrix.devkit, matrix.cache, scale)
+        for cell in recipe.cells:
+            config = scaled.config(recipe, cell, 3)
+            assert replace(config, seed=1, data=expected.data, targets=expected.targets) == expected
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_recipes_own_scale_is_a_configuration(matrix: Matrix, name: str) -> None:
+    recipe = load_recipe(name)
+    if recipe.preset not in presets():
+        pytest.skip(f"the preset {recipe.preset} does not ship yet")
+    own = Matrix(matrix.devkit, matrix.cache, Scale()).config(recipe, recipe.cells[0], 1)
+    assert all(step < own.optim.steps for step in own.optim.milestones)
+    assert own.model != run_config("tiny").model
+
+
 def test_scale_and_settings_come_in_this_order(matrix: Matrix, tmp_path: Path) -> None:
     """The scale first, then what the cells share, then ``--set``, and the cell's own last."""
     recipe = load_recipe("table-13")
@@ -199,6 +333,7 @@ def test_a_threshold_below_what_the_store_holds_is_noticed(matrix: Matrix) -> No
         ("seeds = [-1]\n" + SMALLEST, "seeds"),
         ("seeds = 3\n" + SMALLEST, "seeds"),
         ('metrics = ["f1"]\n' + SMALLEST, "metrics among"),
+        ('metrics = ["map"]\nclaim = ["miou"]\n' + SMALLEST, "a claim on some of its metrics"),
         (SMALLEST.replace('"own"', '"../own"'), "a name of letters"),
         (SMALLEST.split("[[")[0], "lacks cells"),
     ],

@@ -98,6 +98,23 @@ def test_every_run_is_trained_once_and_a_failed_one_stops_no_other(
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
+def test_a_finished_run_is_told_by_both_means(
+    recipe: Recipe, matrix: Matrix, runner: Runner
+) -> None:
+    """Four scenes have no frequent class; with one, its mean is told, too."""
+    jobs = matrix.jobs(recipe, recipe.cells[:1], (1,))
+    (done,) = runner.run(jobs, lambda line: None)
+    assert "frequent" not in done.message
+    path = cell_folder(runner.out, jobs[0].name) / "run" / "evaluation-Segmentation-val.json"
+    evaluation = read_json(path)
+    assert evaluation["detection"]["map_frequent"] is None
+    evaluation["detection"]["map_frequent"] = 0.5
+    evaluation["segmentation"]["miou_frequent"] = 0.25
+    path.write_text(json.dumps(evaluation))
+    (kept,) = runner.run(jobs, lambda line: None)
+    assert (kept.state, kept.message) == ("kept", f"{done.message}; frequent 50.0, 25.0")
+
+
 def test_a_stopped_run_goes_on_from_its_checkpoint(
     recipe: Recipe, matrix: Matrix, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,9 @@ from kdcli.student.losses.losses import (
 from kdcli.student.losses.matching import Matches, match
 from kdcli.student.losses.soft_labels import label_vector_target
 from kdcli.student.model.anchors import make_anchors
-from kdcli.student.model.blitznet import BlitzNet, normalise
-from kdcli.student.model.config import PRESETS
+from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.model.config import PRESETS, ModelConfig
+from kdcli.student.model.preprocessing import normalise
 
 NUMBERS = json.loads((Path(__file__).parent / "data" / "reference_numbers.json").read_text())
 STAGES = [name for name in NUMBERS["networks"] if "stages" in NUMBERS["networks"][name]]
@@ -123,9 +124,10 @@ def network(request: pytest.FixtureRequest) -> tuple[dict[str, Any], BlitzNet]:
     return NUMBERS["networks"][name], model
 
 
-def drawn_images(side: int) -> Tensor:
+def drawn_images(config: ModelConfig) -> Tensor:
+    side = config.input_size
     images = np.random.default_rng(7).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
-    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2), config)
 
 
 @torch.no_grad()
@@ -144,7 +146,7 @@ def test_forward_pass_stage_by_stage(network: tuple[dict[str, Any], BlitzNet]) -
             module.register_forward_hook(keep(name))
     maps_of = model.detection[-1].register_forward_pre_hook
     maps_of(lambda _module, inputs: seen.update(pool6=inputs[0]))
-    output = model.eval()(drawn_images(model.config.input_size)[:1])
+    output = model.eval()(drawn_images(model.config)[:1])
     seen |= output._asdict() | {"scores": output.logits}
     for name, stage in expected["stages"].items():
         values = seen[name].contiguous()
@@ -158,7 +160,7 @@ def test_forward_pass_stage_by_stage(network: tuple[dict[str, Any], BlitzNet]) -
 def test_running_statistics_after_one_step(network: tuple[dict[str, Any], BlitzNet]) -> None:
     expected, model = network
     trunk = model.train().trunk
-    trunk.bn1(trunk.conv1(drawn_images(model.config.input_size)))
+    trunk.bn1(trunk.conv1(drawn_images(model.config)))
     for name, values in expected["after_one_step"].items():
         found = model.state_dict()[name][: len(values)]
         np.testing.assert_allclose(found, values, rtol=2e-5, atol=2e-5)

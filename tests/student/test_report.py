@@ -162,6 +162,9 @@ def test_the_tutors_quality_is_shown_where_it_was_measured(out: Path) -> None:
     facts = {fact.name: fact for fact in make_report(out, quality, drawings=False).facts}
     assert facts["its mAP"].here == "mAP 93.1 on Main/val"
     assert facts["its mIoU"].here == "not measured"
+    quality["detection"] = {"map": 0.931, "map_frequent": 0.95}
+    facts = {fact.name: fact for fact in make_report(out, quality, drawings=False).facts}
+    assert facts["its mAP"].here == "mAP 93.1 on Main/val, frequent classes 95.0"
     assert facts["detection tutor"].here == "some R-CNN (detectron2)"
 
 
@@ -172,8 +175,8 @@ def test_the_page_needs_no_other_file_and_shows_only_classes_that_occur(out: Pat
     assert len(sources) > 3
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert "&lt;training&gt; stopped" in page  # a message is text, not markup
-    captions = [caption for caption, _ in report.sections[0].figures]
-    assert len(captions) == 2
+    assert [drawing.open for drawing in report.sections[0].figures] == [True, False, False]
+    assert page.count("<details>") == 2
     assert len(page) < 300_000
 
 

@@ -109,13 +109,18 @@ def test_the_table_per_class_says_what_the_json_says(run: Path) -> None:
     found = json.loads((run / "evaluation-Segmentation-val.json").read_text())
     text = (run / "evaluation-Segmentation-val.md").read_text()
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
-    table = {name.strip(): (ap.strip(), iou.strip()) for name, ap, iou in rows}
-    assert len(table) == 22
+    table = {name.strip(): tuple(value.strip() for value in values) for name, *values in rows}
+    assert len(table) == 23
     for name, iou in found["segmentation"]["iou"].items():
         assert table[name][1] == ("-" if iou is None else f"{100 * iou:.1f}")
         ap = found["detection"]["average_precision"].get(name, math.nan)
         assert table[name][0] == ("-" if ap is None or math.isnan(ap) else f"{100 * ap:.1f}")
+    for name, count in found["detection"]["objects"].items():
+        assert table[name][2] == str(count)
     assert table["**mean**"][1] == f"{100 * found['segmentation']['miou']:.1f}"
+    # Four scenes show no class twenty times.
+    assert table["**frequent**"] == ("-", "-", "")
+    assert "no class has at least 20 objects" in text
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux' /proc")

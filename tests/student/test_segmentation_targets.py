@@ -31,7 +31,8 @@ EMPTY = Batch(
     confirming=NONE, confirmable=torch.zeros(1, dtype=torch.bool),
     instances=InstanceTable(torch.zeros(1, 0, 28, 28, dtype=torch.uint8), NONE),
     masks=torch.zeros(1, 4, 4, dtype=torch.uint8),
-    index_maps=torch.zeros(1, 4, 4, dtype=torch.int32), palettes=torch.zeros(1, 1, 3),
+    index_maps=torch.zeros(1, 4, 4, dtype=torch.int32), placements=None,
+    palettes=torch.zeros(1, 1, 3),
     weights=torch.ones(1, 4), jitter=torch.zeros(1, 5), fractions={},
 )  # fmt: skip
 

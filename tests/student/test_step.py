@@ -45,6 +45,7 @@ def sample(index: int, weights: tuple[float, float, float, float]) -> Sample:
         instances=InstanceMasks.none(),
         mask=mask,
         index_map=rng.integers(0, 2 + index, (SIDE, SIDE)).astype(np.uint8),
+        placement=None,
         palette=palette,
         weights=np.array(weights, np.float32),
         jitter=np.array([0, 1, 1, 0, 0], np.float32),
@@ -109,6 +110,25 @@ def test_a_mixed_batch_is_its_parts_weighted_by_their_shares(
     assert torch.allclose(total, expected, atol=1e-5)
     assert torch.allclose(parts["segmentation_gt"], segmentation_gt, atol=1e-6)
     assert torch.allclose(parts["segmentation_tutor"], segmentation_tutor, atol=1e-6)
+
+
+def test_the_largest_losses_are_ignored_of_the_tutors_pixels_alone(anchors: torch.Tensor) -> None:
+    batch = collate([sample(index, (0, 0, 1 - index % 2, index % 2)) for index in range(4)])
+    output, tutor = network_output(4), [1, 3]
+    settings = SegmentationTargets(
+        threshold=0, form="background", confidence_weighting=False, ignore_largest=0.25
+    )
+    _, parts = objective(output, batch, anchors, TargetsConfig(segmentation=settings))
+    table = label_vector_target(batch.palettes[tutor], "background")
+    entropy = -(
+        look_up(batch.index_maps[tutor], table)
+        * torch.log_softmax(output.segmentation[tutor], dim=1)
+    ).sum(dim=1)
+    kept = entropy.flatten(1).sort(dim=1).values[:, : round(0.75 * SIDE * SIDE)]
+    assert torch.allclose(parts["segmentation_tutor"], kept.mean(), atol=1e-6)
+    gt = [0, 2]
+    expected = segmentation_loss(output.segmentation[gt], batch.masks[gt])
+    assert torch.allclose(parts["segmentation_gt"], expected, atol=1e-6)
 
 
 def test_a_combination_is_half_of_each_on_every_image(anchors: torch.Tensor) -> None:

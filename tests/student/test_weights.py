@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from kdcli.common.errors import StudentError
-from kdcli.student.model.blitznet import BlitzNet, normalise
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import PRESETS
+from kdcli.student.model.preprocessing import normalise
 from kdcli.student.model.resnet import Trunk, max_pool_same
 from kdcli.student.model.weights import load_trunk
 
@@ -90,7 +91,9 @@ def test_the_stem_is_converted_to_bgr_of_0_to_255(
     mean = torch.tensor([123.151630838, 115.902882574, 103.062623801]).reshape(1, 3, 1, 1) / 255
     std = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
     expected = resnet.conv1((rgb.float() / 255 - mean) / std)
-    torch.testing.assert_close(model.trunk.conv1(normalise(rgb)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model.trunk.conv1(normalise(rgb, model.config)), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_partial_file_loads_what_it_has(
@@ -149,8 +152,8 @@ def test_real_features_are_normalised_on_photographs(model: BlitzNet) -> None:
         """Mean squared z-score of bn1's inputs: about 1 where the statistics fit."""
         return float(_z(trunk, inputs).square().mean())
 
-    assert 0.3 < misfit(normalise(images)) < 3
-    assert misfit(normalise(images) / 255) < 0.3
+    assert 0.3 < misfit(normalise(images, model.config)) < 3
+    assert misfit(normalise(images, model.config) / 255) < 0.3
 
 
 def _z(trunk: Trunk, inputs: Tensor) -> Tensor:

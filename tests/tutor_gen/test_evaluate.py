@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from kdcli.cache.reader import TutorCache
-from kdcli.common.errors import TutorError
+from kdcli.common.errors import CacheError, TutorError
+from kdcli.tutor_gen.gallery import write_cache_gallery
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
@@ -113,6 +115,28 @@ def test_a_role_that_did_not_speak_has_no_score(
     assert evaluate_tutors(cache, devkit, ids).detection is None
 
 
+def test_both_roles_rest_on_the_same_frequent_classes(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    """The objects of the list decide, whether or not the store holds boxes."""
+    path = devkit.root / "Annotations" / f"{ids[0]}.xml"
+    xml = path.read_text()
+    first = xml[xml.index("<object>") : xml.index("</object>") + len("</object>")]
+    path.write_text(xml.replace("</annotation>", 20 * first + "</annotation>"))
+    annotation = devkit.annotation(ids[0])
+    assert annotation is not None
+    name = CLASSES[annotation.labels[0]]
+    generate(devkit, ids, TutorPair(Oracle(known), Oracle(known)), tmp_path / "both.zarr")
+    generate(devkit, ids, TutorPair(None, Oracle(known)), tmp_path / "masks.zarr")
+    both = evaluate_tutors(TutorCache.open(tmp_path / "both.zarr"), devkit, ids)
+    masks = evaluate_tutors(TutorCache.open(tmp_path / "masks.zarr"), devkit, ids)
+    assert both.detection is not None
+    assert both.detection.frequent_classes == (name,)
+    assert masks.segmentation is not None
+    assert masks.segmentation.frequent_classes == ("background", name)
+    assert masks.segmentation.miou_frequent == 1
+
+
 def test_the_threshold_makes_pixels_background(
     tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
 ) -> None:
@@ -153,5 +177,21 @@ def test_images_that_are_not_in_the_cache_are_named(
 ) -> None:
     generate(devkit, ids[:3], TutorPair(Oracle(known), None), tmp_path / "c.zarr")
     cache = TutorCache.open(tmp_path / "c.zarr")
-    with pytest.raises(TutorError, match=rf"4 of 7 images are not in .*, the first is {ids[3]}"):
+    with pytest.raises(TutorError, match=rf"(?s)7 images .* lacks 4, the first is {ids[3]}"):
         evaluate_tutors(cache, devkit, ids)
+
+
+def test_a_store_of_other_photographs_is_refused(
+    tmp_path: Path, devkit: Devkit, ids: tuple[str, ...], known: dict[bytes, Scene]
+) -> None:
+    """Another size, or another picture of the same size: boxes would be scored in wrong places."""
+    generate(devkit, ids, TutorPair(Oracle(known), None), tmp_path / "c.zarr")
+    cache = TutorCache.open(tmp_path / "c.zarr")
+    path = devkit.image_path(ids[0])
+    Image.fromarray(devkit.read_image(ids[0])[::-1]).save(path)
+    for act in (
+        lambda: evaluate_tutors(cache, devkit, ids),
+        lambda: write_cache_gallery(tmp_path / "g.html", cache, devkit, len(ids)),
+    ):
+        with pytest.raises(CacheError, match=rf"{ids[0]}: the image file changed"):
+            act()

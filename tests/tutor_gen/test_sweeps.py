@@ -70,6 +70,8 @@ def test_sweeps_are_printed_written_and_drawn(tmp_path: Path, made: tuple[Path, 
     assert [s["threshold"] for s in vectors] == list(VECTOR_THRESHOLDS)
     at = {s["threshold"]: s["miou"] for s in vectors}
     assert at[0.3] == scores["segmentation"]["miou"] > at[None]
+    classes = {s["threshold"]: s["iou"] for s in vectors}
+    assert classes[0.3] == scores["segmentation"]["iou"]
     covered = [s["covered"] for s in vectors]
     assert covered == sorted(covered, reverse=True)
     calibration = scores["calibration"]

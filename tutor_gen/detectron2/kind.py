@@ -42,7 +42,7 @@ def _model(spec: str) -> str:
 def _again(description: Description, role: str) -> Named | None:
     if description.get("kind") != "detectron2" or not zoo.installed():
         return None
-    name = str(description["name"])
+    name = str(description.get("name"))
     if name not in zoo.zoo_names():
         return None
     weights = str(description["weights"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdcli.tutor_gen.own.failures import explained
 from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
-from kdcli.tutor_gen.tutors.tutor import Instances, PreparingTutor, Tutor
+from kdcli.tutor_gen.tutors.tutor import Answer, PreparingTutor, Tutor
 
 
 class OwnTutor:
@@ -35,7 +35,7 @@ class OwnTutor:
         """What it says of itself, and ``made_by``: file, function and digest."""
         return self._description
 
-    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> Sequence[Answer]:
         """Label images, each (H, W, 3) uint8 RGB.
 
         Raises:
@@ -55,7 +55,7 @@ class OwnPreparingTutor(OwnTutor):
         """How it wants its images."""
         return self._made.preparation
 
-    def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Instances]:
+    def predict_prepared(self, prepared: Sequence[Prepared]) -> Sequence[Answer]:
         """Label images that ``preparation`` made. Errors as `predict`."""
         with explained(self._spec, self._file):
             return self._made.predict_prepared(prepared)

@@ -12,7 +12,7 @@ from kdcli.common.device import use_device
 from kdcli.common.images import ImageEntry
 from kdcli.tutor_gen.config import RuntimeConfig
 from kdcli.tutor_gen.pipeline.background import Background
-from kdcli.tutor_gen.pipeline.pair import Answer, TutorPair
+from kdcli.tutor_gen.pipeline.pair import Answers, TutorPair
 from kdcli.tutor_gen.pipeline.read_ahead import Photographs, Place, plan_batches, read_ahead
 from kdcli.tutor_gen.tutors.device import explained_shortage
 from kdcli.voc.devkit import Devkit
@@ -125,7 +125,7 @@ class _Said:
     """What the tutors said about an image, or why it could not be read."""
 
     place: Place
-    what: Answer | str
+    what: Answers | str
 
 
 class _Scribe:
@@ -149,7 +149,7 @@ class _Scribe:
             self._write(shard, [noted[i] for i in range(len(noted))])
             del self._noted[position]
 
-    def _output(self, entry: ImageEntry, what: Answer | str) -> TutorOutput | FailedImage:
+    def _output(self, entry: ImageEntry, what: Answers | str) -> TutorOutput | FailedImage:
         self.tally.images += 1
         if isinstance(what, str):
             self.tally.failed[entry.image_id] = what

@@ -19,11 +19,13 @@ from kdcli.cache.format.record import (
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import GenerationConfig
 from kdcli.tutor_gen.labels.coding import code_instances
-from kdcli.tutor_gen.tutors.checks import check_answers, check_instances
+from kdcli.tutor_gen.labels.dense import Coded, code_semantic
+from kdcli.tutor_gen.tutors.checks import check_answers, check_instances, check_semantic
 from kdcli.tutor_gen.tutors.device import full_float32
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Views, prepare
 from kdcli.tutor_gen.tutors.tutor import (
+    Answer,
     Instances,
     Tutor,
     name_of,
@@ -32,7 +34,7 @@ from kdcli.tutor_gen.tutors.tutor import (
 )
 from kdcli.voc.classes import CLASSES
 
-Answer = tuple[Instances, Instances]
+Answers = tuple[Answer, Answer]
 """What the detection and the segmentation tutor said about one image."""
 
 
@@ -46,31 +48,47 @@ class TutorPair:
             detection tutor's, the model runs once for both.
         config: what becomes of their answers: thresholds, label vectors, kept masks. (The tutors
             it names have been loaded, or are one's own.) A panoptic tutor has its own formula of
-            label vectors, for which only masks and levels of it count.
+            label vectors, for which only masks and levels of it count, and a dense one gives them
+            itself, so that only levels do.
+        loaded: whether the tutors are those that ``config`` names.
 
     Raises:
-        TutorError: both are absent, or the one whose masks are to be kept; or a panoptic tutor is
-            to make other vectors than its own.
+        TutorError: both are absent, or the one whose masks are to be kept; a dense tutor is to give
+            boxes or masks; or a panoptic or dense one is to make other vectors than its own.
     """
 
     detection: Tutor | None
     segmentation: Tutor | None
     config: GenerationConfig = field(default_factory=GenerationConfig)
+    loaded: bool = False
 
     def __post_init__(self) -> None:
         if self.detection is None and self.segmentation is None:
             raise TutorError("both tutors are 'none': name at least one, there is nothing to store")
         if self.config.segmentation.keep_masks and self.segmentation is None:
             raise TutorError("--keep-masks keeps the segmentation tutor's masks: name such a tutor")
-        if self._panoptic and (self._form.classes, self._form.background) != ("top", "none"):
+        if self.detection is not None and "semantic" in self.detection.description:
             raise TutorError(
-                "a panoptic tutor's label vectors are distributions with a background of their "
-                "own: leave out --label-classes and --label-background"
+                f"the tutor {name_of(self.detection.description)} gives a class for each pixel, no "
+                "boxes: name it with --segmentation-tutor"
+            )
+        if self._dense and self.config.segmentation.keep_masks:
+            raise TutorError("a dense tutor has no masks of instances: leave out --keep-masks")
+        own_vectors = self._panoptic or self._dense
+        if own_vectors and (self._form.classes, self._form.background) != ("top", "none"):
+            raise TutorError(
+                f"a {'dense' if self._dense else 'panoptic'} tutor's label vectors are "
+                "distributions with a background of their own: leave out --label-classes and "
+                "--label-background"
             )
 
     @property
     def _form(self) -> LabelForm:
         return self.config.label_vectors
+
+    @property
+    def _dense(self) -> bool:
+        return self.segmentation is not None and "semantic" in self.segmentation.description
 
     @property
     def _panoptic(self) -> bool:
@@ -79,7 +97,7 @@ class TutorPair:
     @property
     def rounding_step(self) -> float:
         """Distance of two neighbouring values of a label vector's entry; 0 where it is exact."""
-        exact = self._form.masks == "hard" and not self._panoptic
+        exact = self._form.masks == "hard" and not self._panoptic and not self._dense
         return 0.0 if exact else 1 / self._form.levels
 
     @property
@@ -91,8 +109,9 @@ class TutorPair:
             **{role: tutor and dict(tutor.description) for role, tutor in described.items()},
             "detection_floor": self.config.detection.score_threshold,
             "segmentation_floor": self.config.segmentation.score_threshold,
-            "label_vectors": self._form.describe(panoptic=self._panoptic),
+            "label_vectors": self._form.describe(panoptic=self._panoptic, dense=self._dense),
             "exif_orientation": "ignored",
+            **({"grid": True} if self._dense else {}),
             **({"keep_masks": True} if self.config.segmentation.keep_masks else {}),
         }
 
@@ -111,7 +130,7 @@ class TutorPair:
         tutors = (self.detection, self.segmentation)
         return tuple(dict.fromkeys(preparation_of(tutor) for tutor in tutors if tutor is not None))
 
-    def ask(self, images: Sequence[Views]) -> list[Answer]:
+    def ask(self, images: Sequence[Views]) -> list[Answers]:
         """Let the tutors look at images, each prepared in all of `preparations`; in one batch."""
         with full_float32():
             segmented = _ask_one(self.segmentation, images)
@@ -126,33 +145,47 @@ class TutorPair:
         return list(zip(detected, segmented, strict=True))
 
     def record(
-        self, answer: Answer, image_id: str, height: int, width: int
+        self, answer: Answers, image_id: str, height: int, width: int
     ) -> tuple[TutorOutput, Dropped]:
         """Check, filter and code what the tutors said about an image of this size in pixels.
 
         Raises:
             TutorError: a tutor's output cannot be true; the message names the image.
         """
-        detected, segmented = (check_instances(said, image_id, height, width) for said in answer)
-        boxes_from = self.config.detection.score_threshold
-        detected = detected.select(detected.scores >= boxes_from, "floor")
-        segmented = segmented.above(self.config.segmentation.score_threshold)
-        try:
-            index_map, palette = code_instances(segmented, self._form, height, width)
-        except TutorError as error:
-            raise TutorError(f"image {image_id}: {error}") from None
-        lost = {"detection": detected.dropped, "segmentation": segmented.dropped}
+        boxes, vectors = answer
+        detected = check_instances(_instances(boxes, image_id), image_id, height, width)
+        above = detected.scores >= self.config.detection.score_threshold
+        detected = detected.select(above, "floor")
+        coded, masks = self._code(vectors, image_id, height, width)
+        lost = {"detection": detected.dropped, "segmentation": coded.dropped}
         output = TutorOutput(
             image_id=image_id,
             boxes=detected.boxes,
             labels=detected.labels.astype(np.uint8, copy=False),
             scores=detected.scores,
-            index_map=index_map,
-            palette=palette,
-            instances=self._own_masks(segmented) if self.config.segmentation.keep_masks else None,
+            index_map=coded.index_map,
+            palette=coded.palette,
+            instances=masks,
             dropped=encode_dropped(lost),
+            window=coded.window,
         )
         return output, lost
+
+    def _code(
+        self, said: Answer, image_id: str, height: int, width: int
+    ) -> tuple[Coded, InstanceMasks | None]:
+        """The label vectors of an image, and the masks that made them if they are kept."""
+        if self._dense:
+            semantic = check_semantic(said, image_id)
+            return code_semantic(semantic, self._form.levels, height, width), None
+        found = check_instances(_instances(said, image_id), image_id, height, width)
+        found = found.above(self.config.segmentation.score_threshold)
+        try:
+            index_map, palette = code_instances(found, self._form, height, width)
+        except TutorError as error:
+            raise TutorError(f"image {image_id}: {error}") from None
+        kept = self._own_masks(found) if self.config.segmentation.keep_masks else None
+        return Coded(index_map, palette, found.dropped), kept
 
     def _own_masks(self, found: Instances) -> InstanceMasks:
         """The tutor's masks as the cache keeps them."""
@@ -166,9 +199,18 @@ class TutorPair:
         return InstanceMasks(found.boxes, found.labels, found.scores, masks)
 
 
-def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> list[Instances]:
+def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> Sequence[Answer]:
     if tutor is None:
         return [Instances.none()] * len(images)
     way = preparation_of(tutor)
     answers = predict_prepared(tutor, [views[way] for views in images])
     return check_answers(answers, len(images), name_of(tutor.description))
+
+
+def _instances(said: Answer, image_id: str) -> Instances:
+    if isinstance(said, Instances):
+        return said
+    raise TutorError(
+        f"image {image_id}: expected the tutor's objects (Instances), got a {type(said).__name__}; "
+        "a dense tutor says so by the key 'semantic' of its description"
+    )

@@ -126,12 +126,14 @@ class VectorThresholdScore:
         miou: mean intersection over union.
         pixel_accuracy: share of pixels with the right class; nan without any.
         covered: share of the pixels that get another class than background; nan without any.
+        iou: intersection over union by class name, as in `voc.metrics.SegmentationResult`.
     """
 
     threshold: float | None
     miou: float
     pixel_accuracy: float
     covered: float
+    iou: Mapping[str, float]
 
 
 class VectorSums:
@@ -153,7 +155,9 @@ class VectorSums:
         """Return the score of everything counted so far."""
         found, total = intersection_over_union(self.counts), int(self.counts.sum())
         covered = int(self.counts[:, 1:].sum()) / total if total else float("nan")
-        return VectorThresholdScore(self.threshold, found.miou, found.pixel_accuracy, covered)
+        return VectorThresholdScore(
+            self.threshold, found.miou, found.pixel_accuracy, covered, found.iou
+        )
 
 
 @dataclass(frozen=True)

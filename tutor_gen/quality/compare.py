@@ -179,7 +179,7 @@ def difference(
 ) -> Difference:
     """Compare two outputs about one image, made with one threshold and one rounding of entries."""
     boxes, others = stored.detections, again.detections
-    pairs = list(_counterparts(boxes, others))
+    pairs = list(counterparts(boxes, others))
     coordinate, confidence, identical = 0.0, 0.0, 0
     for i, j in pairs:
         apart = float(np.abs(boxes.boxes[i] - others.boxes[j]).max())
@@ -203,7 +203,7 @@ def difference(
     )
 
 
-def _counterparts(boxes: Detections, others: Detections) -> Iterator[tuple[int, int]]:
+def counterparts(boxes: Detections, others: Detections) -> Iterator[tuple[int, int]]:
     """Pairs of boxes of the same label, the ones that overlap most first, each box once."""
     overlap = np.where(
         boxes.labels[:, None] == others.labels[None], box_iou(boxes.boxes, others.boxes), 0

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
-from kdcli.common.errors import TutorError
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.quality.calibration import (
     CalibrationScore,
@@ -22,13 +18,16 @@ from kdcli.tutor_gen.quality.calibration import (
     count_vectors,
     sweep_thresholds,
 )
+from kdcli.tutor_gen.quality.pixels import pixel_vectors
+from kdcli.tutor_gen.quality.stores import check_stores
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import NUM_CLASSES
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     DetectionResult,
     SegmentationResult,
+    count_objects,
     evaluate_detections,
+    frequent_classes,
     intersection_over_union,
 )
 
@@ -83,8 +82,9 @@ def evaluate_tutors(
 
     Raises:
         TutorError: an image is not in the cache.
+        CacheError: the cache was made from other photographs.
     """
-    _check_all_there(cache, image_ids)
+    check_stores([cache], devkit, image_ids)
     predictions: dict[str, Detections] = {}
     annotations: dict[str, Annotation] = {}
     own, *swept = (VectorSums(t) for t in (segmentation_threshold, *vector_thresholds))
@@ -92,47 +92,31 @@ def evaluate_tutors(
     everything: list[VectorSums | CalibrationSums] = [own, *swept, *softened]
     masks = 0
     for image_id in progress(image_ids, len(image_ids), "evaluate"):
-        if "detection" in cache.roles:
-            annotation = devkit.annotation(image_id)
-            if annotation is not None:
-                annotations[image_id] = annotation
-                predictions[image_id] = _detections(cache, image_id)
+        annotation = devkit.annotation(image_id)
+        if annotation is not None:
+            annotations[image_id] = annotation
+            predictions[image_id] = _detections(cache, image_id)
         if "segmentation" in cache.roles:
             truth = devkit.mask(image_id, mask_folder)
             if truth is not None:
-                index_map, palette = _label_vectors(cache, image_id, truth.shape)
+                index_map, palette = pixel_vectors(cache, image_id, truth.shape)
                 counts = count_vectors(index_map, palette, truth)
                 for sums in everything:
                     sums.add(palette, counts)
                 masks += 1
+    # Objects say which classes are frequent, also where no tutor looked for them.
+    frequent = frequent_classes(count_objects(annotations.values()))
+    detected = bool(annotations) and "detection" in cache.roles
     return TutorEvaluation(
-        evaluate_detections(predictions, annotations) if annotations else None,
-        intersection_over_union(own.counts) if masks else None,
-        sweep_thresholds(predictions, annotations, thresholds) if annotations else (),
+        evaluate_detections(predictions, annotations) if detected else None,
+        intersection_over_union(own.counts, frequent) if masks else None,
+        sweep_thresholds(predictions, annotations, thresholds) if detected else (),
         tuple(sums.score() for sums in swept) if masks else (),
         tuple(sums.score() for sums in softened) if masks else (),
     )
-
-
-def _check_all_there(cache: TutorCache, image_ids: Sequence[str]) -> None:
-    absent = [i for i in image_ids if i not in cache and i not in cache.failed]
-    if absent:
-        raise TutorError(
-            f"{len(absent)} of {len(image_ids)} images are not in {cache.path}, the first is "
-            f"{absent[0]}; generate them first, or name the list that the cache was made from"
-        )
 
 
 def _detections(cache: TutorCache, image_id: str) -> Detections:
     if image_id in cache.failed:
         return Detections.none()
     return cache.boxes(image_id)
-
-
-def _label_vectors(
-    cache: TutorCache, image_id: str, shape: tuple[int, ...]
-) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
-    """Map and palette; all zero vectors for an image whose labelling failed."""
-    if image_id in cache.failed:
-        return np.zeros(shape, dtype=np.uint8), np.zeros((1, NUM_CLASSES), dtype=np.float32)
-    return cache.index_map(image_id), cache.palette(image_id)

@@ -9,31 +9,33 @@ from numpy.typing import NDArray
 
 from kdcli.cache.format.record import MASK_SIDE
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.tutors.tutor import Instances
+from kdcli.tutor_gen.tutors.tutor import Answer, Instances, SemanticOutput
 from kdcli.voc.classes import NUM_CLASSES
 
 LARGEST_OVERHANG = 1.0
 """Pixels by which a box may stick out of the image, from rounding; it is clipped."""
+_SUM_ROUNDING = 0.01
+"""How far probabilities of 16 bits may sum from 1."""
 _CONFIDENCE_ROUNDING = 1e-5
 
 
-def check_answers(answers: object, images: int, name: str) -> list[Instances]:
+def check_answers(answers: object, images: int, name: str) -> list[Answer]:
     """Return what a tutor's ``predict`` returned for so many images.
 
     Raises:
-        TutorError: it is no list of one `Instances` for each.
+        TutorError: it is no list of one `Instances` or `SemanticOutput` for each.
     """
     if not isinstance(answers, list | tuple):
         got = f"a {type(answers).__name__}"
     elif len(answers) != images:
         got = f"{len(answers)} answers"
-    elif strange := [answer for answer in answers if not isinstance(answer, Instances)]:
+    elif strange := [answer for answer in answers if not isinstance(answer, Answer)]:
         got = f"a {type(strange[0]).__name__} among them"
     else:
         return list(answers)
     raise TutorError(
         f"the tutor {name} was given {images} images and returned {got}; expected a list of one "
-        "kdcli.Instances for each image"
+        "kdcli.Instances for each image (of a dense tutor: a kdcli.SemanticOutput)"
     )
 
 
@@ -69,6 +71,45 @@ def check_instances(found: Instances, image_id: str, height: int, width: int) ->
     )
     filled = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return checked.select(filled, "empty")
+
+
+def check_semantic(said: Answer, image_id: str) -> SemanticOutput:
+    """Return a dense tutor's output, its probabilities clipped to 0..1.
+
+    Raises:
+        TutorError: naming the image: no such output, a wrong shape, a window that is none, values
+            that are no probabilities, sums far from 1.
+    """
+    problem = _wrong_semantic(said)
+    if problem or not isinstance(said, SemanticOutput):
+        raise TutorError(
+            f"image {image_id}: the tutor's output cannot be true: {problem}; check that it gives "
+            "probabilities (after the softmax) of its own classes, mapped to VOC's"
+        )
+    probabilities = np.clip(said.probabilities, 0, 1).astype(np.float32)
+    return replace(said, probabilities=probabilities)
+
+
+def _wrong_semantic(said: Answer) -> str | None:
+    if not isinstance(said, SemanticOutput):
+        return f"expected class probabilities (SemanticOutput), got {type(said).__name__}"
+    given = said.probabilities
+    if given.ndim != 3 or given.shape[0] != NUM_CLASSES or not given.size:
+        return f"expected probabilities of shape ({NUM_CLASSES}, h, w), got {given.shape}"
+    if not ((given >= -_CONFIDENCE_ROUNDING) & (given <= 1 + _CONFIDENCE_ROUNDING)).all():
+        return "expected probabilities within 0..1, got others (or NaN)"
+    sums = given.sum(axis=0)
+    if np.abs(sums - 1).max() > _SUM_ROUNDING:
+        return f"expected probabilities that sum to 1, got sums from {sums.min()} to {sums.max()}"
+    if said.window is None:
+        return None
+    (height, width), window = given.shape[1:], said.window
+    if window.shape != (4,):
+        return f"expected a window of 4 numbers, got {window.shape}"
+    x1, y1, x2, y2 = window.tolist()
+    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+        return f"expected a window within {width} x {height} cells, got {window.tolist()}"
+    return None
 
 
 def _problem(found: Instances, height: int, width: int) -> str | None:

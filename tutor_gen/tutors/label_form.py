@@ -29,6 +29,8 @@ _BACKGROUND = {
 }
 _PANOPTIC = "v[c] = things * m[c] / max(1, sum(m)), v[0] = 1 - sum(v[1:])"
 
+_DENSE = "v[c]: the network's probability of class c, per cell of its output"
+
 
 @dataclass(frozen=True)
 class LabelForm:
@@ -70,8 +72,10 @@ class LabelForm:
         given = {k: described[k] for k in ("masks", "classes", "background") if k in described}
         return cls(**given, levels=described.get("levels", LEVELS))
 
-    def describe(self, *, panoptic: bool = False) -> str | dict[str, Any]:
+    def describe(self, *, panoptic: bool = False, dense: bool = False) -> str | dict[str, Any]:
         """Say it for a cache's provenance; ``panoptic`` if the tutor has a semantic head.
+
+        ``dense`` if it answers for every pixel itself.
 
         Levels, and the largest error by rounding, are part of it only where there is rounding.
         """
@@ -80,6 +84,8 @@ class LabelForm:
             "rounding_error": 0.5 / self.levels,
             "exception": "half the levels where an image would have more than 65536 vectors",
         }
+        if dense:
+            return {"formula": _DENSE, **rounding}
         if panoptic:
             formula = f"m[c]: largest confidence * {_MASKS[self.masks]}; {_PANOPTIC}"
             return {"masks": self.masks, "formula": formula, **rounding}

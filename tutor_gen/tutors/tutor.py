@@ -80,26 +80,49 @@ class Panoptic:
     others: Instances
 
 
+@dataclass(frozen=True, eq=False)
+class SemanticOutput:
+    """What a dense tutor says about one image: class probabilities of its network's own cells.
+
+    Attributes:
+        probabilities: (21, h, w) float32, sums of 1 over VOC's classes, 0 background; as the
+            network gives them, before they are enlarged to the image.
+        window: (4,) float32, the rectangle x1 y1 x2 y2 of the cells that the image fills, for
+            networks that pad it; None where it fills all (`cache.format.grid`).
+        dropped: as of `Instances`.
+    """
+
+    probabilities: NDArray[np.float32]
+    window: NDArray[np.float32] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+Answer = Instances | SemanticOutput
+"""What a tutor says about one image: objects, or a class of every cell."""
+
+
 @runtime_checkable
 class Tutor(Protocol):
     """A trained model that labels images.
 
     ``description`` goes into the provenance of every cache the tutor fills: its kind, name, the
-    SHA-256 of its weights, its settings. Two tutors of equal description say the same.
+    SHA-256 of its weights, its settings. Two tutors of equal description say the same. That of a
+    dense tutor, which answers with `SemanticOutput`, has the key ``semantic``.
     """
 
     @property
     def description(self) -> Mapping[str, Any]:
         """What the tutor is; JSON values only."""
 
-    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> Sequence[Answer]:
         """Label images.
 
         Args:
             images: each (H, W, 3) uint8 RGB, sizes may differ.
 
         Returns:
-            One `Instances` per image, unfiltered except for classes that VOC lacks.
+            One `Instances` (or `SemanticOutput`) per image, unfiltered except for classes that
+            VOC lacks.
         """
 
 
@@ -111,7 +134,7 @@ class PreparingTutor(Tutor, Protocol):
     def preparation(self) -> Preparation:
         """How it wants its images."""
 
-    def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Instances]:
+    def predict_prepared(self, prepared: Sequence[Prepared]) -> Sequence[Answer]:
         """Label images that ``preparation`` made; all in one pass of the network.
 
         Returns:
@@ -129,7 +152,7 @@ def preparation_of(tutor: Tutor) -> Preparation:
     return tutor.preparation if isinstance(tutor, PreparingTutor) else AS_IS
 
 
-def predict_prepared(tutor: Tutor, prepared: Sequence[Prepared]) -> list[Instances]:
+def predict_prepared(tutor: Tutor, prepared: Sequence[Prepared]) -> Sequence[Answer]:
     """Let any tutor label images that its `preparation_of` made."""
     if isinstance(tutor, PreparingTutor):
         return tutor.predict_prepared(prepared)

@@ -1,4 +1,7 @@
-"""The devkit's two metrics: average precision of boxes, intersection over union of masks."""
+"""The devkit's two metrics: average precision of boxes, intersection over union of masks.
+
+Both as means over all classes that occur, and over those that occur often.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from kdcli.voc.metrics.detection import (
     Metric,
     average_precision,
     box_iou,
+    count_objects,
     evaluate_detections,
 )
+from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
 from kdcli.voc.metrics.segmentation import (
     ConfusionMatrix,
     SegmentationResult,
@@ -16,12 +21,16 @@ from kdcli.voc.metrics.segmentation import (
 )
 
 __all__ = [
+    "LEAST_OBJECTS",
     "ConfusionMatrix",
     "DetectionResult",
     "Metric",
     "SegmentationResult",
     "average_precision",
     "box_iou",
+    "count_objects",
     "evaluate_detections",
+    "frequent_classes",
     "intersection_over_union",
+    "mean_over",
 ]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASSES, NUM_CLASSES
+from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
 
 Metric = Literal["area", "11point"]
 
@@ -46,13 +47,25 @@ class DetectionResult:
     @property
     def map(self) -> float:
         """Mean over the classes that occur; nan if none does."""
-        values = [value for value in self.average_precision.values() if not np.isnan(value)]
-        return float(np.mean(values)) if values else float("nan")
+        return mean_over(self.average_precision, self.average_precision)
+
+    @property
+    def frequent_classes(self) -> tuple[str, ...]:
+        """The classes with many objects; see `voc.metrics.frequent`."""
+        return frequent_classes(self.objects)
+
+    @property
+    def map_frequent(self) -> float:
+        """Mean over the frequent classes; nan if there is none."""
+        return mean_over(self.average_precision, self.frequent_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; None stands for what is not defined."""
         return {
             "map": number(self.map),
+            "map_frequent": number(self.map_frequent),
+            "frequent_classes": list(self.frequent_classes),
+            "least_objects": LEAST_OBJECTS,
             "metric": self.metric,
             "iou_threshold": self.iou_threshold,
             "average_precision": {k: number(v) for k, v in self.average_precision.items()},
@@ -140,7 +153,7 @@ def evaluate_detections(
     right = np.concatenate([none, *(verdict[0] for verdict in verdicts)])
     counts = np.concatenate([none, *(verdict[1] for verdict in verdicts)]) > 0
     truth = annotations.values()
-    objects = _per_class(each.labels[~each.difficult] for each in truth)
+    objects = count_objects(truth)
     values = {}
     for label, name in enumerate(CLASSES[1:], start=1):
         chosen = np.flatnonzero((labels == label) & counts)
@@ -159,6 +172,11 @@ def evaluate_detections(
         iou_threshold=iou_threshold,
         metric=metric,
     )
+
+
+def count_objects(annotations: Iterable[Annotation]) -> dict[str, int]:
+    """Return by class name how many objects count, that is, are not difficult."""
+    return _per_class(each.labels[~each.difficult] for each in annotations)
 
 
 def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdcli.voc.classes import CLASSES, NUM_CLASSES, VOID
 from kdcli.voc.metrics.detection import number
+from kdcli.voc.metrics.frequent import LEAST_OBJECTS, mean_over
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,41 @@ class SegmentationResult:
             from both.
         pixels: target pixels of each class, void left out.
         pixel_accuracy: share of those pixels with the right class; nan without any.
+        frequent: classes with many objects in the list, without the background. Pixels do not tell
+            how many objects there are: boxes do, and without boxes no class is frequent.
     """
 
     iou: dict[str, float]
     pixels: dict[str, int]
     pixel_accuracy: float
+    frequent: tuple[str, ...] = ()
 
     @property
     def miou(self) -> float:
         """Mean over the classes present in the target (21 on VOC); nan if there is none."""
-        values = [self.iou[name] for name, count in self.pixels.items() if count]
-        return float(np.mean(values)) if values else float("nan")
+        return mean_over(self.iou, (name for name, count in self.pixels.items() if count))
+
+    @property
+    def frequent_classes(self) -> tuple[str, ...]:
+        """The frequent classes that are present in the target, and before them the background."""
+        present = tuple(name for name in self.frequent if self.pixels[name])
+        return (CLASSES[0], *present) if present else ()
+
+    @property
+    def miou_frequent(self) -> float:
+        """Mean over `frequent_classes`; nan if no class is frequent."""
+        return mean_over(self.iou, self.frequent_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; None stands for what is not defined."""
         return {
             "miou": number(self.miou),
+            "miou_frequent": number(self.miou_frequent),
+            "frequent_classes": list(self.frequent_classes),
+            "least_objects": LEAST_OBJECTS,
             "pixel_accuracy": number(self.pixel_accuracy),
             "iou": {name: number(value) for name, value in self.iou.items()},
+            "pixels": self.pixels,
         }
 
 
@@ -87,16 +105,19 @@ class ConfusionMatrix:
         cells = np.bincount(true * NUM_CLASSES + said, minlength=NUM_CLASSES**2)
         self.counts += cells.reshape(NUM_CLASSES, NUM_CLASSES)
 
-    def result(self) -> SegmentationResult:
+    def result(self, frequent: tuple[str, ...] = ()) -> SegmentationResult:
         """Return intersection over union of everything counted so far."""
-        return intersection_over_union(self.counts)
+        return intersection_over_union(self.counts, frequent)
 
 
-def intersection_over_union(counts: NDArray[np.int64]) -> SegmentationResult:
+def intersection_over_union(
+    counts: NDArray[np.int64], frequent: tuple[str, ...] = ()
+) -> SegmentationResult:
     """Return the devkit's measure: true positives / (true + false positives + false negatives).
 
     Args:
         counts: (21, 21) pixels by target class (rows) and predicted class (columns).
+        frequent: classes with many objects, see `voc.metrics.frequent`.
     """
     shared = np.diagonal(counts).astype(np.float64)
     target, predicted = counts.sum(axis=1), counts.sum(axis=0)
@@ -107,4 +128,5 @@ def intersection_over_union(counts: NDArray[np.int64]) -> SegmentationResult:
         iou={name: float(value) for name, value in zip(CLASSES, iou, strict=True)},
         pixels={name: int(value) for name, value in zip(CLASSES, target, strict=True)},
         pixel_accuracy=float(shared.sum() / total) if total else float("nan"),
+        frequent=frequent,
     )

@@ -20,6 +20,7 @@ from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit
 from kdcli.voc.view.overlay import overlay
 
 PANEL_SIDE = 360
+GALLERY = Path(__file__).parent / "templates" / "gallery.html"
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,27 @@ def ground_truth_panels(
 
 
 def write_gallery(
-    file: BinaryIO, title: str, facts: Mapping[str, str], rows: Iterable[Row]
+    file: BinaryIO,
+    title: str,
+    facts: Mapping[str, str],
+    rows: Iterable[Row],
+    template: Path = GALLERY,
+    **content: object,
 ) -> None:
-    """Write ``rows`` to a file as one HTML page; rows are drawn one at a time, as they come."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
-    )
+    """Write ``rows`` to a file as one HTML page; rows are drawn one at a time, as they come.
+
+    Args:
+        file: where to.
+        title: of the page.
+        facts: name and value, under the title.
+        rows: the pictures.
+        template: one that extends ``gallery.html``, to say more before the pictures.
+        content: what that template shows.
+    """
+    folders = [template.parent, GALLERY.parent]
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), autoescape=True)
     legend = [(CLASSES[i], f"rgb{tuple(PALETTE[i].tolist())}") for i in range(1, len(CLASSES))]
-    page = environment.get_template("gallery.html").stream(
-        title=title, facts=facts, legend=legend, rows=rows
+    page = environment.get_template(template.name).stream(
+        title=title, facts=facts, legend=legend, rows=rows, **content
     )
     page.dump(file, encoding="utf-8")

@@ -34,20 +34,23 @@ class Entry:
 
 def entry(result: RecipeResult, cell: CellResult, metric: str) -> Entry:
     """Return one cell of a recipe's table."""
-    thesis = cell.cell.thesis.get(metric)
+    thesis = result.thesis(cell, metric)
     theirs, effect = result.thesis_effect(cell, metric), result.effect(cell, metric)
     return Entry(
         thesis="" if thesis is None else f"{100 * thesis:.1f}",
-        ours=value_text(cell.stat(metric)),
+        ours=_value(cell, metric),
         thesis_effect="" if theirs is None else f"{100 * theirs:+.1f}",
         effect="" if effect is None else _text(effect, "+.1f"),
         verdict="" if theirs is None or effect is None else verdict(theirs, effect),
     )
 
 
-def value_text(stat: Stat | None) -> str:
-    """Return mean, spread and number of seeds in per cent."""
-    return MISSING if stat is None else _text(stat, ".1f")
+def _value(cell: CellResult, metric: str) -> str:
+    """Return mean, spread and number of seeds in per cent; a dash where that is not defined."""
+    stat = cell.stat(metric)
+    if stat is None:
+        return MISSING if cell.missing else "-"
+    return _text(stat, ".1f")
 
 
 def verdict(theirs: float, ours: Stat) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.experiments.report.results import RecipeResult
+from kdcli.student.model.trunks import BLITZNET_RESNET
+from kdcli.voc.metrics.detection import percent
 
 THESIS_LISTS = {"Segmentation/train": (1464, 1464), "Main/train": (5717, 1151)}
 """Images of VOC 2012's lists, and how many of them have a class mask."""
@@ -102,7 +104,8 @@ def _training_facts(configs: Sequence[RunConfig]) -> list[Fact]:
         return _joined(str(read(config)) for config in configs)
 
     rows: list[tuple[str, str, str, bool | None]] = [
-        ("network", "BlitzNet, ResNet-50 trunk", here(_network), _differs(configs, _is_narrow)),
+        ("network", "BlitzNet, ResNet-50 trunk", here(_network),
+         _differs(configs, _has_another_trunk)),
         ("input", "300 or 512 pixels", here(lambda c: f"{c.model.input_size} pixels"),
          _differs(configs, lambda c: c.model.input_size not in (300, 512))),
         ("initial trunk", "ImageNet weights", here(_trunk),
@@ -124,6 +127,8 @@ def _training_facts(configs: Sequence[RunConfig]) -> list[Fact]:
 
 
 def _network(config: RunConfig) -> str:
+    if config.model.trunk != BLITZNET_RESNET:
+        return f"BlitzNet, {config.model.trunk} trunk"
     widths = ", ".join(map(str, config.model.trunk_widths))
     units = ", ".join(map(str, config.model.trunk_units))
     return f"BlitzNet, trunk of {units} units, {widths} wide"
@@ -135,10 +140,12 @@ def _threshold(config: RunConfig, task: str) -> str:
     return "" if targets.source == "gt" else f"{targets.threshold:g}"
 
 
-def _is_narrow(config: RunConfig) -> bool:
-    default = RunConfig().model
-    ours = config.model
-    return (ours.trunk_units, ours.trunk_widths) != (default.trunk_units, default.trunk_widths)
+def _has_another_trunk(config: RunConfig) -> bool:
+    default, ours = RunConfig().model, config.model
+    return any(
+        getattr(ours, name) != getattr(default, name)
+        for name in ("trunk", "trunk_units", "trunk_widths")
+    )
 
 
 def _trunk(config: RunConfig) -> str:
@@ -165,12 +172,14 @@ def _tutor_facts(
         said = [(record["tutors"] or {}).get(role) for record in records]
         here = _joined(f"{each['name']} ({each['kind']})" if each else "none" for each in said)
         facts.append(Fact(f"{role} tutor", THESIS_TUTORS[role][0], here, True))
-        quality = ((tutors or {}).get(role) or {}).get(metric)
+        quality = (tutors or {}).get(role) or {}
         measured = "not measured"
-        if tutors is not None and quality is not None:
-            measured = f"{name} {100 * quality:.1f} on {tutors['list']}"
+        if tutors is not None and quality.get(metric) is not None:
+            measured = f"{name} {percent(quality[metric])} on {tutors['list']}"
+            if quality.get(f"{metric}_frequent") is not None:
+                measured += f", frequent classes {percent(quality[f'{metric}_frequent'])}"
         facts.append(Fact(f"its {name}", THESIS_TUTORS[role][1], measured,
-                          None if quality is None else True))  # fmt: skip
+                          None if quality.get(metric) is None else True))  # fmt: skip
     floors = {record["tutors"]["detection_floor"] for record in records if record["tutors"]}
     facts.append(
         Fact("least confidence in the store", "none (all boxes)", _joined(map(str, floors)),

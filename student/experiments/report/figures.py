@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -14,12 +14,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from kdcli.student.experiments.recipe import METRICS
-from kdcli.student.experiments.report.results import CellResult, RecipeResult
+from kdcli.student.experiments.report.results import SECTIONS, CellResult, RecipeResult
 from kdcli.voc.classes import CLASSES
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
 THESIS_COLOUR = "#777777"
-_STYLE: Any = {
+STYLE: Any = {
     # Words stay words: a tenth of the size of outlines, and they can be searched for.
     "svg.fonttype": "none",
     "svg.hashsalt": "kdcli",
@@ -40,16 +40,16 @@ def line_figure(result: RecipeResult, metric: str) -> str | None:
     finished.
     """
     ours = [(_x(cell), stat) for cell in result.cells if (stat := cell.stat(metric)) is not None]
-    theirs = [(_x(cell), 100 * cell.cell.thesis[metric]) for cell in result.cells
-              if metric in cell.cell.thesis]  # fmt: skip
+    theirs = [(_x(cell), 100 * number) for cell in result.cells
+              if (number := result.thesis(cell, metric)) is not None]  # fmt: skip
     if not ours:
         return None
     middle = np.array([100 * stat.mean for _, stat in ours])
     spread = np.nan_to_num(np.array([100 * stat.sd for _, stat in ours]))
     reached = np.concatenate([middle - spread, middle + spread])
     span = max(_span(reached), _span(np.array([y for _, y in theirs] or [0.0])))
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(8.2, 3.1, 2 if theirs else 1)
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(8.2, 3.1, 2 if theirs else 1)
         if theirs:
             x, y = np.array(theirs).T
             axes[0].plot(x, y, "o--", color=THESIS_COLOUR)
@@ -62,7 +62,7 @@ def line_figure(result: RecipeResult, metric: str) -> str | None:
         _frame(axes[-1], reached, span, "here: each seed, mean and spread")
         axes[0].set_ylabel(f"{METRICS[metric]} %")
         figure.supxlabel(result.recipe.axis, fontsize=10)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _x(cell: CellResult) -> float:
@@ -72,13 +72,13 @@ def _x(cell: CellResult) -> float:
 
 def class_bars(result: RecipeResult) -> str | None:
     """Draw average precision and IoU of each class, a bar a cell; None if nothing is finished."""
-    rows = [metric for metric in METRICS if any(cell.class_stat(metric) for cell in result.cells)]
+    rows = [metric for metric in SECTIONS if any(cell.class_stat(metric) for cell in result.cells)]
     if not rows:
         return None
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(8.2, 2.3 * len(rows) + 0.6, 1, len(rows))
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(8.2, 2.3 * len(rows) + 0.6, 1, len(rows))
         for ax, metric in zip(axes, rows, strict=True):
-            _bars(ax, result.cells, metric)
+            _bars(ax, result.cells, metric, result.objects)
         figure.legend(
             *axes[0].get_legend_handles_labels(),
             loc="outside lower center",
@@ -86,7 +86,7 @@ def class_bars(result: RecipeResult) -> str | None:
             frameon=False,
             fontsize=9,
         )
-        return _svg(figure)
+        return svg(figure)
 
 
 def loss_curves(result: RecipeResult) -> str | None:
@@ -94,19 +94,20 @@ def loss_curves(result: RecipeResult) -> str | None:
     curves = [(cell, _mean_curve(cell)) for cell in result.cells]
     if not any(curve for _, curve in curves):
         return None
-    with mpl.rc_context(_STYLE):
-        figure, (ax,) = _figure(8.2, 2.8, 1)
+    with mpl.rc_context(STYLE):
+        figure, (ax,) = panels(8.2, 2.8, 1)
         for number, (cell, curve) in enumerate(curves):
             if curve:
                 steps, losses = zip(*curve, strict=True)
-                ax.plot(steps, losses, ".-", color=_colour(number), label=cell.cell.label)
+                colour = _colour(number, len(curves))
+                ax.plot(steps, losses, ".-", color=colour, label=cell.cell.label)
         ax.set(xlabel="step", ylabel="loss")
         ax.set_ylim(bottom=0)
         ax.legend(frameon=False, fontsize=9, ncols=2)
-        return _svg(figure)
+        return svg(figure)
 
 
-def _bars(ax: Axes, cells: Sequence[CellResult], metric: str) -> None:
+def _bars(ax: Axes, cells: Sequence[CellResult], metric: str, objects: Mapping[str, int]) -> None:
     stats = [cell.class_stat(metric) for cell in cells]
     # IoU is 0 for a class that no image shows but that was predicted; AP exists for those shown.
     shown = {name for cell in cells for name in cell.class_stat("map")} | {CLASSES[0]}
@@ -119,13 +120,14 @@ def _bars(ax: Axes, cells: Sequence[CellResult], metric: str) -> None:
             [100 * each.mean for _, each in known],
             width,
             yerr=[0.0 if math.isnan(each.sd) else 100 * each.sd for _, each in known],
-            color=_colour(number),
+            color=_colour(number, len(cells)),
             label=cell.cell.label,
             error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
         )
-    many = len(names) > 9
+    many = len(names) > 7
+    ticks = [f"{name} ({objects[name]})" if name in objects else name for name in names]
     ax.set_xticks(
-        range(len(names)), names, rotation=30 if many else 0, ha="right" if many else "center"
+        range(len(names)), ticks, rotation=30 if many else 0, ha="right" if many else "center"
     )
     ax.set_ylabel({"map": "AP %", "miou": "IoU %"}[metric])
     ax.set_ylim(0, 100)
@@ -150,17 +152,22 @@ def _frame(ax: Axes, values: np.ndarray, span: float, title: str) -> None:
     ax.set(title=title, ylim=(low, low + span))
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _colour(number: int, count: int) -> Any:
+    """The colour of one of ``count`` things: a hue of its own even where there are many."""
+    if count <= len(COLOURS):
+        return COLOURS[number]
+    return mpl.colormaps["turbo"](0.05 + 0.9 * number / (count - 1))
 
 
-def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def panels(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure of that many inches, and its panels row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     return figure, list(grid.flat)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG text."""
     text = io.StringIO()
     FigureCanvasSVG(figure)
     figure.savefig(text, format="svg", metadata={"Date": None})

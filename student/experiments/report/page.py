@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from kdcli.student.experiments.recipe import METRICS
+from kdcli.student.experiments.recipe import METRICS, over_all
 from kdcli.student.experiments.report.compare import Entry, entry
+from kdcli.student.experiments.report.effects import effect_figure
 from kdcli.student.experiments.report.facts import Fact, machine_facts, setting_facts
 from kdcli.student.experiments.report.figures import class_bars, line_figure, loss_curves
+from kdcli.student.experiments.report.means import (
+    claimed_metrics,
+    counted,
+    explanation,
+    shown_metrics,
+)
 from kdcli.student.experiments.report.pictures import Picture, sample_rows, svg_source
 from kdcli.student.experiments.report.results import CellResult, RecipeResult, load_results
 
 _TEMPLATES = Path(__file__).parent / "templates"
+EFFECTS = "Difference to the baseline: each seed, mean and spread{}"
 HEADINGS = {
     "thesis": "thesis",
     "ours": "here",
@@ -24,7 +32,7 @@ HEADINGS = {
     "effect": "Δ here",
     "verdict": "",
 }
-"""Of the columns of `Section.columns`."""
+"""Of the columns of a `Group`."""
 
 
 @dataclass(frozen=True)
@@ -38,35 +46,50 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The columns of one metric.
+
+    Attributes:
+        name: The metric's.
+        classes: How many classes it is the mean over; empty if no run tells.
+        claimed: Whether the recipe's claim rests on it.
+        columns: What they show, as attributes of `Entry`.
+    """
+
+    name: str
+    classes: str
+    claimed: bool
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as a data URL; what a section is about is open to the eye, the rest unfolds."""
+
+    caption: str
+    source: str
+    open: bool
+
+
+@dataclass(frozen=True)
 class Section:
     """A recipe on the page; figures only where they were asked for."""
 
     result: RecipeResult
-    metrics: tuple[str, ...]
+    means: str
+    groups: tuple[Group, ...]
     rows: tuple[Row, ...]
-    figures: tuple[tuple[str, str], ...] = ()
+    figures: tuple[Drawing, ...] = ()
 
     @property
-    def compares(self) -> bool:
-        """Whether some cell has a baseline."""
-        return any(row.baseline for row in self.rows)
+    def baselines(self) -> tuple[str, ...]:
+        """The different cells that others are compared with."""
+        return tuple(dict.fromkeys(row.baseline for row in self.rows if row.baseline))
 
     @property
     def of_thesis(self) -> bool:
         """Whether some cell has a number of the thesis."""
         return any(entry.thesis for row in self.rows for entry in row.entries)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What a metric's columns show, as attributes of `Entry`."""
-        shown = {
-            "thesis": self.of_thesis,
-            "ours": True,
-            "thesis_effect": self.compares and self.of_thesis,
-            "effect": self.compares,
-            "verdict": self.compares and self.of_thesis,
-        }
-        return tuple(name for name, wanted in shown.items() if wanted)
 
 
 @dataclass(frozen=True)
@@ -144,17 +167,42 @@ def to_markdown(report: Report) -> str:
 
 
 def _section(result: RecipeResult, drawings: bool) -> Section:
+    metrics = shown_metrics(result)
     rows = tuple(
         Row(
             cell.cell.label,
             cell.cell.baseline,
-            tuple(entry(result, cell, metric) for metric in result.recipe.metrics),
+            tuple(entry(result, cell, metric) for metric in metrics),
             _missing(cell),
         )
         for cell in result.cells
     )
-    names = tuple(METRICS[metric] for metric in result.recipe.metrics)
-    return Section(result, names, rows, tuple(_figures(result)) if drawings else ())
+    groups = tuple(_group(result, metric) for metric in metrics)
+    figures = tuple(_figures(result, metrics)) if drawings else ()
+    return Section(result, explanation(result), groups, rows, figures)
+
+
+def _group(result: RecipeResult, metric: str) -> Group:
+    """Return a metric's columns: all for one that the claim rests on, values alone for its sister.
+
+    Where the claim is on neither, the thesis' numbers stand beside the mean over all classes.
+    """
+    claim, shown_here = claimed_metrics(result), shown_metrics(result)
+    of_kind = [m for m in claim if over_all(m) == over_all(metric)]
+    compares = any(c.cell.baseline for c in result.cells) and (metric in of_kind or not of_kind)
+    place = over_all(metric) if over_all(metric) in shown_here else metric
+    thesis = metric in (of_kind or [place]) and any(
+        result.thesis(cell, metric) is not None for cell in result.cells
+    )
+    shown = {
+        "thesis": thesis,
+        "ours": True,
+        "thesis_effect": thesis and compares,
+        "effect": compares,
+        "verdict": thesis and compares,
+    }
+    columns = tuple(name for name, wanted in shown.items() if wanted)
+    return Group(METRICS[metric], counted(result.classes(metric)), metric in claim, columns)
 
 
 def _missing(cell: CellResult) -> str:
@@ -165,13 +213,17 @@ def _missing(cell: CellResult) -> str:
     )
 
 
-def _figures(result: RecipeResult) -> Sequence[tuple[str, str]]:
-    drawn: list[tuple[str, str | None]] = []
-    if result.recipe.axis:
-        for metric in result.recipe.metrics:
-            drawn.append((f"{METRICS[metric]} over {result.recipe.axis}",
-                          line_figure(result, metric)))  # fmt: skip
-    drawn.append(("Each class: mean and spread over seeds", class_bars(result)))
-    drawn.append(("Total loss, mean over seeds; against different targets losses differ in height "
-                  "without meaning better or worse", loss_curves(result)))  # fmt: skip
-    return [(caption, svg_source(svg)) for caption, svg in drawn if svg is not None]
+def _figures(result: RecipeResult, metrics: Sequence[str]) -> Iterator[Drawing]:
+    lines = metrics if result.recipe.axis else ()
+    of_thesis = any(cell.cell.thesis for cell in result.cells)
+    drawn: list[tuple[str, str | None, bool]] = [
+        *((f"{METRICS[m]} over {result.recipe.axis}", line_figure(result, m), True) for m in lines),
+        (EFFECTS.format("; diamonds: the thesis" if of_thesis else ""),
+         effect_figure(result, claimed_metrics(result) or metrics), not lines),
+        ("Each class (its objects): mean and spread over seeds", class_bars(result), False),
+        ("Total loss, mean over seeds; against different targets losses differ in height "
+         "without meaning better or worse", loss_curves(result), False),
+    ]  # fmt: skip
+    for caption, svg, is_open in drawn:
+        if svg is not None:
+            yield Drawing(caption, svg_source(svg), is_open)

@@ -16,13 +16,19 @@ from kdcli.common.files import read_json
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.evaluation.evaluate import evaluation_path
 from kdcli.student.experiments.matrix import RUN, cell_folder
-from kdcli.student.experiments.recipe import Cell, Recipe, parse_recipe, shipped
+from kdcli.student.experiments.recipe import Cell, Recipe, over_all, parse_recipe, shipped
 from kdcli.student.experiments.record import RECORDS
 from kdcli.student.experiments.runner import FAILURE
 from kdcli.student.runs.directory import CONFIG, METRICS, RECORD, recorded_config
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.metrics import frequent_classes, mean_over
+from kdcli.voc.metrics.detection import number
 
-SECTIONS = {"map": ("detection", "average_precision"), "miou": ("segmentation", "iou")}
-"""Where an evaluation keeps a metric, and its values per class."""
+SECTIONS = {
+    "map": ("detection", "average_precision", "objects"),
+    "miou": ("segmentation", "iou", "pixels"),
+}
+"""Where an evaluation keeps a metric, its values per class, and how much there is of each class."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +67,32 @@ class Run:
     failure: str
 
     def score(self, metric: str) -> float | None:
-        """Return ``map`` or ``miou``, 0..1; None where there is none."""
+        """Return one of `METRICS`, 0..1; None where there is none."""
         value = self._section(metric).get(metric)
         return None if value is None else float(value)
 
     def per_class(self, metric: str) -> dict[str, float]:
-        """Return the metric of each class that occurs."""
-        values = self._section(metric).get(SECTIONS[metric][1], {})
+        """Return the metric of each class for which it is defined."""
+        values = self._section(metric).get(SECTIONS[over_all(metric)][1], {})
         return {name: value for name, value in values.items() if value is not None}
+
+    def classes(self, metric: str) -> tuple[str, ...] | None:
+        """Return the classes that the mean is over; None where the evaluation does not tell."""
+        section = self._section(metric)
+        if metric != over_all(metric):
+            names = section.get("frequent_classes")
+            return None if names is None else tuple(names)
+        counts = section.get(SECTIONS[metric][2])
+        return None if counts is None else tuple(name for name, count in counts.items() if count)
+
+    @property
+    def objects(self) -> Mapping[str, int]:
+        """How many objects of each class it was evaluated on; empty if it does not tell."""
+        return dict(self._section("map").get("objects", {}))
 
     def _section(self, metric: str) -> dict[str, Any]:
         """The part of the evaluation that holds a metric; empty if there is none."""
-        return dict((self.evaluation or {}).get(SECTIONS[metric][0]) or {})
+        return dict((self.evaluation or {}).get(SECTIONS[over_all(metric)][0]) or {})
 
     @property
     def config(self) -> RunConfig | None:
@@ -137,19 +157,40 @@ class RecipeResult:
         return next(cell for cell in self.cells if cell.cell.label == label)
 
     def effect(self, cell: CellResult, metric: str) -> Stat | None:
-        """Return the difference to the cell's baseline, paired by seed; None without one."""
+        """Return mean and spread of `differences`; None without any."""
+        return Stat.of(self.differences(cell, metric))
+
+    def differences(self, cell: CellResult, metric: str) -> list[float]:
+        """Return the difference to the cell's baseline for each seed that both have."""
         if not cell.cell.baseline:
-            return None
+            return []
         base, own = self.cell(cell.cell.baseline).scores(metric), cell.scores(metric)
-        return Stat.of([own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())])
+        return [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
+
+    def thesis(self, cell: CellResult, metric: str) -> float | None:
+        """Return the thesis' number, None if it gives none.
+
+        All classes of its list (VOC's Segmentation/val) are frequent: both means are one.
+        """
+        numbers = cell.cell.thesis
+        return numbers.get(metric, numbers.get(over_all(metric)))
 
     def thesis_effect(self, cell: CellResult, metric: str) -> float | None:
         """Return the thesis' difference to the cell's baseline; None if it gives none."""
         if not cell.cell.baseline:
             return None
-        base = self.cell(cell.cell.baseline).cell.thesis.get(metric)
-        own = cell.cell.thesis.get(metric)
+        base, own = self.thesis(self.cell(cell.cell.baseline), metric), self.thesis(cell, metric)
         return None if base is None or own is None else own - base
+
+    def classes(self, metric: str) -> tuple[str, ...] | None:
+        """Return the classes that the mean is over; None if no run tells."""
+        told = (run.classes(metric) for run in self.runs)
+        return next((names for names in told if names is not None), None)
+
+    @property
+    def objects(self) -> Mapping[str, int]:
+        """How many objects of each class the list holds; empty if no run tells."""
+        return next((run.objects for run in self.runs if run.objects), {})
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -193,6 +234,21 @@ def _load_run(out: Path, name: str, seed: int, list_name: str) -> Run:
         name,
         seed,
         folder,
-        read_json(evaluation) if evaluation.is_file() else None,
+        completed(read_json(evaluation)) if evaluation.is_file() else None,
         failure.read_text(encoding="utf-8").strip() if failure.is_file() else "",
     )
+
+
+def completed(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation with what earlier versions left out: the means over frequent classes."""
+    detection, segmentation = evaluation["detection"], evaluation["segmentation"]
+    if "objects" not in detection or "frequent_classes" in detection:
+        return evaluation
+    names = frequent_classes(detection["objects"])
+    mean = number(mean_over(detection["average_precision"], names))
+    detection = {**detection, "map_frequent": mean, "frequent_classes": names}
+    if segmentation is not None:
+        names = (CLASSES[0], *names) if names else ()
+        mean = number(mean_over(segmentation["iou"], names))
+        segmentation = {**segmentation, "miou_frequent": mean, "frequent_classes": names}
+    return {**evaluation, "detection": detection, "segmentation": segmentation}

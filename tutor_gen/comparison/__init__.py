@@ -1,0 +1,1 @@
+"""Stores side by side: which tutor is best, what each misses and invents, where they differ."""
