@@ -27,6 +27,7 @@ from kdcli.commands.cache import (
 from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
+from kdcli.commands.list_tutors import list_tutors
 from kdcli.commands.presets import list_presets
 from kdcli.commands.recipes import list_recipes, report, run_recipe
 from kdcli.commands.sample import make_sample
@@ -37,6 +38,7 @@ from kdcli.common.stopping import Stopped, stopped_by_signals
 
 COMMANDS = (
     make_sample,
+    list_tutors,
     generate_tutors,
     inspect_cache,
     export_cache,

@@ -30,10 +30,10 @@ from kdcli.common.files import sha256_file
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2 import tutor as detectron2_tutor
 from kdcli.tutor_gen.detectron2.door import GeneralizedRCNN
+from kdcli.tutor_gen.exported.tutor import ExportedTutor
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import load_tutors
-from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
 from kdcli.tutor_gen.tutors.preparation import prepare
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
@@ -96,7 +96,7 @@ def pasting_timed(clock: Clock) -> Iterator[None]:
             (GeneralizedRCNN, "_postprocess"),
             (detectron2_tutor, "postprocess"),
             (detectron2_tutor.Detectron2Tutor, "_as_instances"),
-            (TorchScriptTutor, "_as_instances"),
+            (ExportedTutor, "_as_instances"),
         ):
             stack.enter_context(timed(clock, "paste", owner, name))
         yield

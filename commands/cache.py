@@ -136,8 +136,9 @@ def _compare(
         environment_differences,
         tolerance_for,
     )
-    from kdcli.tutor_gen.reload import Named, load_again
+    from kdcli.tutor_gen.reload import load_again
     from kdcli.tutor_gen.tutors.device import device_environment
+    from kdcli.tutor_gen.tutors.kind import Named
 
     detection, segmentation = (
         Named(named[f"{role}_tutor"], named[f"{role}_weights"])

@@ -39,8 +39,11 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
-TUTORS = "sample, a model-zoo name, a Detectron2 config, a TorchScript file, or none."
-WEIGHTS = "Weights (.pkl, .pth) of a tutor that is a config or a zoo name."
+TUTORS = (
+    "sample, a name of Detectron2's zoo, a Detectron2 config, torchvision:NAME, a TorchScript or "
+    "ONNX file, FILE.py:FUNCTION, or none; see list-tutors."
+)
+WEIGHTS = "Weights (.pkl, .pth) of a tutor that is a config or a name; torchvision's by name, too."
 
 
 def tutor_options(role: str) -> Callable[[Command], Command]:

@@ -14,6 +14,7 @@ from kdcli.cache.summary import THRESHOLDS, Summary
 from kdcli.common.errors import DevkitError
 from kdcli.tutor_gen.classes.names import gaps
 from kdcli.tutor_gen.quality.compare import Difference, Tolerance
+from kdcli.tutor_gen.tutors.tutor import name_of
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit, mask_folder
 from kdcli.voc.metrics import DetectionResult, SegmentationResult
@@ -99,13 +100,15 @@ def _dropped(summary: Summary) -> dict[str, str]:
     }
 
 
-def tutor_line(description: dict[str, object] | None) -> str:
+def tutor_line(description: Mapping[str, Any] | None) -> str:
     """One line about a tutor from its description in the store."""
     if description is None:
         return "none"
-    digest = str(description.get("weights_sha256", ""))[:12]
-    origin = f"sha256 {digest}..." if digest else str(description.get("weights"))
-    return f"{description['name']} ({description['kind']}, {origin})"
+    made_by = description.get("made_by", {})
+    digest = description.get("weights_sha256", made_by.get("sha256"))
+    origin = description.get("weights") if digest is None else f"sha256 {digest[:12]}..."
+    facts = [str(fact) for fact in (description.get("kind"), origin) if fact]
+    return f"{name_of(description)} ({', '.join(facts)})"
 
 
 def print_coverage(store: TutorCache, devkit: Devkit) -> None:

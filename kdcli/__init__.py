@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kdcli.tutor_gen.pipeline.pair import TutorPair
     from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
     from kdcli.tutor_gen.registry import load_tutor, load_tutors
-    from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
+    from kdcli.tutor_gen.tutors.tutor import Instances, SemanticOutput, Tutor
     from kdcli.voc.classes import CLASSES
     from kdcli.voc.devkit import Devkit
     from kdcli.voc.scan import scan_images
@@ -48,7 +48,7 @@ _HOMES = {
     "kdcli.voc.scan": ("scan_images",),
     "kdcli.tutor_gen.config": ("GenerationConfig", "generation_config"),
     "kdcli.tutor_gen.registry": ("load_tutor", "load_tutors"),
-    "kdcli.tutor_gen.tutors.tutor": ("Instances", "Tutor"),
+    "kdcli.tutor_gen.tutors.tutor": ("Instances", "SemanticOutput", "Tutor"),
     "kdcli.tutor_gen.pipeline.pair": ("TutorPair",),
     "kdcli.tutor_gen.generate": ("generate",),
     "kdcli.tutor_gen.quality.evaluate": ("evaluate_tutors",),
@@ -75,6 +75,7 @@ __all__ = [
     "KdcliError",
     "Prediction",
     "RunConfig",
+    "SemanticOutput",
     "Student",
     "Tutor",
     "TutorCache",

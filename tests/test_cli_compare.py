@@ -118,7 +118,7 @@ def test_one_store_alone(tmp_path: Path, made: Path) -> None:
 
 def test_tutors_are_timed_where_they_can_be_loaded(made: Path, tmp_path: Path) -> None:
     """Also from a file, by the path that the run recorded; not once it has gone."""
-    from kdcli.tutor_gen.registry import SAMPLE
+    from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 
     for name in ("detection.yaml", "detection.yaml.toml", "detection.pth"):
         shutil.copy(SAMPLE / name, tmp_path / name)

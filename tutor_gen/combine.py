@@ -196,6 +196,7 @@ def _description(holders: Sequence[TutorCache], role: str, how: str) -> dict[str
         "kind": "combined",
         "name": f"{how} of {names}",
         "class_names": sorted(together),
+        "taken_for": {k: v for tutor in tutors for k, v in tutor.get("taken_for", {}).items()},
         "tutors": tutors,
         "fingerprints": [cache.fingerprint for cache in holders],
     }

@@ -13,6 +13,7 @@ from kdcli.cache.format.grid import spread
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.files import atomic_file
+from kdcli.tutor_gen.tutors.tutor import name_of
 from kdcli.voc.classes import PALETTE
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
@@ -34,7 +35,7 @@ def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: i
     facts = {
         "store": str(cache.path),
         "images": f"{len(cache)}, of which {len(chosen)} are shown",
-        **{f"{role} tutor": str(settings[role]["name"]) for role in sorted(cache.roles)},
+        **{f"{role} tutor": name_of(settings[role]) for role in sorted(cache.roles)},
         "fingerprint": cache.fingerprint,
     }
     rows = gallery_rows(cache, devkit, [cache.image_ids[i] for i in chosen])

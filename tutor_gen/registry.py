@@ -6,15 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdcli.common.device import use_device
-from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import GenerationConfig, Role
-from kdcli.tutor_gen.detectron2 import zoo
+from kdcli.tutor_gen.kinds import kind_of
 from kdcli.tutor_gen.pipeline.pair import TutorPair
-from kdcli.tutor_gen.tutors.file_kinds import CONFIG_ENDINGS, holds_weights, other_kind
-from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import Tutor
-
-SAMPLE = Path(__file__).with_name("sample")
 
 
 def load_tutors(config: GenerationConfig) -> TutorPair:
@@ -65,46 +60,9 @@ def load_tutor(
     """
     if spec == "none":
         return None
-    if spec == "sample":
-        spec, weights = str(SAMPLE / f"{role}.yaml"), weights or SAMPLE / f"{role}.pth"
     config = config or GenerationConfig()
     settings = config.model(role, str(use_device(config.runtime.device)))
-    if Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS:
-        return _load_torchscript(Path(spec), weights, settings)
-    return _load_detectron2(spec, weights or None, settings)
-
-
-def _load_detectron2(spec: str, weights: Path | str | None, settings: ModelSettings) -> Tutor:
-    path = Path(spec)
-    is_config = path.suffix in CONFIG_ENDINGS and path.is_file()
-    if not is_config:
-        zoo.resolve(spec)  # before the import below, which takes seconds
-    from kdcli.tutor_gen.detectron2 import load
-
-    if is_config:
-        return load.from_config(path, weights, settings)
-    return load.from_zoo(spec, weights, settings)
-
-
-def _load_torchscript(path: Path, weights: Path | str, settings: ModelSettings) -> Tutor:
-    if kind := other_kind(path):
-        raise TutorError(
-            f"{path} is {kind}, which kdcli does not run; name a Detectron2 configuration (.yaml) "
-            "of the same model, or export the model to TorchScript (torch.jit.save)"
-        )
-    if holds_weights(path):
-        raise TutorError(
-            f"{path} holds weights only; name the model's configuration (.yaml) or its zoo name as "
-            "the tutor, and this file with --detection-weights or --segmentation-weights. A whole "
-            "model, if it is one, becomes a tutor by torch.jit.save, not by torch.save"
-        )
-    if weights:
-        raise TutorError(
-            f"{path} is a TorchScript file, which holds its own weights; drop {weights}"
-        )
-    from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
-
-    return TorchScriptTutor(path, settings)
+    return kind_of(spec).load(spec, str(weights or ""), settings)
 
 
 _PER_ROLE = ("sample", "none")
@@ -112,7 +70,5 @@ _PER_ROLE = ("sample", "none")
 
 
 def _model_named(spec: str) -> str:
-    """``spec``, a short name of the zoo as its full one."""
-    if spec in _PER_ROLE or Path(spec).is_file():
-        return spec
-    return zoo.resolve(spec)
+    """``spec``, with what it names by its full name."""
+    return spec if spec in _PER_ROLE else kind_of(spec).model(spec)

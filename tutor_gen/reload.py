@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,13 @@ from kdcli.cache.format.fingerprint import listed, settings_differences
 from kdcli.cache.reader import TutorCache
 from kdcli.common.config import changed
 from kdcli.common.errors import TutorError
-from kdcli.common.files import sha256_file
 from kdcli.tutor_gen.config import AMP, GenerationConfig, Role, generation_config
-from kdcli.tutor_gen.detectron2 import zoo
+from kdcli.tutor_gen.kinds import KINDS, kind_of
 from kdcli.tutor_gen.pipeline.pair import TutorPair
-from kdcli.tutor_gen.registry import SAMPLE, load_tutor
-from kdcli.tutor_gen.tutors.file_kinds import CONFIG_ENDINGS
+from kdcli.tutor_gen.registry import load_tutor
+from kdcli.tutor_gen.tutors.kind import Named
 from kdcli.tutor_gen.tutors.label_form import LabelForm
-from kdcli.tutor_gen.tutors.tutor import Tutor
-
-
-@dataclass(frozen=True)
-class Named:
-    """What a user names as a tutor, both parts as in `tutor_gen.registry.load_tutor`.
-
-    ``spec`` None leaves it to the provenance, ``weights`` None to the tutor.
-    """
-
-    spec: str | None = None
-    weights: Path | str | None = None
-
+from kdcli.tutor_gen.tutors.tutor import Tutor, name_of
 
 BY_PROVENANCE = Named()
 _AMP = {described: name for name, described in AMP.items()}
@@ -83,8 +70,9 @@ def named_in_provenance(cache: TutorCache) -> tuple[Named, Named]:
     config = given[0].get("config", {}) if given else {}
 
     def named(role: Role) -> Named:
-        files = (config.get(f"{role}.{part}") for part in ("tutor", "weights"))
-        return Named(*(file if file and Path(file).is_file() else None for file in files))
+        tutor, weights = (config.get(f"{role}.{part}") for part in ("tutor", "weights"))
+        weights = weights if weights and Path(weights).is_file() else None
+        return Named(tutor if tutor and (weights or Path(tutor).is_file()) else None, weights)
 
     return named("detection"), named("segmentation")
 
@@ -113,29 +101,34 @@ def _load(
         return None
     spec, weights = named.spec, named.weights
     if spec is None:
-        spec, known = _from_description(description, role)
-        weights = weights or known
-    is_export = Path(spec).is_file() and Path(spec).suffix not in CONFIG_ENDINGS
-    described = {
-        "inference.detections_per_image": description.get("detections_per_image"),
-        "inference.min_size": None if is_export else description.get("min_size"),
-        "inference.amp": _AMP.get(description.get("amp")),
-        f"{role}.score_threshold": description.get("score_threshold"),
+        known = _from_description(description, role)
+        spec, weights = known.spec or "", weights or known.weights
+    return load_tutor(spec, role, weights or "", changed(config, _heard(spec, description, role)))
+
+
+def _heard(spec: str, description: Mapping[str, Any], role: Role) -> dict[str, Any]:
+    """The settings that a tutor was run with, of those that the kind of ``spec`` heeds."""
+    if "made_by" in description:  # a user's own function, which may take none
+        description = description["made_by"].get("settings", {})
+    heard = {name: description.get(name) for name in kind_of(spec).heeds}
+    if "amp" in heard:
+        heard["amp"] = _AMP.get(description.get("amp"))
+    section = {"score_threshold": role}
+    return {
+        f"{section.get(name, 'inference')}.{name}": value
+        for name, value in heard.items()
+        if value is not None
     }
-    own = {name: value for name, value in described.items() if value is not None}
-    return load_tutor(spec, role, weights or "", changed(config, own))
 
 
-def _from_description(description: Mapping[str, Any], role: Role) -> tuple[str, str | None]:
-    """Spec and weights of a sample tutor or of a model of the zoo; TutorError for others."""
-    name = str(description.get("name"))
-    sample = SAMPLE / f"{role}.pth"
-    if name == f"{role}.yaml" and description.get("weights_sha256") == sha256_file(sample):
-        return "sample", None
-    if description.get("kind") == "detectron2" and name in zoo.zoo_names():
-        weights = str(description["weights"])
-        return name, weights if weights.startswith("random:") else None
+def _from_description(description: Mapping[str, Any], role: Role) -> Named:
+    """What names the tutor of a description; TutorError where that alone cannot tell."""
+    for kind in KINDS:
+        if (known := kind.again(description, role)) is not None:
+            return known
+    made_by = description.get("made_by", {})
+    file = f"{made_by['file']}:{made_by['function']}" if "file" in made_by else name_of(description)
     raise TutorError(
-        f"the cache's {role} tutor is the file {name}, whose folder it does not know: name it with "
+        f"the cache's {role} tutor is the file {file}, whose folder it does not know: name it with "
         f"--{role}-tutor (and its weights, if it has a file of them, with --{role}-weights)"
     )

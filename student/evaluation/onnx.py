@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from kdcli.common.errors import StudentError
 from kdcli.common.files import atomic_file
 from kdcli.student.model.anchors import decode_boxes
 from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.model.decode import DetectionLimits
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.load import LoadedRun, load_run
 from kdcli.voc.classes import CLASSES
@@ -131,9 +133,29 @@ def _write(model: EndToEnd, path: Path, facts: dict[str, str]) -> None:
     program.save(path, external_data=False)
 
 
+_SIDECAR = """\
+[input]
+container = "batch"
+layout = "HWC"
+channels = "RGB"
+scale = 1
+size = [{side}, {side}]
+[output]
+batched = true
+boxes = "boxes"
+class_confidences = "probabilities"
+box_frame = "relative"
+nms = {nms}
+classes = {classes}
+"""
+"""What makes the file a detection tutor by itself: docs/exports.md."""
+
+
 def _facts(run: Path, loaded: LoadedRun) -> dict[str, str]:
     side = loaded.config.model.input_size
+    sidecar = {"side": side, "nms": DetectionLimits().nms_iou, "classes": json.dumps(CLASSES)}
     return {
+        "kdcli_sidecar": _SIDECAR.format(**sidecar),
         "classes": ",".join(CLASSES),
         "input": f"uint8 RGB, (batch, {side}, {side}, 3), the whole image resized to the square",
         "boxes": "x1 y1 x2 y2 relative to the image, before non-maximum suppression",

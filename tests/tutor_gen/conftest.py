@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,6 +26,19 @@ HELD_OUT_SEED = 7_500_000
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def exports() -> ModuleType:
+    """exports.py, which lies beside the tests: importlib mode keeps them off the path."""
+    path = Path(__file__).with_name("exports.py")
+    spec = importlib.util.spec_from_file_location("tutor_gen_tests_exports", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where TorchScript looks for the source
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError, TutorError
 from kdcli.common.versions import environment
 from kdcli.tutor_gen.config import generation_config
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.quality.compare import (
     ALIKE,
@@ -25,9 +26,10 @@ from kdcli.tutor_gen.quality.compare import (
     environment_differences,
     tolerance_for,
 )
-from kdcli.tutor_gen.registry import SAMPLE, load_tutors
-from kdcli.tutor_gen.reload import Named, load_again
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.tutor_gen.reload import load_again
 from kdcli.tutor_gen.tutors.device import device_environment
+from kdcli.tutor_gen.tutors.kind import Named
 from kdcli.voc.devkit import Devkit
 
 FLOOR = 0.001

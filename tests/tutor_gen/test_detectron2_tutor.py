@@ -21,11 +21,11 @@ from kdcli.tutor_gen.detectron2.door import (
     MetadataCatalog,
     get_cfg,
 )
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 from kdcli.tutor_gen.detectron2.load import from_config, from_zoo
 from kdcli.tutor_gen.detectron2.model import download, weights_url
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor
 from kdcli.tutor_gen.labels.hard import code_label_vectors
-from kdcli.tutor_gen.registry import SAMPLE
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import Instances
 from kdcli.voc.scenes.dataset import Scene

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
+from kdcli.tutor_gen.exported.load import from_torchscript
 from kdcli.tutor_gen.tutors.device import device_environment, explained_shortage, full_float32
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 
@@ -69,8 +69,8 @@ def test_an_int8_export_says_that_it_wants_the_cpu(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(Quantised()), str(export))
     Path(f"{export}.toml").write_text(SIDECAR)
     with pytest.raises(TutorError, match=r"int8\.pt is a quantised \(int8\) .*--device cpu"):
-        TorchScriptTutor(export, ModelSettings(masks=False, device="cuda:0"))
+        from_torchscript(export, ModelSettings(masks=False, device="cuda:0"))
     assert (
-        TorchScriptTutor(export, ModelSettings(masks=False, device="cpu")).description["name"]
+        from_torchscript(export, ModelSettings(masks=False, device="cpu")).description["name"]
         == "int8.pt"
     )

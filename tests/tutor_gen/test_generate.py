@@ -12,10 +12,11 @@ from kdcli.cache.reader import TutorCache
 from kdcli.cache.summary import summarise
 from kdcli.common.errors import CacheError, ConfigError, DevkitError, TutorError
 from kdcli.tutor_gen.config import generation_config
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.labels.hard import code_label_vectors
 from kdcli.tutor_gen.pipeline.pair import TutorPair
-from kdcli.tutor_gen.registry import SAMPLE, load_tutor
+from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit

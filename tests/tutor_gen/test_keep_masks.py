@@ -17,12 +17,13 @@ from kdcli.cache.verify import verify
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.config import read_config
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 from kdcli.tutor_gen.detectron2.load import from_config
 from kdcli.tutor_gen.detectron2.model import load_model
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, paste_masks
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
-from kdcli.tutor_gen.registry import SAMPLE, load_tutor, load_tutors
+from kdcli.tutor_gen.registry import load_tutor, load_tutors
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
 from kdcli.voc.devkit import Devkit

@@ -9,7 +9,8 @@ import torch
 
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import generation_config
-from kdcli.tutor_gen.registry import SAMPLE, load_tutor, load_tutors
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
+from kdcli.tutor_gen.registry import load_tutor, load_tutors
 
 
 def test_none_is_no_tutor() -> None:
@@ -84,7 +85,6 @@ def test_weights_alone_are_no_tutor(tmp_path: Path) -> None:
             r"a Python configuration \(such as Detectron2's LazyConfig\), a program, wh",
         ),
         ("Train.ipynb", "a notebook, which kdcli does not run; name a Detectron2 configuration"),
-        ("yolov8n.onnx", r"an ONNX model, .* export the model to TorchScript \(torch\.jit\.save\)"),
         ("model.engine", "a TensorRT engine"),
         ("model.pt2", r"a program of torch\.export"),
         ("model.safetensors", r"safetensors holds weights only; name the model's configuration"),

@@ -19,6 +19,7 @@ from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.classes.coco import voc_ids
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.door import DefaultPredictor, get_cfg, paste_masks_in_image
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 from kdcli.tutor_gen.detectron2.load import from_config, from_zoo
 from kdcli.tutor_gen.detectron2.model import weights_url
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor
@@ -27,8 +28,9 @@ from kdcli.tutor_gen.labels.coding import code_instances
 from kdcli.tutor_gen.labels.panoptic import code_panoptic
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.compare import ALIKE, compare_with_tutors
-from kdcli.tutor_gen.registry import SAMPLE, load_tutors
-from kdcli.tutor_gen.reload import Named, load_again
+from kdcli.tutor_gen.registry import load_tutors
+from kdcli.tutor_gen.reload import load_again
+from kdcli.tutor_gen.tutors.kind import Named
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import Instances, Panoptic

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 from kdcli.tutor_gen.labels.hard import code_label_vectors
-from kdcli.tutor_gen.registry import SAMPLE
 from kdcli.tutor_gen.tutors.tutor import Tutor
 from kdcli.voc.metrics import ConfusionMatrix, evaluate_detections
 from kdcli.voc.scenes.dataset import draw_scene

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.torchscript.sidecar import read_torchscript_sidecar
+from kdcli.tutor_gen.exported.sidecar import read_export_sidecar
 from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
 
 EXAMPLE = (
@@ -43,23 +43,23 @@ def test_it_lies_beside_the_name_as_given_not_beside_a_links_target(tmp_path: Pa
 
 
 def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
-    sidecar = read_torchscript_sidecar(write(tmp_path, GOOD))
-    assert (sidecar.short_side, sidecar.long_side, sidecar.path) == (0, 0, ())
-    assert sidecar.masks is None
-    assert sidecar.class_names == {0: "zebra", 1: "cat"}
+    sidecar = read_export_sidecar(write(tmp_path, GOOD))
+    assert (sidecar.input.short_side, sidecar.input.long_side, sidecar.output.path) == (0, 0, ())
+    assert sidecar.output.masks is None
+    assert sidecar.output.class_names == {0: "zebra", 1: "cat"}
 
 
 def test_the_documented_example_is_valid(tmp_path: Path) -> None:
-    sidecar = read_torchscript_sidecar(write(tmp_path, EXAMPLE.read_bytes()))
-    assert sidecar.path == (1, 0)
-    assert sidecar.class_names[1] == "person"
-    assert sidecar.class_names[90] == "toothbrush"
-    assert 12 not in sidecar.class_names
+    sidecar = read_export_sidecar(write(tmp_path, EXAMPLE.read_bytes()))
+    assert sidecar.output.path == (1, 0)
+    assert sidecar.output.class_names[1] == "person"
+    assert sidecar.output.class_names[90] == "toothbrush"
+    assert 12 not in sidecar.output.class_names
 
 
 def test_contiguous_numbers_start_at_zero(tmp_path: Path) -> None:
     content = GOOD.replace('["zebra", "cat"]', '"coco-contiguous"')
-    names = read_torchscript_sidecar(write(tmp_path, content)).class_names
+    names = read_export_sidecar(write(tmp_path, content)).output.class_names
     assert (names[0], names[79], len(names)) == ("person", "toothbrush", 80)
 
 
@@ -71,7 +71,7 @@ def test_contiguous_numbers_start_at_zero(tmp_path: Path) -> None:
         ("scale = 1", "", r"\[input\] lacks 'scale': expected a number"),
         ("scale = 1", "scale = -1", r"\[input\] scale: expected a number, not negative, got -1"),
         ("scale = 1", "scale = true", r"\[input\] scale: expected a number"),
-        ("scale = 1", "scale = 1\nsize = 3", r"\[input\]: unknown key 'size'"),
+        ("scale = 1", "scale = 1\nsides = 3", r"\[input\]: unknown key 'sides'"),
         ("boxes = 0", "boxes = 0.5", r"\[output\] boxes: expected a key or a position, got 0.5"),
         ("labels = 1", "", r"\[output\] lacks 'labels'"),
         ("labels = 1", "labels = 1\npath = 3", r"\[output\] path: expected a list of keys"),
@@ -86,15 +86,15 @@ def test_contiguous_numbers_start_at_zero(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     model = write(tmp_path, GOOD.replace(old, new, 1))
     with pytest.raises(TutorError, match=message) as error:
-        read_torchscript_sidecar(model)
+        read_export_sidecar(model)
     assert str(sidecar_path(model)) in str(error.value)
 
 
 def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(TutorError, match=r"model\.pt\.toml does not exist"):
-        read_torchscript_sidecar(tmp_path / "model.pt")
+        read_export_sidecar(tmp_path / "model.pt")
     with pytest.raises(TutorError, match="is not valid TOML"):
-        read_torchscript_sidecar(write(tmp_path, b"\xff\xfe"))
+        read_export_sidecar(write(tmp_path, b"\xff\xfe"))
 
 
 def test_class_names_alone(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from kdcli.cache.verify import verify
 from kdcli.common.errors import CacheError, TutorError
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.door import paste_masks_in_image
+from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
 from kdcli.tutor_gen.detectron2.load import from_config, from_zoo
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.compare import ALIKE, compare_with_tutors
-from kdcli.tutor_gen.registry import SAMPLE, load_tutor
+from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.reload import load_again
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.settings import ModelSettings

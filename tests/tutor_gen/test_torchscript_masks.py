@@ -13,8 +13,9 @@ from torch import nn
 
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.detectron2.tutor import paste_masks
-from kdcli.tutor_gen.torchscript.masks import flat_masks, mask_frame
-from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
+from kdcli.tutor_gen.exported.load import from_torchscript
+from kdcli.tutor_gen.exported.masks import flat_masks, mask_frame
+from kdcli.tutor_gen.exported.tutor import ExportedTutor
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
@@ -66,13 +67,13 @@ class Half(nn.Module):
 
 def tutor(
     folder: Path, module: nn.Module, short_side: int = 0, more: str = "", **how: Any
-) -> TorchScriptTutor:
+) -> ExportedTutor:
     path = folder / "model.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(module), str(path))
     sidecar_path(path).write_text(SIDECAR.format(short_side=short_side, more=more))
-    return TorchScriptTutor(path, ModelSettings(masks=True, device="cpu", **how))
+    return from_torchscript(path, ModelSettings(masks=True, device="cpu", **how))
 
 
 def image(height: int, width: int) -> np.ndarray:

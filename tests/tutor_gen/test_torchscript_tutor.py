@@ -13,8 +13,9 @@ from torch import nn
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.tutor import paste_masks
+from kdcli.tutor_gen.exported.load import from_torchscript
+from kdcli.tutor_gen.exported.tutor import ExportedTutor
 from kdcli.tutor_gen.registry import load_tutor
-from kdcli.tutor_gen.torchscript.tutor import TorchScriptTutor
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
@@ -124,8 +125,8 @@ def export(tmp_path: Path, module: nn.Module, **sidecar: str) -> Path:
     return path
 
 
-def tutor(path: Path, masks: bool = False) -> TorchScriptTutor:
-    return TorchScriptTutor(path, ModelSettings(masks=masks, device="cpu"))
+def tutor(path: Path, masks: bool = False) -> ExportedTutor:
+    return from_torchscript(path, ModelSettings(masks=masks, device="cpu"))
 
 
 def colour(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
@@ -198,7 +199,7 @@ def test_masks_per_box_are_pasted_as_detectron2_does(tmp_path: Path) -> None:
 def test_soft_masks_are_pasted_or_taken_as_they_are(tmp_path: Path) -> None:
     soft = LabelForm("soft")
     path = export(tmp_path, Masks(whole=False), **TUPLE)
-    (found,) = TorchScriptTutor(path, ModelSettings(masks=True, device="cpu", form=soft)).predict(
+    (found,) = from_torchscript(path, ModelSettings(masks=True, device="cpu", form=soft)).predict(
         [colour()]
     )
     box = np.array([[2, 3, 20, 15]], dtype=np.float32)
@@ -210,7 +211,7 @@ def test_soft_masks_are_pasted_or_taken_as_they_are(tmp_path: Path) -> None:
     whole = export(tmp_path, Masks(whole=True), channels="RGB", scale="1", **TUPLE)
     image = np.zeros((24, 32, 3), dtype=np.uint8)
     image[5:9, 10:20] = 200
-    (found,) = TorchScriptTutor(whole, ModelSettings(masks=True, device="cpu", form=soft)).predict(
+    (found,) = from_torchscript(whole, ModelSettings(masks=True, device="cpu", form=soft)).predict(
         [image]
     )
     np.testing.assert_array_equal(found.masks, np.where(image[None, ..., 0] > 100, 255, 0))
@@ -234,7 +235,7 @@ def test_forms_that_an_export_cannot_give_are_refused(tmp_path: Path) -> None:
 
 def test_its_own_masks_are_kept_where_it_gives_28_x_28(tmp_path: Path) -> None:
     export(tmp_path, Masks(whole=False, side=28), **TUPLE)
-    keeping = TorchScriptTutor(
+    keeping = from_torchscript(
         tmp_path / "model.pt", ModelSettings(masks=True, device="cpu", keep_masks=True)
     )
     (found,) = keeping.predict([colour()])

@@ -11,7 +11,7 @@ from kdcli.tutor_gen.classes.coco import VOC_OF_COCO, voc_ids
 from kdcli.tutor_gen.classes.synonyms import VOC_NAMES, folded
 from kdcli.voc.classes import CLASS_IDS, CLASSES
 
-_EXACT = {**CLASS_IDS, **VOC_OF_COCO}
+_EXACT = {name: i for name, i in {**CLASS_IDS, **VOC_OF_COCO}.items() if i}
 _SHOWN = 20
 _NEAR = 0.8
 """Share of equal letters from which a name may be a misspelt one: "areoplane", "dogs"."""
@@ -54,11 +54,26 @@ def check_class_names(tutor: str, names: Iterable[str], remedy: str) -> None:
     )
 
 
+def labelled(description: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The tutor's own names by VOC's name of the class that they mean, in VOC's order."""
+    taken = description.get("taken_for", {})
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(CLASSES[1:], ())
+    for own in dict.fromkeys(known_names(description)):
+        voc = CLASSES[_EXACT[own]] if own in _EXACT else taken.get(own)
+        if voc is not None:
+            found[voc] += (own,)
+    return {voc: names for voc, names in found.items() if names}
+
+
 def never_labelled(description: Mapping[str, Any]) -> tuple[str, ...]:
-    """VOC's classes that a tutor of this description cannot label, in VOC's order."""
-    known = {_EXACT.get(name, 0) for name in known_names(description)}
-    known |= {CLASS_IDS[name] for name in description.get("taken_for", {}).values()}
-    return tuple(name for name in CLASSES[1:] if CLASS_IDS[name] not in known)
+    """VOC's classes that a tutor of this description cannot label, in VOC's order.
+
+    None, if it does not say its ``class_names``.
+    """
+    if "class_names" not in description:
+        return ()
+    found = labelled(description)
+    return tuple(name for name in CLASSES[1:] if name not in found)
 
 
 def gaps(description: Mapping[str, Any]) -> str:

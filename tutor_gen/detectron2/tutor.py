@@ -28,10 +28,10 @@ from kdcli.tutor_gen.detectron2.outputs import (
     postprocess,
     run_network,
 )
+from kdcli.tutor_gen.tutors.distributions import voc_part
 from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
 from kdcli.tutor_gen.tutors.tutor import Instances, Panoptic
-from kdcli.voc.classes import NUM_CLASSES
 
 
 class Detectron2Tutor:
@@ -143,6 +143,7 @@ class Detectron2Tutor:
                 f"{self._name} gives boxes of {boxes.shape[1]} numbers, rotated ones perhaps; a "
                 "tutor's are x1 y1 x2 y2"
             )
+        numbers = found.pred_classes.numpy()
         masks = own = distributions = None
         if self._masks:
             masks = found.pred_masks.numpy()
@@ -150,8 +151,8 @@ class Detectron2Tutor:
         if self._keep_masks:
             own = found.mask_probabilities.numpy().astype(np.float32)
         if self._distributions:
-            distributions = self._voc_part(found.distributions.float().numpy())
-        numbers = found.pred_classes.numpy()
+            probabilities = found.distributions.float().numpy()
+            distributions = voc_part(probabilities, numbers, self._voc_ids)
         everything = Instances(
             boxes=boxes,
             labels=self._voc_ids[numbers],
@@ -166,13 +167,6 @@ class Detectron2Tutor:
         numbered = replace(everything, labels=numbers)
         others = replace(numbered.select(everything.labels == 0, "class"), dropped={})
         return replace(instances, panoptic=Panoptic(said.things.cpu().numpy(), others))
-
-    def _voc_part(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, 21) of (n, K + 1): classes that VOC lacks, and background, are left out."""
-        known = np.flatnonzero(self._voc_ids)
-        part = np.zeros((len(probabilities), NUM_CLASSES), dtype=np.float32)
-        part[:, self._voc_ids[known]] = probabilities[:, known]
-        return part
 
 
 def paste_masks(

@@ -16,6 +16,12 @@ DEFAULT_DETECTION = "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x"
 DEFAULT_SEGMENTATION = "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x"
 """The zoo's strongest plain Mask R-CNN: 44.3 box AP, 39.5 mask AP (R-101 FPN: 42.9, 38.6)."""
 
+_INSTALL = "run 'python scripts/install_detectron2.py' (make setup does)"
+_A_TUTOR_IS = (
+    f"A tutor is 'sample', 'none', a zoo name such as {DEFAULT_SEGMENTATION}, a Detectron2 config "
+    "(.yaml), or a TorchScript file"
+)
+
 
 def resolve(name: str) -> str:
     """Return the full zoo name (``folder/model``, no ending) of a full or short name.
@@ -26,6 +32,11 @@ def resolve(name: str) -> str:
     Raises:
         TutorError: there is no such model; the message names the nearest.
     """
+    if not installed():
+        raise TutorError(
+            f"'{name}' is no file, and Detectron2, whose model zoo may know the name, is not "
+            f"installed in this environment: {_INSTALL}. {_A_TUTOR_IS}"
+        )
     wanted = name.removesuffix(".yaml")
     names = zoo_names()
     if wanted in names:
@@ -38,10 +49,12 @@ def resolve(name: str) -> str:
         raise TutorError(f"the model zoo has several '{wanted}': name one of {', '.join(matches)}")
     near = difflib.get_close_matches(wanted, [*names, *(n.split("/")[-1] for n in names)], n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    raise TutorError(
-        f"'{name}' is {_what_it_is(wanted)}{hint} A tutor is 'sample', 'none', a zoo name such as "
-        f"{DEFAULT_SEGMENTATION}, a Detectron2 config (.yaml), or a TorchScript file"
-    )
+    raise TutorError(f"'{name}' is {_what_it_is(wanted)}{hint} {_A_TUTOR_IS}")
+
+
+def installed() -> bool:
+    """Whether Detectron2 is there; it is not imported to see that."""
+    return importlib.util.find_spec("detectron2") is not None
 
 
 def _what_it_is(name: str) -> str:
@@ -73,8 +86,5 @@ def zoo_names() -> tuple[str, ...]:
 def _config_root() -> Path:
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.origin is None:
-        raise TutorError(
-            "Detectron2 is not installed in this environment; "
-            "run 'python scripts/install_detectron2.py' (make setup does)"
-        )
+        raise TutorError(f"Detectron2 is not installed in this environment; {_INSTALL}")
     return Path(spec.origin).parent / "model_zoo" / "configs"

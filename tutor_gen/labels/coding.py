@@ -31,9 +31,13 @@ def code_instances(
         Map and palette as `tutor_gen.labels.hard.code_label_vectors`.
 
     Raises:
-        TutorError: the tutor gives no soft masks or distributions though the form wants them, or
-            the image has more than 65,536 distinct vectors.
+        TutorError: the tutor gives no masks, or no soft ones or distributions though the form
+            wants them, or the image has more than 65,536 distinct vectors.
     """
+    if found.masks is None and len(found):
+        raise TutorError(
+            "the segmentation tutor gives boxes without masks; take it as the detection tutor"
+        )
     if found.masks is None:
         empty = np.zeros((height, width), dtype=np.uint8)
         return empty, np.zeros((1, NUM_CLASSES), dtype=np.float32)

@@ -20,7 +20,7 @@ from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import GenerationConfig
 from kdcli.tutor_gen.labels.coding import code_instances
 from kdcli.tutor_gen.labels.dense import Coded, code_semantic
-from kdcli.tutor_gen.tutors.checks import check_instances, check_semantic
+from kdcli.tutor_gen.tutors.checks import check_answers, check_instances, check_semantic
 from kdcli.tutor_gen.tutors.device import full_float32
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Views, prepare
@@ -28,6 +28,7 @@ from kdcli.tutor_gen.tutors.tutor import (
     Answer,
     Instances,
     Tutor,
+    name_of,
     predict_prepared,
     preparation_of,
 )
@@ -49,7 +50,6 @@ class TutorPair:
             it names have been loaded, or are one's own.) A panoptic tutor has its own formula of
             label vectors, for which only masks and levels of it count, and a dense one gives them
             itself, so that only levels do.
-
         loaded: whether the tutors are those that ``config`` names.
 
     Raises:
@@ -69,7 +69,7 @@ class TutorPair:
             raise TutorError("--keep-masks keeps the segmentation tutor's masks: name such a tutor")
         if self.detection is not None and "semantic" in self.detection.description:
             raise TutorError(
-                f"the tutor {self.detection.description['name']} gives a class for each pixel, no "
+                f"the tutor {name_of(self.detection.description)} gives a class for each pixel, no "
                 "boxes: name it with --segmentation-tutor"
             )
         if self._dense and self.config.segmentation.keep_masks:
@@ -190,7 +190,7 @@ class TutorPair:
     def _own_masks(self, found: Instances) -> InstanceMasks:
         """The tutor's masks as the cache keeps them."""
         if found.mask_probabilities is None:
-            name = self.segmentation.description["name"] if self.segmentation else "none"
+            name = name_of(self.segmentation.description) if self.segmentation else "none"
             raise TutorError(
                 f"the segmentation tutor {name} does not give the masks of its instances as "
                 "28 x 28 probabilities; generate without --keep-masks, or load it to give them"
@@ -203,7 +203,8 @@ def _ask_one(tutor: Tutor | None, images: Sequence[Views]) -> Sequence[Answer]:
     if tutor is None:
         return [Instances.none()] * len(images)
     way = preparation_of(tutor)
-    return predict_prepared(tutor, [views[way] for views in images])
+    answers = predict_prepared(tutor, [views[way] for views in images])
+    return check_answers(answers, len(images), name_of(tutor.description))
 
 
 def _instances(said: Answer, image_id: str) -> Instances:

@@ -19,6 +19,26 @@ _SUM_ROUNDING = 0.01
 _CONFIDENCE_ROUNDING = 1e-5
 
 
+def check_answers(answers: object, images: int, name: str) -> list[Answer]:
+    """Return what a tutor's ``predict`` returned for so many images.
+
+    Raises:
+        TutorError: it is no list of one `Instances` or `SemanticOutput` for each.
+    """
+    if not isinstance(answers, list | tuple):
+        got = f"a {type(answers).__name__}"
+    elif len(answers) != images:
+        got = f"{len(answers)} answers"
+    elif strange := [answer for answer in answers if not isinstance(answer, Answer)]:
+        got = f"a {type(strange[0]).__name__} among them"
+    else:
+        return list(answers)
+    raise TutorError(
+        f"the tutor {name} was given {images} images and returned {got}; expected a list of one "
+        "kdcli.Instances for each image (of a dense tutor: a kdcli.SemanticOutput)"
+    )
+
+
 def check_instances(found: Instances, image_id: str, height: int, width: int) -> Instances:
     """Return ``found`` with boxes inside the image and of positive area.
 
@@ -94,6 +114,12 @@ def _wrong_semantic(said: Answer) -> str | None:
 
 def _problem(found: Instances, height: int, width: int) -> str | None:
     """Say what is wrong, or None."""
+    for name, numbers in (("boxes", "fiu"), ("labels", "iu"), ("scores", "fiu")):
+        value = getattr(found, name)
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in numbers:
+            wanted = "whole numbers" if numbers == "iu" else "numbers"
+            got = getattr(value, "dtype", None) or type(value).__name__
+            return f"expected {name} to be a NumPy array of {wanted}, got {got}"
     n = len(found.labels)
     masks_shape = None if found.masks is None else found.masks.shape
     shapes = (found.boxes.shape, found.labels.shape, found.scores.shape, masks_shape)

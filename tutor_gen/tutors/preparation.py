@@ -81,6 +81,15 @@ class Preparation:
         step = self.multiple
         return -(-rows // step) * step, -(-columns // step) * step
 
+    def refuse_nothing(self, size: tuple[int, int], becomes: tuple[int, int]) -> None:
+        """Raise TutorError if nothing is left of an image, both as height and width."""
+        if not all(becomes):
+            height, width = size
+            raise TutorError(
+                f"{width} x {height} pixels become {becomes[1]} x {becomes[0]} for the tutor: too "
+                "narrow"
+            )
+
     def __call__(self, image: NDArray[np.uint8]) -> Prepared:
         """Prepare a (H, W, 3) uint8 RGB image.
 
@@ -89,10 +98,7 @@ class Preparation:
         """
         height, width = image.shape[:2]
         rows, columns = self.shape(height, width)
-        if not (rows and columns):
-            raise TutorError(
-                f"{width} x {height} pixels become {columns} x {rows} for the tutor: too narrow"
-            )
+        self.refuse_nothing((height, width), (rows, columns))
         # Pillow wants the channels contiguous.
         ordered = np.ascontiguousarray(image[..., ::-1]) if self.bgr else image
         if self.short_side:

@@ -25,15 +25,23 @@ def read_sidecar(model_file: Path) -> dict[str, Any]:
     """
     path = sidecar_path(model_file)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_sidecar(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError:
         raise TutorError(
             f"{model_file} needs a sidecar file that says how to use it, and {path} does not exist"
         ) from None
     except OSError as error:
         raise TutorError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise TutorError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse_sidecar(text: str, place: str) -> dict[str, Any]:
+    """Return what a sidecar's text says; ``place`` names it in the TutorError if it is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TutorError(f"{place} is not valid TOML: {error}") from None
 
 
 def read_class_names(model_file: Path) -> list[str]:

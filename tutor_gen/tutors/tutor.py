@@ -142,6 +142,11 @@ class PreparingTutor(Tutor, Protocol):
         """
 
 
+def name_of(description: Mapping[str, Any]) -> str:
+    """What messages call a tutor of this description."""
+    return str(description.get("name", description.get("kind", "of your own")))
+
+
 def preparation_of(tutor: Tutor) -> Preparation:
     """How a tutor wants its images; as they are, if it does not say."""
     return tutor.preparation if isinstance(tutor, PreparingTutor) else AS_IS

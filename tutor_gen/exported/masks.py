@@ -1,4 +1,4 @@
-"""The masks of a TorchScript export: what they cover, and how they get to the original's size."""
+"""The masks of an export: what they cover, and how they get to the original's size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.exported.frame import Frame
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
 
 LARGEST_BOX_MASK = 224
@@ -81,9 +82,9 @@ def mask_frame(
 
 def to_original(
     masks: torch.Tensor,
-    frame: str | None,
+    covers: str | None,
     boxes: NDArray[np.float32],
-    size: tuple[int, ...],
+    frame: Frame,
     *,
     soft: bool,
 ) -> Masks:
@@ -94,21 +95,24 @@ def to_original(
 
     Args:
         masks: probabilities or marks.
-        frame: see `mask_frame`.
+        covers: see `mask_frame`.
         boxes: (n, 4) x1 y1 x2 y2 in the original's pixels.
-        size: height and width of the original.
+        frame: where the original lies in the input.
         soft: whether probabilities times 255, rounded down, are wanted as uint8, or bool: those of
             at least 0.5.
     """
+    size = frame.original
     if not len(masks):
         return np.zeros((0, *size), dtype=np.uint8 if soft else np.bool_)
-    if frame == "box":
+    if covers == "box":
         from kdcli.tutor_gen.detectron2.tutor import paste_masks  # takes seconds
 
         height, width = size
         return paste_masks(masks.float(), boxes, height, width, soft)
+    top, left, rows, columns = frame.window
+    shown = masks[:, top : top + rows, left : left + columns]
     # One by one: as floats of a large photograph they would not fit the memory all at once.
-    resized = (_resize(mask, size) for mask in masks)
+    resized = (_resize(mask, size) for mask in shown)
     if soft:
         levels = [(mask.clamp(0, 1) * 255).to(torch.uint8) for mask in resized]
     else:

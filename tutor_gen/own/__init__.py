@@ -1,0 +1,1 @@
+"""Tutors that users write themselves, named by the function that makes them."""

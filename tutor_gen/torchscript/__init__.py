@@ -1,1 +1,0 @@
-"""Tutors that are TorchScript exports."""

@@ -1,0 +1,1 @@
+"""Tutors that are torchvision's own models, by name."""
