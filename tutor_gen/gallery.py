@@ -14,7 +14,7 @@ from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.files import atomic_file
 from kdcli.tutor_gen.tutors.tutor import name_of
-from kdcli.voc.classes import PALETTE
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
 from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery

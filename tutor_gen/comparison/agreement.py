@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from kdcli.tutor_gen.comparison.said import Said
 from kdcli.tutor_gen.quality.compare import counterparts
-from kdcli.voc.classes import NUM_CLASSES, VOID
+from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.colours import VOID
 from kdcli.voc.metrics import intersection_over_union
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kdcli.cache.format.vectors import background_mass, from_threshold, winners
 from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import NUM_CLASSES, VOID
+from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.colours import VOID
 from kdcli.voc.metrics.detection import evaluate_detections, judge
 from kdcli.voc.metrics.segmentation import intersection_over_union
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.voc.classes import CLASSES, NUM_CLASSES, VOID
+from kdcli.voc.classes import CLASSES, NUM_CLASSES
+from kdcli.voc.colours import VOID
 from kdcli.voc.metrics.detection import number
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, mean_over
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdcli.voc.classes import CLASSES, PALETTE
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit
 from kdcli.voc.view.overlay import overlay
 

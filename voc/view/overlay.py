@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from kdcli.voc.classes import CLASSES, PALETTE, VOID
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.colours import PALETTE, VOID
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]

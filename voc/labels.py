@@ -1,0 +1,204 @@
+"""A data set's own labels: the names of its classes, their colours, what a teacher calls them."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcli.common.errors import DevkitError
+from kdcli.voc.colours import PALETTE, VOID
+
+BACKGROUND = "background"
+MOST = VOID - 1
+"""Object classes that a mask of bytes can tell apart: 0 is background, 255 void."""
+_SHOWN = 12
+
+Colour = tuple[int, int, int]
+"""Red, green, blue, each 0..255."""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The object classes of a data set: ids 1..n in the order of ``names``, background 0.
+
+    Attributes:
+        names: of the object classes, without background.
+        colours: of labels that have another than the devkit's.
+        words: what teachers call a label, several to one; labels without an entry go by their own
+            name. Case, spaces, ``_`` and ``-`` do not matter in them.
+
+    Raises:
+        DevkitError: no names, more than 254, a name twice (or differing only in case, spaces,
+            ``_`` and ``-``) or that is none; a colour or word for an unknown label, a colour or
+            word of two labels.
+    """
+
+    names: tuple[str, ...]
+    colours: Mapping[str, Colour] = field(default_factory=dict, hash=False)
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_names(self.names)
+        for what, table in (("[colours]", self.colours), ("[map]", self.words)):
+            for name in table:
+                if name not in self.names:
+                    raise DevkitError(f"{what} names {name!r}, {_unknown(name, self.names)}.")
+        _check_words(self.words)
+        self._check_colours()
+
+    @property
+    def size(self) -> int:
+        """Number of classes, background included."""
+        return len(self.names) + 1
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Class names by id, background first."""
+        return (BACKGROUND, *self.names)
+
+    @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """Class id by name, background included."""
+        return {name: index for index, name in enumerate(self.all_names)}
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """(256, 3) uint8 RGB by label; read-only. Numbers beyond the labels' keep the devkit's."""
+        palette = PALETTE.copy()
+        for name, colour in self.colours.items():
+            palette[self.ids[name]] = colour
+        palette.flags.writeable = False
+        return palette
+
+    def id_of(self, name: str) -> int:
+        """Return the class id of a name, 0 for ``"background"``.
+
+        Raises:
+            DevkitError: there is no such label.
+        """
+        if name not in self.ids:
+            raise DevkitError(f"Unknown class {name!r}, {_unknown(name, self.names)}.")
+        return self.ids[name]
+
+    def _check_colours(self) -> None:
+        for name, colour in self.colours.items():
+            if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
+                raise DevkitError(
+                    f"Expected the colour of {name!r} as red, green and blue from 0 to 255, got "
+                    f"{list(colour)}."
+                )
+        named = {VOID: "void", **dict(enumerate(self.all_names))}
+        taken: dict[Colour, str] = {}
+        for label, name in named.items():
+            red, green, blue = self.palette[label].tolist()
+            if (other := taken.setdefault((red, green, blue), name)) != name:
+                raise DevkitError(
+                    f"Expected a colour for each label, but {other!r} and {name!r} are both "
+                    f"{[red, green, blue]}: give one of them another in [colours]."
+                )
+
+
+def folded(name: str) -> str:
+    """Return a class name without what spellings differ in: case, spaces, ``_`` and ``-``.
+
+    >>> folded("Potted Plant"), folded("potted_plant")
+    ('pottedplant', 'pottedplant')
+    """
+    return name.casefold().translate(_IGNORED)
+
+
+_IGNORED = dict.fromkeys(map(ord, " _-"))
+
+
+def nearest_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Return the names most like ``name`` by their `folded` spelling, at most so many.
+
+    >>> nearest_names("Wineglass", ["cup", "wine glass", "glasses"], 1)
+    ['wine glass']
+    """
+    spelt = {folded(each): each for each in names}
+    close = difflib.get_close_matches(folded(name), spelt, n=count)
+    return [spelt[each] for each in close]
+
+
+def difference(first: Iterable[str], second: Iterable[str]) -> str:
+    """Say in words how two lists of class names differ; empty if they do not.
+
+    >>> difference(["cat", "dog"], ["dog", "cow"])
+    'the first has cat, the second cow'
+    >>> difference(["cat", "dog"], ["dog", "cat"])
+    'the same names in another order: number 1 is cat in the first, dog in the second'
+    """
+    first, second = list(first), list(second)
+    if first == second:
+        return ""
+    lost = [name for name in first if name not in second]
+    new = [name for name in second if name not in first]
+    if not lost and not new:
+        at = next(i for i, pair in enumerate(zip(first, second, strict=True)) if len(set(pair)) > 1)
+        return (
+            f"the same names in another order: number {at + 1} is {first[at]} in the first, "
+            f"{second[at]} in the second"
+        )
+    sides = [f"{which} {_listed(names)}" for which, names in (("first has", lost), ("second", new))]
+    if not lost:
+        return f"the second has also {_listed(new)}"
+    return f"the {sides[0]}" + (f", the {sides[1]}" if new else " more")
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if not names:
+        raise DevkitError("Expected the names of 1 or more object classes, got none.")
+    if len(names) > MOST:
+        raise DevkitError(
+            f"Expected at most {MOST} object classes, got {len(names)}: a mask holds bytes, of "
+            f"which 0 is background and {VOID} void."
+        )
+    for name in names:
+        if not name or name != name.strip() or not name.isprintable():
+            raise DevkitError(
+                f"Expected class names that are printable, without spaces around them, got {name!r}"
+            )
+    for number, name in enumerate(names, start=1):
+        if folded(name) in ("", BACKGROUND):
+            raise DevkitError(
+                f"Expected the names of object classes, got {name!r} for number {number}: "
+                "background is class 0 of every data set, leave it out."
+            )
+    twice = [fold for fold, count in Counter(map(folded, names)).items() if count > 1]
+    if twice:
+        same = [name for name in names if folded(name) == twice[0]]
+        raise DevkitError(
+            f"Expected every class name once, got {' and '.join(map(repr, same))} (case, spaces, "
+            "_ and - do not tell names apart)."
+        )
+
+
+def _check_words(words: Mapping[str, tuple[str, ...]]) -> None:
+    meant: dict[str, str] = {}
+    for name, its in words.items():
+        for word in its:
+            if not folded(word) or not word.isprintable():
+                raise DevkitError(f"[map]: expected a teacher's words for {name!r}, got {word!r}.")
+            if (other := meant.setdefault(folded(word), name)) != name:
+                raise DevkitError(
+                    f"[map] gives a teacher's {word!r} to both {other!r} and {name!r}: it can mean "
+                    "one label only."
+                )
+
+
+def _unknown(name: str, names: tuple[str, ...]) -> str:
+    near = nearest_names(name, names)
+    return f"did you mean {' or '.join(near)}?" if near else f"the labels are {_listed(names)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
