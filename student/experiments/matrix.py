@@ -154,7 +154,8 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
     what becomes of a tutor's word plays no part where a task has none.
     """
     default = flatten(RunConfig())
-    without = tuple(f"targets.{task}." for task in _TASKS if getattr(config.targets, task).source == "gt")
+    targets = {task: getattr(config.targets, task) for task in _TASKS}
+    without = tuple(f"targets.{task}." for task, own in targets.items() if own.source == "gt")
     return {
         key: value
         for key, value in flatten(config).items()
