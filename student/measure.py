@@ -84,7 +84,7 @@ def speed_of(config: RunConfig, device: torch.device) -> Speed:
         batch = fitting
         seconds = _seconds_of_step(trainer, batch, REPEATS)
     image = drawn_batch(config, 1).images.to(device)
-    inferred = _least_seconds(lambda: _infer(trainer, image), device, REPEATS)
+    inferred = least_seconds(lambda: _infer(trainer, image), device, REPEATS)
     return Speed(batch / seconds, batch, 1 / inferred)
 
 
@@ -118,7 +118,7 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
 
 def _seconds_of_step(trainer: Trainer, images: int, repeats: int) -> float:
     batch = drawn_batch(trainer.config, images).to(trainer.device)
-    return _least_seconds(lambda: trainer.update([batch]), trainer.device, repeats)
+    return least_seconds(lambda: trainer.update([batch]), trainer.device, repeats)
 
 
 @torch.no_grad()
@@ -128,8 +128,8 @@ def _infer(trainer: Trainer, image: Tensor) -> object:
         return trainer.model.eval()(normalise(image, trainer.config.model))
 
 
-def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Least wall time of some calls, after one more to warm up."""
+def least_seconds(function: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Least wall time of some calls, after one more to warm up: what others do only adds to it."""
     times = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
