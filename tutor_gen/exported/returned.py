@@ -17,7 +17,7 @@ class Returned:
 
     Args:
         path: of the export, for messages.
-        value: what it returned.
+        value: what it returned; a lone tensor is the one at position 0.
         inside: keys and positions that lead to what is looked for.
         batched: whether every tensor has a first dimension of one image.
 
@@ -28,7 +28,8 @@ class Returned:
     def __init__(self, path: Path, value: Any, inside: Sequence[Key], batched: bool) -> None:
         self.path = path
         self._batched = batched
-        self._value = self._follow(value, inside)
+        lone = isinstance(value, torch.Tensor)
+        self._value = self._follow([value] if lone else value, inside)
 
     def tensor(self, key: Key) -> torch.Tensor:
         """Return a tensor, on the CPU; 16 bits as 32 where NumPy has no such type."""
