@@ -17,7 +17,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
-from kdcli.commands.cache import export_cache, import_cache, inspect_cache, merge_caches
+from kdcli.commands.cache import (
+    combine_caches,
+    export_cache,
+    import_cache,
+    inspect_cache,
+    merge_caches,
+)
 from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
@@ -38,6 +44,7 @@ COMMANDS = (
     export_cache,
     import_cache,
     merge_caches,
+    combine_caches,
     evaluate_tutors,
     compare_tutors,
     train_student,

@@ -1,4 +1,4 @@
-"""kdcli inspect-cache, export-cache, import-cache and merge-caches."""
+"""kdcli inspect-cache, export-cache, import-cache, merge-caches and combine-caches."""
 
 from __future__ import annotations
 
@@ -216,3 +216,30 @@ def merge_caches(caches: Sequence[Path], out: Path) -> None:
             f"one says was taken: {shown}",
             err=True,
         )
+
+
+@click.command()
+@click.argument("caches", metavar="CACHE CACHE...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--how",
+    type=click.Choice(["least", "mean", "most"]),
+    required=True,
+    help="What becomes of the confidences for the same object or pixel; a tutor that does not "
+    "see it gives 0. least: what all agree on; most: what any says; mean: between.",
+)
+@click.option("--out", type=PATH, required=True, help="The store to write.")
+def combine_caches(caches: Sequence[Path], how: str, out: Path) -> None:
+    """Combine stores of several tutors for the same images into one, by how far they agree.
+
+    The new store is one like any other: score it, look at it, train from it; a student's thresholds
+    and confidence weights then work on what the tutors agree on.
+
+    \b
+    Example:
+      kdcli combine-caches mask_rcnn.zarr yolo.zarr --how mean --out both.zarr
+      kdcli evaluate-tutors both.zarr --voc VOCdevkit --list Segmentation/val
+    """
+    from kdcli.tutor_gen.combine import combine_caches as combine
+
+    images = combine(caches, out, how, progress=progress)
+    click.echo(f"{out} holds {images} images. Look at it: kdcli inspect-cache {out}")

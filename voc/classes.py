@@ -96,5 +96,5 @@ def labels_of_colours(colours: NDArray[np.uint8]) -> NDArray[np.int16]:
     array([ 15, 255,  -1], dtype=int16)
     """
     red, green, blue = (_BITS[channel][colours[..., channel]] for channel in range(3))
-    labels = red + green + blue
-    return np.where(labels < _NO_LABEL, labels, -1).astype(np.int16)
+    labels = (red + green + blue).astype(np.int16)  # where -1 has a place
+    return np.where(labels < _NO_LABEL, labels, np.int16(-1))

@@ -111,7 +111,7 @@ def git_state() -> dict[str, Any] | None:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # not merely inside some checkout
-        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--short").split("\n")}
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--short").splitlines()}
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -58,7 +58,7 @@ def labelled(description: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The tutor's own names by VOC's name of the class that they mean, in VOC's order."""
     taken = description.get("taken_for", {})
     found: dict[str, tuple[str, ...]] = dict.fromkeys(CLASSES[1:], ())
-    for own in dict.fromkeys(_names(description)):
+    for own in dict.fromkeys(known_names(description)):
         voc = CLASSES[_EXACT[own]] if own in _EXACT else taken.get(own)
         if voc is not None:
             found[voc] += (own,)
@@ -83,12 +83,12 @@ def gaps(description: Mapping[str, Any]) -> str:
     "sofa (misspelt as 'sofas'?), train, tvmonitor"
     """
     missing = never_labelled(description)
-    meant = _misspelt(_names(description), missing).items()
+    meant = _misspelt(known_names(description), missing).items()
     hints = {voc: f" (misspelt as '{own}'?)" for own, voc in meant}
     return ", ".join(f"{name}{hints.get(name, '')}" for name in missing)
 
 
-def _names(description: Mapping[str, Any]) -> list[str]:
+def known_names(description: Mapping[str, Any]) -> list[str]:
     """The class names of a description: a list, or a dictionary by number."""
     names = description.get("class_names", [])
     return list(names.values() if isinstance(names, Mapping) else names)
