@@ -24,7 +24,7 @@ from kdcli.tutor_gen.tutors.tutor import SemanticOutput
 SEMANTIC = "softmax of the classifier's output, before it is enlarged to the input"
 
 
-def from_name(name: str, weights: str, settings: ModelSettings) -> DenseTutor:
+def load_dense(name: str, weights: str, settings: ModelSettings) -> DenseTutor:
     """Load one of torchvision's ``deeplabv3_...``, ``fcn_...`` and ``lraspp_...``.
 
     Args and errors as `tutor_gen.torchvision.load.from_name`.
