@@ -31,6 +31,9 @@ from kdcli.voc.devkit import Devkit
 CELLS = "cells"
 RUN = "run"
 _HEX = 16
+_TASKS = ("detection", "segmentation")
+_OF_GT = ("gt_share", "missing_gt")
+"""Settings of a task that count without a tutor, too."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +150,19 @@ def below_the_floor(jobs: Sequence[Job], floor: float) -> list[Job]:
 def changed_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that are not the defaults and change what is learned, without the seed.
 
-    Only these: a setting that a later version adds leaves the identity of earlier runs alone.
+    Only these: a setting that a later version adds leaves the identity of earlier runs alone, and
+    what becomes of a tutor's word plays no part where a task has none.
     """
     default = flatten(RunConfig())
+    targets = {task: getattr(config.targets, task) for task in _TASKS}
+    without = tuple(f"targets.{task}." for task, own in targets.items() if own.source == "gt")
     return {
         key: value
         for key, value in flatten(config).items()
-        if value != default[key] and not key.startswith("runtime.") and key != "seed"
+        if value != default[key]
+        and not key.startswith("runtime.")
+        and key != "seed"
+        and not (key.startswith(without) and key.rpartition(".")[2] not in _OF_GT)
     }
 
 
