@@ -15,7 +15,8 @@ from kdcli.tutor_gen.tutors.tutor import Tutor
 def load_tutors(config: GenerationConfig) -> TutorPair:
     """Load both tutors of a configuration.
 
-    Where both roles name one model, it is loaded once and plays both.
+    Where both roles name one model, it is loaded once and plays both, unless it answers them
+    differently: with objects, and with a class of every cell.
 
     Raises:
         TutorError: There is no such tutor, it cannot be loaded or play its role, or both are
@@ -28,7 +29,8 @@ def load_tutors(config: GenerationConfig) -> TutorPair:
         least = min(detection.score_threshold, segmentation.score_threshold)
         both = replace(config, segmentation=replace(segmentation, score_threshold=least))
         tutor = load_tutor(segmentation.tutor, "segmentation", segmentation.weights, both)
-        return TutorPair(tutor, tutor, config, loaded=True)
+        if tutor is None or "semantic" not in tutor.description:
+            return TutorPair(tutor, tutor, config, loaded=True)
     return TutorPair(
         load_tutor(detection.tutor, "detection", detection.weights, config),
         load_tutor(segmentation.tutor, "segmentation", segmentation.weights, config),

@@ -71,6 +71,6 @@ def to_voc(probabilities: NDArray[np.float32], voc_ids: NDArray[np.integer]) -> 
         probabilities: (K, h, w) float32.
         voc_ids: (K,) the VOC class of each, 0 for none.
     """
-    result = np.zeros((NUM_CLASSES, *probabilities.shape[1:]), np.float32)
-    np.add.at(result, voc_ids, probabilities)
-    return result
+    adds = np.zeros((NUM_CLASSES, len(voc_ids)), np.float32)
+    adds[voc_ids, np.arange(len(voc_ids))] = 1
+    return np.tensordot(adds, probabilities, axes=1)
