@@ -89,12 +89,12 @@ def label_bytes(cache: TutorCache) -> float:
     return sum(n for name, n in cache.files.items() if name.startswith(arrays)) / len(cache)
 
 
-def read_seconds(caches: Sequence[TutorCache]) -> list[float]:
+def read_seconds(caches: Sequence[TutorCache], ids: Sequence[str]) -> list[float]:
     """Median CPU seconds of reading an image's label vectors, the stores taking turns."""
     times: list[list[float]] = [[] for _ in caches]
     rng = np.random.default_rng(0)
     for _ in range(ROUNDS):
-        for image_id in caches[0].image_ids:
+        for image_id in ids:
             # Shuffled: who reads after a large palette finds the processor's caches cold.
             for turn in rng.permutation(len(caches)):
                 cache, own = caches[turn], times[turn]
@@ -117,7 +117,7 @@ def measure(folder: Path, given: argparse.Namespace) -> Iterator[tuple[str, ...]
         out = folder / f"{number}.zarr"
         coding.append(write(out, devkit, ids, found[form.masks], form))
         caches.append(TutorCache.open(out))
-    reading = read_seconds(caches)
+    reading = read_seconds(caches, ids)
     for form, cache, code, read in zip(forms, caches, coding, reading, strict=True):
         vectors = [len(cache.palette(image_id)) for image_id in ids]
         rounded = panoptic or form.masks == "soft"

@@ -143,7 +143,7 @@ def export_onnx(run: Path, out: Path, checkpoint: str) -> None:
     From uint8 RGB images (batch, side, side, 3) to boxes, class probabilities, and class
     probabilities of the cells; non-maximum suppression is left to the program. With onnxruntime
     installed, its outputs are compared with PyTorch's before the file appears. The file is a
-    detection tutor, too: generate-tutors --detection-tutor student.onnx.
+    tutor, too: generate-tutors --detection-tutor student.onnx --segmentation-tutor student.onnx.
 
     \b
     Example:

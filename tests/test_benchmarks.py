@@ -99,6 +99,20 @@ def test_bench_label_forms(
     assert "| soft full complement 1/32 |" in table
 
 
+def test_bench_dense(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    devkit: Devkit,
+    store: Path,
+) -> None:
+    lraspp = ("--tutor", "torchvision:lraspp_mobilenet_v3_large", "--weights", "random:1")
+    small = ("--voc", devkit.root, "--images", 1, "--min-size", 64, "--beside", store)
+    table = run(monkeypatch, capsys, "bench_dense", *lraspp, *small)
+    assert "| torchvision:lraspp_mobilenet_v3_large | 1 | 0 |" in table
+    assert "| 1/32 |" in table
+    assert f"| {store.name} |" in table
+
+
 def test_bench_student(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], devkit: Devkit
 ) -> None:

@@ -17,7 +17,8 @@ from kdcli.voc.labels import LabelSet
 def load_tutors(config: GenerationConfig, labels: LabelSet = VOC) -> TutorPair:
     """Load both tutors of a configuration, to give the labels of a data set (``devkit.labels``).
 
-    Where both roles name one model, it is loaded once and plays both.
+    Where both roles name one model, it is loaded once and plays both, unless it answers them
+    differently: with objects, and with a class of every cell.
 
     Raises:
         TutorError: There is no such tutor, it cannot be loaded or play its role, both are
@@ -30,7 +31,8 @@ def load_tutors(config: GenerationConfig, labels: LabelSet = VOC) -> TutorPair:
         least = min(detection.score_threshold, segmentation.score_threshold)
         both = replace(config, segmentation=replace(segmentation, score_threshold=least))
         tutor = load_tutor(segmentation.tutor, "segmentation", segmentation.weights, both, labels)
-        return TutorPair(tutor, tutor, config, loaded=True, labels=labels)
+        if tutor is None or "semantic" not in tutor.description:
+            return TutorPair(tutor, tutor, config, loaded=True, labels=labels)
     return TutorPair(
         load_tutor(detection.tutor, "detection", detection.weights, config, labels),
         load_tutor(segmentation.tutor, "segmentation", segmentation.weights, config, labels),

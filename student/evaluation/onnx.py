@@ -149,8 +149,13 @@ class_confidences = "probabilities"
 box_frame = "relative"
 nms = {nms}
 classes = {classes}
+[semantic]
+at = "segmentation"
+batched = true
+values = "probabilities"
+classes = {classes}
 """
-"""What makes the file a detection tutor by itself: docs/exports.md."""
+"""What makes the file a tutor of both roles by itself: docs/exports.md."""
 
 
 def _facts(run: Path, loaded: LoadedRun) -> dict[str, str]:

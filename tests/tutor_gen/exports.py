@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from kdcli.tutor_gen.exported.load import from_onnx, from_torchscript
-from kdcli.tutor_gen.exported.tutor import ExportedTutor
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
+from kdcli.tutor_gen.tutors.tutor import Tutor
 
 CLASSES = ["zebra", "Cat", "person"]
 
@@ -31,7 +31,7 @@ def write(folder: Path, engine: str, module: nn.Module, example: torch.Tensor, *
     return path
 
 
-def load(path: Path, sidecar: str = "", **settings: Any) -> ExportedTutor:
+def load(path: Path, sidecar: str = "", **settings: Any) -> Tutor:
     if sidecar:
         sidecar_path(path).write_text(sidecar)
     given = {"device": "cpu", "score_threshold": 0.01, **settings}

@@ -336,3 +336,29 @@ def test_a_tutor_of_python_needs_no_name(tmp_path: Path, devkit: Devkit) -> None
     assert "never labelled" not in result.output
     summary = json.loads(run("inspect-cache", tmp_path / "c.zarr", "--json").stdout)
     assert summary["provenance"]["settings"]["detection"] == {"threshold": 3}
+
+
+HALVES = """
+from kdcli import SemanticOutput
+
+class Halves:
+    '''Two cells an image: the left one a cat, the right one background.'''
+    description = {"semantic": "halves", "class_names": ["cat"]}
+    def predict(self, images):
+        cells = np.zeros((21, 1, 2), np.float32)
+        cells[8, 0, 0] = cells[0, 0, 1] = 1
+        return [SemanticOutput(cells) for _ in images]
+"""
+
+
+def test_it_may_say_a_class_of_every_cell(tmp_path: Path, devkit: Devkit) -> None:
+    path = write(tmp_path, HALVES)
+    cache = labelled(devkit, tmp_path / "c.zarr", f"{path}:Halves")
+    for image_id in cache.image_ids:
+        assert cache.palette(image_id)[cache.index_map(image_id)].argmax(axis=2).tolist() == [
+            [8, 0]
+        ]
+    again = load_again(cache, segmentation=Named(f"{path}:Halves"))
+    assert again.settings == cache.settings
+    with pytest.raises(TutorError, match="Halves gives a class for each pixel, no boxes: name it"):
+        labelled(devkit, tmp_path / "d.zarr", f"{path}:Halves", detection__tutor=f"{path}:Halves")

@@ -32,7 +32,7 @@ def _load_onnx(spec: str, weights: str, settings: ModelSettings) -> Tutor:
 ONNX = Kind(
     name="ONNX",
     named="an .onnx file, its sidecar FILE.toml beside it (a student's needs none)",
-    gives="boxes; masks, if its sidecar names them",
+    gives="boxes; masks, or a class of every cell, if its sidecar names them",
     weights="in the file",
     claims=_is_onnx,
     load=_load_onnx,
@@ -72,7 +72,7 @@ def _load_torchscript(spec: str, weights: str, settings: ModelSettings) -> Tutor
 TORCHSCRIPT = Kind(
     name="TorchScript",
     named="an exported file, its sidecar FILE.toml beside it",
-    gives="boxes; masks, if its sidecar names them",
+    gives="boxes; masks, or a class of every cell, if its sidecar names them",
     weights="in the file",
     claims=_is_other_file,
     load=_load_torchscript,

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.classes.coco import COCO_CATEGORY_IDS, COCO_CLASSES
+from kdcli.tutor_gen.exported.class_list import read_classes
 from kdcli.tutor_gen.exported.fitted import Fitted
-from kdcli.tutor_gen.exported.toml import MISSING, Table, is_key, is_path
+from kdcli.tutor_gen.exported.semantic import Semantic, read_semantic
+from kdcli.tutor_gen.exported.toml import MISSING, Key, Table, is_key, is_path
 from kdcli.tutor_gen.tutors.preparation import Preparation
 from kdcli.tutor_gen.tutors.sidecar import parse_sidecar, read_sidecar, sidecar_path
-
-Key = str | int
-
-_NUMBERINGS = ("coco-categories", "coco-contiguous")
 
 
 @dataclass(frozen=True)
@@ -154,10 +151,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """How to feed an export and how to read what it returns."""
+    """How to feed an export and how to read what it returns: objects, a class of every cell.
+
+    One of the two is there at least; with both, the role decides which is read.
+    """
 
     input: Input
-    output: Output
+    output: Output | None
+    semantic: Semantic | None = None
 
 
 def read_export_sidecar(model_file: Path, embedded: str | None = None) -> Sidecar:
@@ -172,10 +173,21 @@ def read_export_sidecar(model_file: Path, embedded: str | None = None) -> Sideca
         content = parse_sidecar(embedded, place)
     else:
         content = read_sidecar(model_file)
-    tables = {name: Table(place, name, content.pop(name, None)) for name in ("input", "output")}
+    wanted = {"input", "semantic" if "semantic" in content else "output"} | content.keys()
+    tables = {
+        name: Table(place, name, content.pop(name, None))
+        for name in ("input", "output", "semantic")
+        if name in wanted
+    }
     if content:
         raise TutorError(f"{place}: unknown table or key '{next(iter(content))}'")
-    return Sidecar(_input(tables["input"]), _output(tables["output"]))
+    given = _input(tables["input"])
+    output = _output(tables["output"]) if "output" in tables else None
+    if "semantic" not in tables:
+        return Sidecar(given, output)
+    if output is not None and output.gives_masks:
+        raise tables["semantic"].refuse("[output] names masks, too: say one of the two")
+    return Sidecar(given, output, read_semantic(tables["semantic"]))
 
 
 def _input(table: Table) -> Input:
@@ -222,7 +234,7 @@ def _output(table: Table) -> Output:
         box_frame=table.choice("box_frame", ("input", "relative")),
         clip=table.flag("clip"),
         nms=table.take("nms", _is_share, "an IoU above 0, up to 1", None),
-        class_names=_class_names(table.take("classes", _is_classes, _CLASSES_WANTED)),
+        class_names=read_classes(table),
         lowest_confidence=table.number("lowest_confidence", 0),
     )
     table.end()
@@ -265,18 +277,3 @@ def _is_place(value: dict[str, Any]) -> bool:
 
 def _is_share(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value <= 1
-
-
-_CLASSES_WANTED = f"one of {', '.join(_NUMBERINGS)}, or a list of names"
-
-
-def _is_classes(value: object) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(isinstance(name, str) for name in value)
-    return value in _NUMBERINGS
-
-
-def _class_names(classes: str | list[str]) -> dict[int, str]:
-    if classes == "coco-categories":
-        return dict(zip(COCO_CATEGORY_IDS, COCO_CLASSES, strict=True))
-    return dict(enumerate(COCO_CLASSES if isinstance(classes, str) else classes))

@@ -8,6 +8,8 @@ from typing import Any
 from kdcli.common.errors import TutorError
 
 MISSING = object()
+Key = str | int
+"""Of a dictionary, or a position in a list."""
 
 
 class Table:

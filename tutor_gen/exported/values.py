@@ -1,8 +1,7 @@
-"""Finding numbers among what an export returned, and saying so where they are not."""
+"""The numbers of detections in what an export returned."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.exported.sidecar import Key, Output, Place
+from kdcli.tutor_gen.exported.returned import Returned
+from kdcli.tutor_gen.exported.sidecar import Output, Place
 
 _ROUNDING = 1e-3
 
 
-class Values:
-    """What an export returned for one image.
+class Values(Returned):
+    """What an export returned for one image, read as a sidecar's ``[output]`` says.
 
     Args:
         path: of the export, for messages.
@@ -25,13 +24,12 @@ class Values:
         returned: what it returned.
 
     Raises:
-        TutorError: here and in the methods, where it is not as the sidecar says.
+        TutorError: as `Returned`.
     """
 
     def __init__(self, path: Path, output: Output, returned: Any) -> None:
-        self.path = path
+        super().__init__(path, returned, output.path, output.batched)
         self.output = output
-        self._detections = self._follow(returned, output.path)
 
     def array(self, place: Place, dimensions: int) -> NDArray[Any]:
         """Return a table (n, columns) or a list (n,) of numbers."""
@@ -43,19 +41,6 @@ class Values:
         if table.dim() != dimensions:
             raise self.unexpected(f"{place} of {dimensions} dimensions", f"{tuple(table.shape)}")
         return table.numpy()
-
-    def tensor(self, key: Key) -> torch.Tensor:
-        """Return a tensor, on the CPU; 16 bits as 32 where NumPy has no such type."""
-        value = self._follow(self._detections, (key,))
-        if not isinstance(value, torch.Tensor):
-            raise self.unexpected(f"'{key}' to be a tensor", type(value).__name__)
-        if self.output.batched:
-            if not value.dim() or len(value) != 1:
-                got = f"{tuple(value.shape)}"
-                raise self.unexpected(f"'{key}' with a first dimension of one image", got)
-            value = value[0]
-        value = value.detach().cpu()
-        return value.float() if value.dtype == torch.bfloat16 else value
 
     def confidences(self, place: Place, dimensions: int) -> NDArray[np.float32]:
         """Return an array of numbers 0..1; whether they are is only checked where they decide."""
@@ -72,12 +57,6 @@ class Values:
                 )
         return scores
 
-    def unexpected(self, expected: str, got: str) -> TutorError:
-        """Return the error that something is not as the sidecar says."""
-        return TutorError(
-            f"{self.path}: by its sidecar, expected the output to have {expected}, got {got}"
-        )
-
     def _columns(self, table: torch.Tensor, place: Place) -> torch.Tensor:
         assert place.columns is not None
         first, end = place.columns
@@ -85,23 +64,3 @@ class Values:
         if rows.dim() != 2 or rows.shape[1] < end:
             raise self.unexpected(f"{place}", f"a tensor of {tuple(table.shape)}")
         return rows[:, first] if place.single else rows[:, first:end]
-
-    def _follow(self, value: Any, path: Sequence[Key]) -> Any:
-        for key in path:
-            # Outputs with names have positions, too.
-            by_position = isinstance(value, Mapping) and isinstance(key, int) and key not in value
-            inside: Any = list(value.values()) if by_position else value
-            try:
-                value = inside[key]
-            except (KeyError, IndexError, TypeError):
-                raise self.unexpected(f"something at {key!r}", _outline(value)) from None
-        return value
-
-
-def _outline(value: Any) -> str:
-    """Name what an export returned, one level deep."""
-    if isinstance(value, Mapping):
-        return f"a dictionary of {', '.join(map(repr, value))}"
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    return type(value).__name__

@@ -74,6 +74,6 @@ def to_labels(
         ids: (K,) the class id of each, 0 for none.
         classes: of the data set, background included.
     """
-    result = np.zeros((classes, *probabilities.shape[1:]), np.float32)
-    np.add.at(result, ids, probabilities)
-    return result
+    adds = np.zeros((classes, len(ids)), np.float32)
+    adds[ids, np.arange(len(ids))] = 1
+    return np.tensordot(adds, probabilities, axes=1)

@@ -32,7 +32,8 @@ def _again(description: Description, role: str) -> Named | None:
 TORCHVISION = Kind(
     name="torchvision",
     named="torchvision:NAME, such as torchvision:maskrcnn_resnet50_fpn_v2",
-    gives="boxes (Faster R-CNN, RetinaNet, FCOS, SSD); masks (Mask R-CNN)",
+    gives="boxes (Faster R-CNN, RetinaNet, FCOS, SSD); masks (Mask R-CNN); a class of every pixel "
+    "(DeepLab, FCN, LR-ASPP)",
     weights="torchvision's own, by name or the default, downloaded; a file (.pth); random:SEED",
     claims=lambda spec: spec.startswith(PREFIX),
     load=_load,

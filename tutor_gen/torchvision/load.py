@@ -11,7 +11,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.classes.names import describe_class_names
-from kdcli.tutor_gen.torchvision import dense
+from kdcli.tutor_gen.torchvision.dense import load_dense
 from kdcli.tutor_gen.torchvision.model import load_model
 from kdcli.tutor_gen.torchvision.tutor import TorchvisionTutor
 from kdcli.tutor_gen.tutors.settings import ModelSettings
@@ -31,7 +31,7 @@ def from_name(name: str, weights: str, settings: ModelSettings) -> Tutor:
         TutorError: torchvision has no such model, or it cannot be loaded or do what is wanted.
     """
     if name in models.list_models(models.segmentation):
-        return dense.from_name(name, weights, settings)
+        return load_dense(name, weights, settings)
     _check_name(name, settings)
     loaded = load_model(name, weights, settings.labels)
     model, names = loaded.model, loaded.class_names
@@ -45,6 +45,7 @@ def from_name(name: str, weights: str, settings: ModelSettings) -> Tutor:
 
 def _check_name(name: str, settings: ModelSettings) -> None:
     detectors = models.list_models(models.detection)
+    dense = models.list_models(models.segmentation)
     usable = [each for each in detectors if not each.startswith("keypointrcnn")]
     if name in usable:
         if settings.masks and not name.startswith("maskrcnn"):
@@ -56,12 +57,12 @@ def _check_name(name: str, settings: ModelSettings) -> None:
     if name in detectors:
         problem = "finds people and their joints, no other of VOC's classes"
     elif name in models.list_models():
-        problem = "gives no boxes"
+        problem = "gives neither boxes nor a class of every pixel"
     else:
-        near = difflib.get_close_matches(name, usable, n=1)
+        near = difflib.get_close_matches(name, [*usable, *dense], n=1)
         problem = "is unknown to the torchvision installed here"
         problem += f"; did you mean {near[0]}?" if near else ""
-    raise TutorError(f"torchvision:{name} {problem}. Its tutors are {', '.join(usable)}")
+    raise TutorError(f"torchvision:{name} {problem}. Its tutors are {', '.join([*usable, *dense])}")
 
 
 def _lay_over(name: str, model: Any, settings: ModelSettings) -> None:

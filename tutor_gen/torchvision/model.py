@@ -1,4 +1,4 @@
-"""torchvision's detectors and their weights."""
+"""torchvision's models and their weights."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ _OF_OFFICIAL_WEIGHTS = {
 weights, and so for what was trained on from there; 1e-5 in all others."""
 
 
+_UNUSED = "aux_classifier."
+"""A second head of segmentation networks, for their training only."""
+
+
 class Loaded(NamedTuple):
     """A model in evaluation mode, what its class numbers mean, and where its weights are from."""
 
@@ -39,10 +43,10 @@ class Loaded(NamedTuple):
 
 
 def load_model(name: str, weights: str, labels: LabelSet = VOC) -> Loaded:
-    """Build one of torchvision's detectors and fill it.
+    """Build one of torchvision's detectors or segmentation networks and fill it.
 
     Args:
-        name: one of ``torchvision.models.list_models(torchvision.models.detection)``.
+        name: one of ``torchvision.models.list_models`` of these.
         weights: a name of its weights ("" for the default), a file, or ``random:SEED``.
         labels: what it is to label.
 
@@ -103,7 +107,7 @@ def _from_file(name: str, path: Path, known: Any, labels: LabelSet) -> Loaded:
             f"the weights file {path} does not exist, and torchvision knows no such weights of "
             f"{name} (it knows {', '.join(words[:-1])}){hint}"
         )
-    given = _read(path)
+    given = {key: value for key, value in _read(path).items() if not key.startswith(_UNUSED)}
     has_sidecar = sidecar_path(path).exists()
     names = read_class_names(path) if has_sidecar else known.DEFAULT.meta["categories"]
     where = f"Say in {sidecar_path(path)}, which are {whose(labels)}: class_names"

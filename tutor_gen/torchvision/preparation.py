@@ -1,4 +1,4 @@
-"""What a photograph becomes inside a torchvision detector, known without running it."""
+"""What a photograph becomes for a torchvision model, or inside of it, known without running it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
+
+
+@dataclass(frozen=True)
+class ShortSide(Preparation):
+    """The image in RGB, its shorter side resized as torchvision's ``resize`` does it."""
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return what (height, width) become; the longer side is rounded down."""
+        if not (height and width):
+            return height, width
+        if height < width:
+            return self.short_side, int(self.short_side * width / height)
+        return int(self.short_side * height / width), self.short_side
 
 
 @dataclass(frozen=True)
