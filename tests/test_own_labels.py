@@ -116,11 +116,13 @@ def test_the_onnx_file_carries_the_labels(folder: Path) -> None:
     write_labels(names, type(labels)(labels.names))
     kdcli(
         *("generate-tutors", "--voc", folder / "voc", "--labels", names, "--detection-tutor", path),
-        *("--segmentation-tutor", "none", "--list", "Segmentation/val"),
+        *("--segmentation-tutor", path, "--list", "Segmentation/val"),
         *("--out", folder / "onnx.zarr"),
     )
     found = TutorCache.open(folder / "onnx.zarr")
     assert found.class_names == labels.all_names
+    assert found.has_grids
+    assert found.palette(found.image_ids[0]).shape[1] == 4
     assert found.settings["detection"]["means"] == {name: name for name in labels.names}
     refused = kdcli(
         *("generate-tutors", "--voc", folder / "voc", "--detection-tutor", path, "--dry-run"),

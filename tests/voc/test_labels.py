@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from kdcli.common.errors import DevkitError
 from kdcli.common.names import difference, folded
 from kdcli.voc.classes import CLASSES, VOC
 from kdcli.voc.colours import PALETTE, labels_of_colours
+from kdcli.voc.devkit import Devkit
 from kdcli.voc.labels import LabelSet
 from kdcli.voc.labels_file import format_labels, parse_labels, read_labels, write_labels
 
@@ -115,3 +118,34 @@ def test_differences_are_said_in_words():
     assert difference(["a"], ["a"]) == ""
     assert difference(["a", "b"], ["a"]) == "the second lacks b"
     assert difference(["a"], ["a", "b"]) == "the first lacks b"
+
+
+def test_a_devkit_brings_its_labels(three_labels, tmp_path: Path):
+    devkit = three_labels(tmp_path / "voc", 2)
+    assert devkit.labels.names == ("vehicle", "living thing", "thing")
+    assert Devkit.open(tmp_path / "voc", VOC).labels == VOC
+    for image_id in devkit.image_ids("Main/trainval"):
+        known, mask = devkit.annotation(image_id), devkit.mask(image_id)
+        assert known is not None
+        assert mask is not None
+        assert set(known.labels) <= {1, 2, 3}
+        assert set(np.unique(mask)) <= {0, 1, 2, 3, 255}
+        picture = devkit.labels.palette[mask]  # as other programs save masks: in colours
+        Image.fromarray(picture).save(tmp_path / "voc" / "SegmentationClass" / f"{image_id}.png")
+        np.testing.assert_array_equal(devkit.mask(image_id), mask)
+
+
+def test_a_devkit_refuses_what_is_none_of_its_labels(three_labels, tmp_path: Path):
+    root = three_labels(tmp_path / "voc", 2).root
+    fewer = Devkit(root, LabelSet(("vehicle",)))
+    wrong = []
+    for image_id in fewer.image_ids("Main/trainval"):
+        for read in (fewer.annotation, fewer.mask):
+            with contextlib.suppress(DevkitError):
+                read(image_id)
+                continue
+            wrong.append((image_id, read.__name__))
+    assert {name for _, name in wrong} == {"annotation", "mask"}
+    (root / "labels.toml").write_text("names = 3")
+    with pytest.raises(DevkitError, match=r"labels\.toml: Expected names"):
+        Devkit.open(root)
