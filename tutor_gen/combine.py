@@ -120,10 +120,10 @@ def combine_boxes(said: Sequence[Detections], how: str) -> Detections:
 def combine_vectors(
     said: Sequence[tuple[NDArray[np.integer], NDArray[np.float32]]], how: str
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return map (H, W), uint8 or uint16, and palette (k, 21) of vectors combined entry by entry.
+    """Return map (H, W), uint8 or uint16, and palette (k, K) of vectors combined entry by entry.
 
     Args:
-        said: map (H, W) and palette (k, 21) of each tutor.
+        said: map (H, W) and palette (k, K) of each tutor.
         how: one of `HOW`.
     """
     shape = said[0][0].shape
