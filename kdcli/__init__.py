@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from kdcli.tutor_gen.tutors.tutor import Instances, SemanticOutput, Tutor
     from kdcli.voc.classes import CLASSES
     from kdcli.voc.devkit import Devkit
+    from kdcli.voc.labels import LabelSet
+    from kdcli.voc.labels_file import read_labels, write_labels
     from kdcli.voc.scan import scan_images
     from kdcli.voc.scenes.dataset import make_sample
 
@@ -44,6 +46,8 @@ _HOMES = {
     "kdcli.common.detections": ("Detections",),
     "kdcli.voc.classes": ("CLASSES",),
     "kdcli.voc.devkit": ("Devkit",),
+    "kdcli.voc.labels": ("LabelSet",),
+    "kdcli.voc.labels_file": ("read_labels", "write_labels"),
     "kdcli.voc.scenes.dataset": ("make_sample",),
     "kdcli.voc.scan": ("scan_images",),
     "kdcli.tutor_gen.config": ("GenerationConfig", "generation_config"),
@@ -73,6 +77,7 @@ __all__ = [
     "InstanceMasks",
     "Instances",
     "KdcliError",
+    "LabelSet",
     "Prediction",
     "RunConfig",
     "SemanticOutput",
@@ -89,9 +94,11 @@ __all__ = [
     "load_tutor",
     "load_tutors",
     "make_sample",
+    "read_labels",
     "run_config",
     "scan_images",
     "train",
+    "write_labels",
 ]
 
 

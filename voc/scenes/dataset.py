@@ -12,9 +12,10 @@ from PIL import Image
 
 from kdcli.common.errors import DevkitError
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.classes import VOC
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import write_mask
+from kdcli.voc.labels import LabelSet
 from kdcli.voc.scenes.scene import Scene, draw_scene
 
 __all__ = ["Scene", "draw_scene", "make_sample"]
@@ -146,7 +147,9 @@ def _write_lists(out: Path, ids: list[str], with_mask: frozenset[int]) -> None:
             (out / "ImageSets" / task / f"{split}.txt").write_text(text, encoding="utf-8")
 
 
-def annotation_xml(annotation: Annotation, folder: str, segmented: bool = True) -> str:
+def annotation_xml(
+    annotation: Annotation, folder: str, segmented: bool = True, labels: LabelSet = VOC
+) -> str:
     """Return an annotation as VOC writes it: tabs, and 1-based inclusive whole pixels."""
     lines = [
         "<annotation>",
@@ -172,7 +175,7 @@ def annotation_xml(annotation: Annotation, folder: str, segmented: bool = True) 
         x1, y1, x2, y2 = (round(value) for value in box)
         lines += [
             "\t<object>",
-            f"\t\t<name>{CLASSES[label]}</name>",
+            f"\t\t<name>{escape(labels.all_names[label])}</name>",
             "\t\t<pose>Unspecified</pose>",
             f"\t\t<truncated>{int(truncated)}</truncated>",
             f"\t\t<difficult>{int(difficult)}</difficult>",
