@@ -24,6 +24,7 @@ from kdcli.commands.cache import (
     inspect_cache,
     merge_caches,
 )
+from kdcli.commands.check_data import check_data
 from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
@@ -38,6 +39,7 @@ from kdcli.common.stopping import Stopped, stopped_by_signals
 
 COMMANDS = (
     make_sample,
+    check_data,
     list_tutors,
     generate_tutors,
     inspect_cache,

@@ -20,7 +20,7 @@ from kdcli.voc.folder import file_of, files_by_id
 
 CLASS_MASKS = "SegmentationClass"
 AUGMENTED_MASKS = "SegmentationClassAug"
-_OBJECT_FOLDER = "SegmentationObject"
+OBJECT_MASKS = "SegmentationObject"
 _MASK_FALLBACK = {AUGMENTED_MASKS: CLASS_MASKS}
 """The augmented set adds masks to VOC's; some copies of it hold the added ones only."""
 _AUGMENTED_LIST = re.compile(r"(?i:aug(mented)?)(?![a-z])")
@@ -97,8 +97,8 @@ class Devkit:
             DevkitError: the list is missing, empty or malformed, names an image twice, or names
                 an image without a photograph or with several.
         """
-        path = self._list_path(list_name)
-        ids = _parse_list(path)
+        path = self.list_path(list_name)
+        ids = parse_list(path)
         repeated = [name for name, count in Counter(ids).items() if count > 1]
         if repeated:
             raise DevkitError(
@@ -117,6 +117,14 @@ class Devkit:
     def image_path(self, image_id: str) -> Path:
         """Return the path of an image's photograph, whether or not it exists."""
         return self._file("JPEGImages", image_id, ".jpg")
+
+    def annotation_path(self, image_id: str) -> Path:
+        """Return the path of an image's XML file, whether or not it exists."""
+        return self._file("Annotations", image_id, ".xml")
+
+    def mask_path(self, image_id: str, folder: str = CLASS_MASKS) -> Path:
+        """Return the path of an image's mask in a folder, whether or not it exists."""
+        return self._file(folder, image_id, ".png")
 
     def read_image(self, image_id: str) -> NDArray[np.uint8]:
         """Return a photograph as (H, W, 3) uint8 RGB; see `voc.images.read_photograph`."""
@@ -168,13 +176,13 @@ class Devkit:
         mask = pictures.read_mask(path)
         height, width = mask.shape
         self._check_size(path, image_id, height, width, size)
-        if folder != _OBJECT_FOLDER:
+        if folder != OBJECT_MASKS:
             pictures.check_class_ids(mask, path)
         return mask
 
     def object_mask(self, image_id: str) -> NDArray[np.uint8] | None:
         """Return an image's object numbers, 1.. in the order of its XML; else like `mask`."""
-        return self.mask(image_id, _OBJECT_FOLDER)
+        return self.mask(image_id, OBJECT_MASKS)
 
     def has_boxes(self, image_id: str) -> bool:
         """Say whether an image has an XML file."""
@@ -204,7 +212,12 @@ class Devkit:
                 self._file(folder, image_id, ending)
         return frozenset(image_id for image_id in ids if image_id in files)
 
-    def _list_path(self, list_name: str) -> Path:
+    def list_path(self, list_name: str) -> Path:
+        """Return the path of a list's file.
+
+        Raises:
+            DevkitError: there is none; the message names those there are.
+        """
         path = self.root / "ImageSets" / f"{list_name}.txt"
         if ".." not in Path(list_name).parts and path.is_file():
             return path
@@ -247,7 +260,12 @@ def mask_folder(list_name: str) -> str:
     return AUGMENTED_MASKS if _AUGMENTED_LIST.search(list_name) else CLASS_MASKS
 
 
-def _parse_list(path: Path) -> tuple[str, ...]:
+def parse_list(path: Path) -> tuple[str, ...]:
+    """Return the image ids of a list's file as it states them, repeated ones too.
+
+    Raises:
+        DevkitError: it cannot be read, is empty or malformed.
+    """
     try:
         lines = _decoded(path.read_bytes()).splitlines()
     except OSError as error:
