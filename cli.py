@@ -28,6 +28,7 @@ from kdcli.commands.check_data import check_data
 from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
 from kdcli.commands.generate import generate_tutors
+from kdcli.commands.import_coco import import_coco
 from kdcli.commands.list_tutors import list_tutors
 from kdcli.commands.presets import list_presets
 from kdcli.commands.recipes import list_recipes, report, run_recipe
@@ -39,6 +40,7 @@ from kdcli.common.stopping import Stopped, stopped_by_signals
 
 COMMANDS = (
     make_sample,
+    import_coco,
     check_data,
     list_tutors,
     generate_tutors,

@@ -1,0 +1,90 @@
+"""Writing a COCO JSON, annotation by annotation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from kdcli.voc.coco import rle
+from kdcli.voc.coco.content import VOID_NAME, CocoImage, CocoObject
+from kdcli.voc.colours import VOID
+
+REGIONS_FROM = 1000
+"""Categories of regions have the id of their class plus this: a class of objects has one, too."""
+
+
+def write_document(
+    file: BinaryIO,
+    images: Sequence[CocoImage],
+    objects: Iterable[Sequence[CocoObject]],
+    names: Sequence[str],
+    description: str,
+    *,
+    things: bool = True,
+    regions: bool = False,
+    void: bool = False,
+) -> None:
+    """Write a JSON that pycocotools' ``COCO(...)`` reads; its ids of images are 1, 2, ...
+
+    Args:
+        file: where to.
+        images: all of them.
+        objects: those of each image, in their order; taken one image at a time.
+        names: of the classes by id, background first, which is no category.
+        description: what the JSON says of itself.
+        things: whether classes of objects are categories.
+        regions: whether classes of regions are, with ``isthing`` 0.
+        void: whether void is a category, of regions.
+    """
+    ids = {name: label for label, name in enumerate(names) if label}
+    categories = list(_categories(ids, things, regions))
+    if void:
+        ids[VOID_NAME] = VOID
+        categories += _categories({VOID_NAME: VOID}, things=False, regions=True)
+    head = {
+        "info": {"description": description},
+        "licenses": [],
+        "categories": categories,
+        "images": [
+            {"id": n, "file_name": i.file_name, "height": i.height, "width": i.width}
+            for n, i in enumerate(images, start=1)
+        ],
+    }
+    file.write(json.dumps(head, indent=1)[:-2].encode() + b',\n "annotations": [')
+    number = 0
+    for image_number, its in enumerate(objects, start=1):
+        for each in its:
+            number += 1
+            label = ids[each.name] + each.region * REGIONS_FROM
+            item = _annotation(each, number, image_number, label)
+            file.write((b",\n  " if number > 1 else b"\n  ") + json.dumps(item).encode())
+    file.write(b"\n ]\n}\n")
+
+
+def _categories(ids: Mapping[str, int], things: bool, regions: bool) -> Iterator[dict[str, Any]]:
+    if things:
+        for name, label in ids.items():
+            yield {"id": label, "name": name, "supercategory": "object", "isthing": 1}
+    if regions:
+        for name, label in ids.items():
+            number = label + REGIONS_FROM
+            yield {"id": number, "name": name, "supercategory": "region", "isthing": 0}
+
+
+def _annotation(each: CocoObject, number: int, image: int, category: int) -> dict[str, Any]:
+    """Return one annotation; its segmentation, if any, has to be run lengths."""
+    x1, y1, x2, y2 = each.box or (0.0, 0.0, 0.0, 0.0)
+    item: dict[str, Any] = {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+        "iscrowd": int(each.crowd),
+    }
+    if each.segmentation is not None:
+        item |= {"segmentation": each.segmentation, "area": rle.area(each.segmentation)}
+    if each.score is not None:
+        item["score"] = each.score
+    return item
