@@ -52,11 +52,10 @@ def check_data(
       kdcli check-data --voc voc --list Main/train --list Main/val
     """
     from kdcli.voc.check.check import check_data as check
-    from kdcli.voc.classes import CLASSES
     from kdcli.voc.devkit import Devkit
 
     devkit = Devkit.open(voc)
-    report = check(devkit, CLASSES, lists, progress)
+    report = check(devkit, lists, progress)
     if as_json:
         click.echo(json.dumps(_as_json(report), indent=2))
     else:
@@ -64,7 +63,7 @@ def check_data(
     if html is not None:
         from kdcli.voc.check.page import write_page
 
-        write_page(html, report, devkit, CLASSES, images)
+        write_page(html, report, devkit, images)
         click.echo(f"\nLook at {html}", err=as_json)
     if report.has_errors:
         raise click.ClickException(f"{voc} has errors: mend them before you train.")

@@ -200,6 +200,7 @@ def predict(
     from kdcli.student.evaluation.gallery import write_prediction_gallery
     from kdcli.student.evaluation.predict import find_images
     from kdcli.student.evaluation.predict import predict as write_predictions
+    from kdcli.student.runs.directory import recorded_labels
     from kdcli.voc.devkit import Devkit, mask_folder
 
     if bool(images) == (voc is not None and list_name is not None):
@@ -217,7 +218,7 @@ def predict(
     click.echo(f"{len(result.files)} predictions in {out}")
     if gallery is not None:
         shown = (devkit, mask_folder(list_name)) if list_name else (None, None)
-        write_prediction_gallery(gallery, run, result.files, *shown)
+        write_prediction_gallery(gallery, run, result.files, recorded_labels(run), *shown)
         click.echo(f"Look at {gallery}")
     if result.failed:
         for name, reason in result.failed.items():

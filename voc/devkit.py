@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from kdcli.common.errors import DevkitError
 from kdcli.voc import images as pictures
 from kdcli.voc.annotation import Annotation, parse_annotation
+from kdcli.voc.classes import VOC
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.folder import file_of, files_by_id
+from kdcli.voc.labels import LabelSet
+from kdcli.voc.labels_file import LABELS_FILE, read_labels
 
 CLASS_MASKS = "SegmentationClass"
 AUGMENTED_MASKS = "SegmentationClassAug"
@@ -46,16 +50,23 @@ class Devkit:
 
     Attributes:
         root: the folder that holds ``JPEGImages``, ``Annotations``, ``ImageSets`` and the masks.
+        labels: what its boxes and masks may be of.
     """
 
     root: Path
+    labels: LabelSet = VOC
 
     @classmethod
-    def open(cls, path: Path | str) -> Devkit:
+    def open(cls, path: Path | str, labels: LabelSet | None = None) -> Devkit:
         """Find the devkit at ``path``: the folder that holds JPEGImages, or up to two levels above.
 
+        Args:
+            path: where to look.
+            labels: its labels; by default those of its ``labels.toml``, which lies beside
+                JPEGImages, or VOC's if there is none.
+
         Raises:
-            DevkitError: there is none, or more than one.
+            DevkitError: there is none, or more than one; or its ``labels.toml`` is wrong.
         """
         path = Path(path)
         if not path.is_dir():
@@ -71,7 +82,7 @@ class Devkit:
                 }.values()
             )[::-1]
             if len(found) == 1:
-                return cls(found[0])
+                return cls(found[0], labels or _own_labels(found[0]))
             if found:
                 raise DevkitError(
                     f"Expected one devkit in {path}, got {len(found)}: name one of "
@@ -143,7 +154,7 @@ class Devkit:
         path = self._file("Annotations", image_id, ".xml")
         if not path.is_file():
             return None
-        annotation = parse_annotation(path)
+        annotation = parse_annotation(path, self.labels)
         self._check_size(path, image_id, annotation.height, annotation.width)
         return annotation
 
@@ -163,7 +174,7 @@ class Devkit:
             size: (height, width) of the photograph if known; saves reading its header.
 
         Returns:
-            (H, W) uint8: class ids 0..20, 255 for void (object numbers from SegmentationObject).
+            (H, W) uint8: ids of ``labels``, 255 for void (object numbers from SegmentationObject).
 
         Raises:
             DevkitError: the PNG is broken, of another size than the photograph, or a class mask
@@ -173,11 +184,12 @@ class Devkit:
         if not path.is_file():
             fallback = _MASK_FALLBACK.get(folder)
             return None if fallback is None else self.mask(image_id, fallback, size)
-        mask = pictures.read_mask(path)
+        of_classes = folder != OBJECT_MASKS
+        mask = pictures.read_mask(path, self.labels.palette if of_classes else PALETTE)
         height, width = mask.shape
         self._check_size(path, image_id, height, width, size)
-        if folder != OBJECT_MASKS:
-            pictures.check_class_ids(mask, path)
+        if of_classes:
+            pictures.check_class_ids(mask, path, self.labels.size)
         return mask
 
     def object_mask(self, image_id: str) -> NDArray[np.uint8] | None:
@@ -258,6 +270,11 @@ def mask_folder(list_name: str) -> str:
     'SegmentationClass'
     """
     return AUGMENTED_MASKS if _AUGMENTED_LIST.search(list_name) else CLASS_MASKS
+
+
+def _own_labels(root: Path) -> LabelSet:
+    path = root / LABELS_FILE
+    return read_labels(path) if path.exists() else VOC
 
 
 def parse_list(path: Path) -> tuple[str, ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.common.errors import DevkitError
+from kdcli.common.names import folded, listed_names, nearest_names
 from kdcli.voc.colours import PALETTE, VOID
 
 BACKGROUND = "background"
 MOST = VOID - 1
 """Object classes that a mask of bytes can tell apart: 0 is background, 255 void."""
-_SHOWN = 12
 
 Colour = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
@@ -104,54 +103,6 @@ class LabelSet:
                 )
 
 
-def folded(name: str) -> str:
-    """Return a class name without what spellings differ in: case, spaces, ``_`` and ``-``.
-
-    >>> folded("Potted Plant"), folded("potted_plant")
-    ('pottedplant', 'pottedplant')
-    """
-    return name.casefold().translate(_IGNORED)
-
-
-_IGNORED = dict.fromkeys(map(ord, " _-"))
-
-
-def nearest_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """Return the names most like ``name`` by their `folded` spelling, at most so many.
-
-    >>> nearest_names("Wineglass", ["cup", "wine glass", "glasses"], 1)
-    ['wine glass']
-    """
-    spelt = {folded(each): each for each in names}
-    close = difflib.get_close_matches(folded(name), spelt, n=count)
-    return [spelt[each] for each in close]
-
-
-def difference(first: Iterable[str], second: Iterable[str]) -> str:
-    """Say in words how two lists of class names differ; empty if they do not.
-
-    >>> difference(["cat", "dog"], ["dog", "cow"])
-    'the first has cat, the second cow'
-    >>> difference(["cat", "dog"], ["dog", "cat"])
-    'the same names in another order: number 1 is cat in the first, dog in the second'
-    """
-    first, second = list(first), list(second)
-    if first == second:
-        return ""
-    lost = [name for name in first if name not in second]
-    new = [name for name in second if name not in first]
-    if not lost and not new:
-        at = next(i for i, pair in enumerate(zip(first, second, strict=True)) if len(set(pair)) > 1)
-        return (
-            f"the same names in another order: number {at + 1} is {first[at]} in the first, "
-            f"{second[at]} in the second"
-        )
-    sides = [f"{which} {_listed(names)}" for which, names in (("first has", lost), ("second", new))]
-    if not lost:
-        return f"the second has also {_listed(new)}"
-    return f"the {sides[0]}" + (f", the {sides[1]}" if new else " more")
-
-
 def _check_names(names: tuple[str, ...]) -> None:
     if not names:
         raise DevkitError("Expected the names of 1 or more object classes, got none.")
@@ -195,10 +146,4 @@ def _check_words(words: Mapping[str, tuple[str, ...]]) -> None:
 
 def _unknown(name: str, names: tuple[str, ...]) -> str:
     near = nearest_names(name, names)
-    return f"did you mean {' or '.join(near)}?" if near else f"the labels are {_listed(names)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return f"did you mean {' or '.join(near)}?" if near else f"the labels are {listed_names(names)}"

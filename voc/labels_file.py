@@ -19,7 +19,8 @@ from typing import Any
 
 from kdcli.common.errors import DevkitError
 from kdcli.common.files import write_atomic
-from kdcli.voc.labels import Colour, LabelSet, nearest_names
+from kdcli.common.names import nearest_names
+from kdcli.voc.labels import Colour, LabelSet
 
 LABELS_FILE = "labels.toml"
 _SECTIONS = ("names", "colours", "map")

@@ -61,8 +61,8 @@ def test_no_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("objects", "size", "message"),
     [
-        (an_object("Cat"), None, "unknown class 'Cat'; VOC's classes are aeroplane"),
-        (an_object("background"), None, "unknown class 'background'"),
+        (an_object("Cat"), None, "Unknown class 'Cat', did you mean cat or car?"),
+        (an_object("background"), None, "the class of an object, got 'background'"),
         (an_object(box="0 1 5 5"), None, "leaves the image of 50 x 40"),
         (an_object(box="1 1 51 5"), None, "xmax 50 the last"),
         (an_object(box="9 1 5 5"), None, "inverted"),

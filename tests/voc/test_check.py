@@ -24,7 +24,7 @@ CASES: list[tuple[Damage, Problem]] = []
 
 
 def found(devkit: Devkit, *lists: str) -> Report:
-    return check_data(devkit, CLASSES, lists)
+    return check_data(devkit, lists)
 
 
 def kinds(report: Report) -> dict[Problem, list[str]]:

@@ -50,7 +50,7 @@ def test_class_list_is_cheap_to_import() -> None:
     "module",
     [
         "voc.colours",
-        "voc.labels",
+        "common.names",
         "voc.devkit",
         "voc.metrics.detection",
         "voc.metrics.segmentation",

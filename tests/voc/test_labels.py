@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcli.common.errors import DevkitError
+from kdcli.common.names import difference, folded
 from kdcli.voc.classes import CLASSES, VOC
 from kdcli.voc.colours import PALETTE, labels_of_colours
-from kdcli.voc.labels import LabelSet, difference, folded
+from kdcli.voc.labels import LabelSet
 from kdcli.voc.labels_file import format_labels, parse_labels, read_labels, write_labels
 
 MUGS = """
@@ -112,5 +113,5 @@ def test_an_unknown_name_is_told_the_nearest():
 
 def test_differences_are_said_in_words():
     assert difference(["a"], ["a"]) == ""
-    assert difference(["a", "b"], ["a"]) == "the first has b more"
-    assert difference(["a"], ["a", "b"]) == "the second has also b"
+    assert difference(["a", "b"], ["a"]) == "the second lacks b"
+    assert difference(["a"], ["a", "b"]) == "the first lacks b"

@@ -26,7 +26,6 @@ Lists = Mapping[str, Sequence[str]]
 
 def check_data(
     devkit: Devkit,
-    names: Sequence[str],
     lists: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> Report:
@@ -34,7 +33,6 @@ def check_data(
 
     Args:
         devkit: the data set.
-        names: of its classes by id, background first.
         lists: whose images to look at; by default every list's, and every photograph's.
         progress: wraps the loop over the images.
     """
@@ -50,12 +48,12 @@ def check_data(
         looked += [image_id for image_id in sorted(photographs) if image_id not in listed]
         findings += _left_over(devkit, photographs, listed)
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda image_id: look_at(devkit, image_id, names), looked)
+        found = pool.map(lambda image_id: look_at(devkit, image_id), looked)
         images = list(progress(found, len(looked), "images"))
     findings += [finding for facts in images for finding in facts.findings]
     findings += _no_labels(images, listed)
     findings += _same_photographs(images, members, bool(lists))
-    findings += _classes(images, members, names)
+    findings += _classes(images, members, devkit.labels.names)
     order = {problem: number for number, problem in enumerate(Problem)}
     findings = list(dict.fromkeys(findings))  # a list of one class names what its whole does
     findings.sort(key=lambda finding: order[finding.problem])
@@ -163,7 +161,7 @@ def _classes(images: Iterable[Facts], members: Lists, names: Sequence[str]) -> I
     held_out = _ids(members, _HELD_OUT).keys() - train.keys() if train else frozenset()
     everywhere = {name for facts in images for name in facts.classes}
     learnt = {name for facts in images if facts.image_id not in held_out for name in facts.classes}
-    for name in names[1:]:
+    for name in names:
         if name not in everywhere:
             yield Finding(Problem.NO_OBJECTS, name)
         elif name not in learnt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -14,7 +14,7 @@ from PIL import Image
 from kdcli.common.errors import DevkitError
 from kdcli.voc.annotation import read_xml
 from kdcli.voc.check.problems import Finding, Problem
-from kdcli.voc.colours import VOID
+from kdcli.voc.colours import PALETTE, VOID
 from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, OBJECT_MASKS, Devkit
 from kdcli.voc.images import read_mask, read_photograph, read_size
 
@@ -59,15 +59,14 @@ class RawObject:
     corners: tuple[float, float, float, float] | None
 
 
-def look_at(devkit: Devkit, image_id: str, names: Sequence[str]) -> Facts:
+def look_at(devkit: Devkit, image_id: str) -> Facts:
     """Look at an image's files; the photograph is decoded only if its end is missing.
 
     Args:
         devkit: the data set.
         image_id: one with a photograph.
-        names: of the classes by id, background first.
     """
-    look = _Look(devkit, image_id, names)
+    look = _Look(devkit, image_id)
     sha256 = look.photograph()
     has_boxes = look.boxes()
     masks = [look.mask(folder) for folder in (CLASS_MASKS, AUGMENTED_MASKS, OBJECT_MASKS)]
@@ -105,8 +104,8 @@ def _number(element: Element, tag: str) -> float | None:
 class _Look:
     """What a look at one image finds, file by file."""
 
-    def __init__(self, devkit: Devkit, image_id: str, names: Sequence[str]) -> None:
-        self.devkit, self.image_id, self.names = devkit, image_id, names
+    def __init__(self, devkit: Devkit, image_id: str) -> None:
+        self.devkit, self.image_id, self.labels = devkit, image_id, devkit.labels
         self.size: tuple[int, int] | None = None
         self.classes: set[str] = set()
         self.findings: list[Finding] = []
@@ -150,7 +149,7 @@ class _Look:
         elif self.size is not None and stated != self.size:
             self._found(Problem.XML_SIZE, _sizes(stated, self.size))
         for thing in objects:
-            if thing.name in self.names[1:]:
+            if thing.name in self.labels.names:
                 self.classes.add(thing.name)
             else:
                 self._found(Problem.CLASS_NAME, thing.name or "no name")
@@ -164,17 +163,18 @@ class _Look:
             path = self.devkit.mask_path(self.image_id, folder)
             if not path.is_file():
                 return False
-            mask = read_mask(path)
+            of_classes = folder != OBJECT_MASKS
+            mask = read_mask(path, self.labels.palette if of_classes else PALETTE)
         except DevkitError as error:
             self._found(Problem.MASK, str(error))
             return True
         if self.size is not None and mask.shape != self.size:
             self._found(Problem.MASK_SIZE, f"{folder}: {_sizes(mask.shape, self.size)}")
-        if folder == OBJECT_MASKS:
+        if not of_classes:
             return True
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:VOID])
-        known = values < len(self.names)
-        self.classes.update(self.names[value] for value in values[known] if value)
+        known = values < self.labels.size
+        self.classes.update(self.labels.all_names[value] for value in values[known] if value)
         if not known.all():
             listed = ", ".join(map(str, values[~known][:5]))
             self._found(Problem.MASK_VALUE, f"{folder}: {listed}")

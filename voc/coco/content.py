@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdcli.voc.labels import folded
+from kdcli.common.names import folded
 
 Box = tuple[float, float, float, float]
 """x1 y1 x2 y2, 0-based continuous pixels; the JSON's are x, y, width, height."""

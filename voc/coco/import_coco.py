@@ -13,6 +13,7 @@ from pathlib import Path
 from kdcli.common.errors import DevkitError
 from kdcli.common.files import write_text
 from kdcli.common.folders import new_folder, refuse_existing
+from kdcli.common.names import folded
 from kdcli.common.progress import Progress, no_progress
 from kdcli.voc.annotation_xml import annotation_xml
 from kdcli.voc.coco.content import VOID_NAME, CocoDocument, CocoImage, CocoObject, is_void
@@ -22,7 +23,7 @@ from kdcli.voc.coco.truth import truth_of
 from kdcli.voc.colours import VOID
 from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS
 from kdcli.voc.images import write_mask
-from kdcli.voc.labels import BACKGROUND, LabelSet, folded
+from kdcli.voc.labels import BACKGROUND, LabelSet
 from kdcli.voc.labels_file import LABELS_FILE, write_labels
 
 _THREADS = 4

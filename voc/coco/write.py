@@ -22,10 +22,10 @@ def write_document(
     description: str,
     *,
     things: bool = True,
-    regions: bool = False,
-    void: bool = False,
 ) -> None:
     """Write a JSON that pycocotools' ``COCO(...)`` reads; its ids of images are 1, 2, ...
+
+    Where regions occur, the classes are categories of regions, too, with ``isthing`` 0.
 
     Args:
         file: where to.
@@ -33,43 +33,40 @@ def write_document(
         objects: those of each image, in their order; taken one image at a time.
         names: of the classes by id, background first, which is no category.
         description: what the JSON says of itself.
-        things: whether classes of objects are categories.
-        regions: whether classes of regions are, with ``isthing`` 0.
-        void: whether void is a category, of regions.
+        things: whether the classes are categories of objects.
     """
-    ids = {name: label for label, name in enumerate(names) if label}
-    categories = list(_categories(ids, things, regions))
-    if void:
-        ids[VOID_NAME] = VOID
-        categories += _categories({VOID_NAME: VOID}, things=False, regions=True)
+    ids = {name: label for label, name in enumerate(names) if label} | {VOID_NAME: VOID}
     head = {
         "info": {"description": description},
         "licenses": [],
-        "categories": categories,
         "images": [
             {"id": n, "file_name": i.file_name, "height": i.height, "width": i.width}
             for n, i in enumerate(images, start=1)
         ],
     }
     file.write(json.dumps(head, indent=1)[:-2].encode() + b',\n "annotations": [')
+    regions: set[str] = set()
     number = 0
     for image_number, its in enumerate(objects, start=1):
         for each in its:
             number += 1
             label = ids[each.name] + each.region * REGIONS_FROM
+            regions |= {each.name} if each.region else set()
             item = _annotation(each, number, image_number, label)
             file.write((b",\n  " if number > 1 else b"\n  ") + json.dumps(item).encode())
-    file.write(b"\n ]\n}\n")
+    of_regions = names[1:] if regions - {VOID_NAME} else ()
+    categories = list(_categories(names[1:] if things else (), "object", 1, ids))
+    categories += _categories(of_regions, "region", 0, ids)
+    categories += _categories(regions & {VOID_NAME}, "region", 0, ids)
+    file.write(b'\n ],\n "categories": ' + json.dumps(categories, indent=1).encode() + b"\n}\n")
 
 
-def _categories(ids: Mapping[str, int], things: bool, regions: bool) -> Iterator[dict[str, Any]]:
-    if things:
-        for name, label in ids.items():
-            yield {"id": label, "name": name, "supercategory": "object", "isthing": 1}
-    if regions:
-        for name, label in ids.items():
-            number = label + REGIONS_FROM
-            yield {"id": number, "name": name, "supercategory": "region", "isthing": 0}
+def _categories(
+    names: Iterable[str], kind: str, isthing: int, ids: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    for name in names:
+        number = ids[name] + (0 if isthing else REGIONS_FROM)
+        yield {"id": number, "name": name, "supercategory": kind, "isthing": isthing}
 
 
 def _annotation(each: CocoObject, number: int, image: int, category: int) -> dict[str, Any]:

@@ -14,73 +14,62 @@ from kdcli.voc.coco import rle
 from kdcli.voc.coco.content import VOID_NAME, CocoImage, CocoObject
 from kdcli.voc.coco.write import write_document
 from kdcli.voc.colours import VOID
-from kdcli.voc.devkit import OBJECT_MASKS, Devkit
+from kdcli.voc.devkit import Devkit
 
 
-def write_truth(
-    path: Path | str, devkit: Devkit, image_ids: Sequence[str], names: Sequence[str]
-) -> None:
+def write_truth(path: Path | str, devkit: Devkit, image_ids: Sequence[str]) -> None:
     """Write boxes and masks of images as one JSON, from which `import_coco` makes them again.
 
-    Objects have masks where the image has an object mask; with a class mask alone, each of its
-    classes is a region. Void is a region, too. Difficult objects become crowds.
+    Objects have masks where the image has an object mask that fits its boxes and class mask; else
+    each class of the class mask is a region. Void is a region, too. Difficult objects are crowds.
 
     Args:
         path: of the JSON.
         devkit: the data set.
         image_ids: which images, in this order.
-        names: of its classes by id, background first.
 
     Raises:
         DevkitError: a file of the data set is wrong.
         ResourceError: the JSON cannot be written.
     """
-    sizes = (devkit.image_size(image_id) for image_id in image_ids)
     images = [
-        CocoImage(devkit.image_path(image_id).name, *size)
-        for image_id, size in zip(image_ids, sizes, strict=True)
+        CocoImage(devkit.image_path(image_id).name, *devkit.image_size(image_id))
+        for image_id in image_ids
     ]
-    regions = any(devkit.has_mask(each) and not _numbered(devkit, each) for each in image_ids)
-    objects = (list(_objects(devkit, image_id, names)) for image_id in image_ids)
+    objects = (list(_objects(devkit, image_id)) for image_id in image_ids)
+    description = f"Ground truth of {devkit.root}"
     with atomic_file(Path(path)) as file:
-        write_document(
-            file,
-            images,
-            objects,
-            names,
-            f"Ground truth of {devkit.root}",
-            regions=regions,
-            void=True,
-        )
+        write_document(file, images, objects, devkit.labels.all_names, description)
 
 
-def _numbered(devkit: Devkit, image_id: str) -> bool:
-    return devkit.has_mask(image_id, OBJECT_MASKS) and devkit.has_boxes(image_id)
-
-
-def _objects(devkit: Devkit, image_id: str, names: Sequence[str]) -> Iterator[CocoObject]:
+def _objects(devkit: Devkit, image_id: str) -> Iterator[CocoObject]:
+    names = devkit.labels.all_names
     annotation, mask = devkit.annotation(image_id), devkit.mask(image_id)
     numbers = devkit.object_mask(image_id)
+    if annotation is None or mask is None or not _fits(annotation, mask, numbers):
+        numbers = None
     if annotation is not None:
-        yield from _boxes(annotation, numbers, names)
+        for row, label in enumerate(annotation.labels.tolist()):
+            x1, y1, x2, y2 = annotation.boxes[row].tolist()
+            pixels = None if numbers is None else rle.encode(numbers == row + 1)
+            crowd = bool(annotation.difficult[row])
+            yield CocoObject(names[label], (x1, y1, x2, y2), pixels, crowd)
     if mask is None:
         return
-    if annotation is None or numbers is None:
+    if numbers is None:
         yield from regions_of(mask, names)
     if (mask == VOID).any():
         yield _region(VOID_NAME, mask == VOID)
 
 
-def _boxes(
-    annotation: Annotation, numbers: NDArray[np.uint8] | None, names: Sequence[str]
-) -> Iterator[CocoObject]:
-    for row, (box, label) in enumerate(
-        zip(annotation.boxes.tolist(), annotation.labels, strict=True)
-    ):
-        x1, y1, x2, y2 = box
-        pixels = None if numbers is None else rle.encode(numbers == row + 1)
-        crowd = bool(annotation.difficult[row])
-        yield CocoObject(names[label], (x1, y1, x2, y2), pixels, crowd)
+def _fits(
+    annotation: Annotation, mask: NDArray[np.uint8], numbers: NDArray[np.uint8] | None
+) -> bool:
+    """Whether object numbers (H, W) are those of the boxes, and of the classes of a mask (H, W)."""
+    classes = np.zeros(256, np.int64)
+    classes[VOID] = VOID
+    classes[1 : len(annotation.labels) + 1] = annotation.labels[: VOID - 1]
+    return numbers is not None and bool(np.array_equal(classes[numbers], mask))
 
 
 def regions_of(
