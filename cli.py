@@ -27,6 +27,7 @@ from kdcli.commands.cache import (
 from kdcli.commands.check_data import check_data
 from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
+from kdcli.commands.export_labels import export_labels
 from kdcli.commands.generate import generate_tutors
 from kdcli.commands.import_coco import import_coco
 from kdcli.commands.list_tutors import list_tutors
@@ -49,6 +50,7 @@ COMMANDS = (
     import_cache,
     merge_caches,
     combine_caches,
+    export_labels,
     evaluate_tutors,
     compare_tutors,
     train_student,
