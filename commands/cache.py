@@ -106,7 +106,8 @@ def _check_photographs(store: TutorCache, devkit: Devkit) -> None:
     from kdcli.cache.checks import check_fits
     from kdcli.voc.scan import scan_images
 
-    check_fits(store, scan_images(devkit, store.image_ids))
+    entries = scan_images(devkit, store.image_ids)
+    check_fits(store, entries, class_names=devkit.labels.all_names)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _compare(
         for role in ("detection", "segmentation")
     )
     device = str(use_device(named["device"] or "auto"))
-    pair = load_again(store, detection, segmentation, device)
+    pair = load_again(store, detection, segmentation, device, devkit.labels)
     now = environment() | device_environment(device)
     differences = environment_differences(store.provenance["environments"], now)
     tolerance = tolerance_for(pair, differences)

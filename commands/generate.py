@@ -18,7 +18,6 @@ from kdcli.tutor_gen.tutors.label_form import LabelForm
 if TYPE_CHECKING:
     from kdcli.tutor_gen.generate import GenerationResult
     from kdcli.tutor_gen.pipeline.pair import TutorPair
-    from kdcli.tutor_gen.tutors.tutor import Tutor
     from kdcli.voc.devkit import Devkit
 
 DEFAULTS = flatten(GenerationConfig())
@@ -172,9 +171,9 @@ def generate_tutors(
     group = current_group()
     devkit = Devkit.open(voc)
     ids = tuple(dict.fromkeys(i for name in config.lists for i in devkit.image_ids(name)))
-    tutors = load_tutors(config)
+    tutors = load_tutors(config, devkit.labels)
     if group.is_main:
-        _say_gaps(detection=tutors.detection, segmentation=tutors.segmentation)
+        _say_gaps(tutors)
         if dry_run:
             _estimate(devkit, ids, tutors, out)
     if dry_run:
@@ -184,12 +183,12 @@ def generate_tutors(
         _report(result, out, voc, len(ids))
 
 
-def _say_gaps(**tutors: Tutor | None) -> None:
-    """Say before the run which of VOC's classes a tutor cannot label."""
+def _say_gaps(pair: TutorPair) -> None:
+    """Say before the run which of the labels a tutor cannot give."""
     from kdcli.tutor_gen.classes.names import gaps
 
-    for role, tutor in tutors.items():
-        if tutor is not None and (missing := gaps(tutor.description)):
+    for role, tutor in {"detection": pair.detection, "segmentation": pair.segmentation}.items():
+        if tutor is not None and (missing := gaps(tutor.description, pair.labels.names)):
             click.echo(f"the {role} tutor never labels: {missing}", err=True)
 
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 
 def annotation_xml(
     annotation: Annotation,
     folder: str,
-    names: Sequence[str] = CLASSES,
-    *,
     segmented: bool = True,
+    labels: LabelSet = VOC,
+    *,
     database: str = "Drawn scenes",
     scores: Sequence[float] | None = None,
 ) -> str:
@@ -26,8 +27,8 @@ def annotation_xml(
     Args:
         annotation: boxes, each a pixel or more in both directions.
         folder: name of the data set.
-        names: of its classes by id, background first.
         segmented: whether the image has masks.
+        labels: of the data set.
         database: what it comes from.
         scores: 0..1 for each box, as an element ``score`` that VOC does not know.
     """
@@ -52,7 +53,7 @@ def annotation_xml(
         score = [] if scores is None else [f"\t\t<score>{scores[row]:.4g}</score>"]
         lines += [
             "\t<object>",
-            f"\t\t<name>{escape(names[label])}</name>",
+            f"\t\t<name>{escape(labels.all_names[label])}</name>",
             "\t\t<pose>Unspecified</pose>",
             f"\t\t<truncated>{int(annotation.truncated[row])}</truncated>",
             f"\t\t<difficult>{int(annotation.difficult[row])}</difficult>",

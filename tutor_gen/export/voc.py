@@ -33,22 +33,22 @@ def export_voc(out: Path, labels: StoreLabels, progress: Progress = no_progress)
     """
     ids = labels.image_ids
     names = labels.cache.class_names
+    known = labels.devkit.labels  # which knows colours, too
+    own = known if known.all_names == names else LabelSet(names[1:])
     with new_folder(out) as folder:
         for part in ("JPEGImages", "Annotations", CLASS_MASKS, OBJECT_MASKS):
             (folder / part).mkdir()
         for image_id in progress(ids, len(ids), "images"):
             link = folder / "JPEGImages" / f"{image_id}.jpg"
             link.symlink_to(labels.photograph(image_id).resolve())
-            _write_image(folder, out.name, labels.of(image_id), names)
+            _write_image(folder, out.name, labels.of(image_id), own)
         for name, members in labels.lists.items():
             text = "".join(f"{image_id}\n" for image_id in members)
             write_text(folder / "ImageSets" / f"{name}.txt", text)
-        known = labels.devkit.labels  # which knows colours, too
-        own = known if known.all_names == names else LabelSet(names[1:])
         write_labels(folder / LABELS_FILE, own)
 
 
-def _write_image(folder: Path, title: str, image: ImageLabels, names: tuple[str, ...]) -> None:
+def _write_image(folder: Path, title: str, image: ImageLabels, labels: LabelSet) -> None:
     file = f"{image.image_id}.png"
     if image.class_map is not None:
         write_mask(folder / CLASS_MASKS / file, image.class_map)
@@ -60,8 +60,8 @@ def _write_image(folder: Path, title: str, image: ImageLabels, names: tuple[str,
     xml = annotation_xml(
         _annotation(image, objects),
         title,
-        names,
-        segmented=image.class_map is not None,
+        image.class_map is not None,
+        labels,
         database="Tutors",
         scores=objects.scores.tolist(),
     )

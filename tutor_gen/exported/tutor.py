@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from kdcli.cache.format.record import MASK_SIDE
 from kdcli.common.errors import TutorError
 from kdcli.common.files import sha256_file
-from kdcli.tutor_gen.classes.coco import voc_ids
 from kdcli.tutor_gen.classes.names import check_class_names, describe_class_names
+from kdcli.tutor_gen.classes.words import label_ids, whose
 from kdcli.tutor_gen.exported.detections import Detected, read_detections
 from kdcli.tutor_gen.exported.engine import Engine, FailedError
 from kdcli.tutor_gen.exported.frame import Frame, check_frame
@@ -43,7 +43,7 @@ class ExportedTutor:
         settings: how it is run; its size and its precision are the export's own.
 
     Raises:
-        TutorError: the sidecar names no masks where they are wanted, or no class of VOC's; or the
+        TutorError: the sidecar names no masks where they are wanted, or none of the labels; or the
             export wants bytes and the sidecar says otherwise.
     """
 
@@ -66,9 +66,10 @@ class ExportedTutor:
         self.preparation = self._input.preparation
         names = self._output.class_names
         where = f"{sidecar_path(path)}, [output] classes"
-        check_class_names(str(path), names.values(), f"Say in {where}, which are VOC's")
-        self._voc_ids = np.zeros(max(names) + 1, dtype=np.uint8)
-        self._voc_ids[list(names)] = voc_ids(names.values())
+        remedy = f"Say in {where}, which are {whose(settings.labels)}"
+        check_class_names(str(path), names.values(), remedy, settings.labels)
+        self._ids = np.zeros(max(names) + 1, dtype=np.uint8)
+        self._ids[list(names)] = label_ids(names.values(), settings.labels)
         self._description = {
             "kind": engine.kind,
             "name": path.name,
@@ -119,7 +120,7 @@ class ExportedTutor:
         return pixels
 
     def _as_instances(self, values: Values, frame: Frame) -> Instances:
-        found = read_detections(values, self._voc_ids, self._settings)
+        found = read_detections(values, self._ids, self._settings)
         if self._output.box_frame == "input":
             check_frame(self._path, found.boxes, found.scores, frame.given)
         boxes = frame.boxes(found.boxes, self._output.box_frame)
@@ -127,8 +128,8 @@ class ExportedTutor:
             height, width = frame.original
             boxes = boxes.clip(0, np.array([width, height] * 2, dtype=np.float32))
         numbers = found.numbers
-        known = (numbers >= 0) & (numbers < len(self._voc_ids))
-        labels = np.where(known, self._voc_ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
+        known = (numbers >= 0) & (numbers < len(self._ids))
+        labels = np.where(known, self._ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
         masks = own = None
         if self._settings.masks:
             masks, own = self._masks(values, found, boxes, frame)
@@ -191,7 +192,7 @@ def describe(sidecar: Sidecar, settings: ModelSettings) -> dict[str, Any]:
         "long_side": given.long_side,
         "box_frame": returned.box_frame,
         "class_names": {str(number): name for number, name in returned.class_names.items()},
-        **describe_class_names(returned.class_names.values()),
+        **describe_class_names(returned.class_names.values(), settings.labels),
         "lowest_confidence": returned.lowest_confidence,
     }
     names = ("layout", "mean", "std", "size", "fit", "image_at", "fill")

@@ -190,9 +190,7 @@ def _write_image(
         ) from error
     masked = truth.class_mask is not None
     if truth.annotation is not None:
-        xml = annotation_xml(
-            truth.annotation, title, labels.all_names, segmented=masked, database="COCO's format"
-        )
+        xml = annotation_xml(truth.annotation, title, masked, labels, database="COCO's format")
         write_text(folder / "Annotations" / f"{name}.xml", xml)
     for part, mask in ((CLASS_MASKS, truth.class_mask), (OBJECT_MASKS, truth.object_mask)):
         if mask is not None:

@@ -129,14 +129,19 @@ def intersection_over_union(
         frequent: classes with many objects, see `voc.metrics.frequent`.
         names: of the K classes by id, background first.
     """
-    shared = np.diagonal(counts).astype(np.float64)
-    target, predicted = counts.sum(axis=1), counts.sum(axis=0)
-    union = target + predicted - shared
-    iou = np.divide(shared, union, out=np.full(len(shared), np.nan), where=union > 0)
-    total = int(counts.sum())
+    iou, target, total = class_iou(counts), counts.sum(axis=1), int(counts.sum())
     return SegmentationResult(
         iou={name: float(value) for name, value in zip(names, iou, strict=True)},
         pixels={name: int(value) for name, value in zip(names, target, strict=True)},
-        pixel_accuracy=float(shared.sum() / total) if total else float("nan"),
+        pixel_accuracy=float(np.trace(counts) / total) if total else float("nan"),
         frequent=frequent,
     )
+
+
+def class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the intersection over union of each class, (K,) of counts (K, K); nan where absent."""
+    shared = np.diagonal(counts).astype(np.float64)
+    union = counts.sum(axis=1) + counts.sum(axis=0) - shared
+    iou = np.full(len(shared), np.nan)
+    np.divide(shared, union, out=iou, where=union > 0)
+    return iou

@@ -11,7 +11,6 @@ from PIL import Image
 
 from kdcli.common.errors import DevkitError
 from kdcli.voc.annotation_xml import annotation_xml
-from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import write_mask
 from kdcli.voc.scenes.scene import Scene, draw_scene
@@ -126,7 +125,7 @@ def _write_scene(out: Path, seed: int, index: int, masks: bool) -> str:
     if masks:
         write_mask(out / "SegmentationClass" / f"{name}.png", scene.class_mask)
         write_mask(out / "SegmentationObject" / f"{name}.png", scene.object_mask)
-    xml = annotation_xml(scene.annotation, out.resolve().name, CLASSES, segmented=masks)
+    xml = annotation_xml(scene.annotation, folder=out.resolve().name, segmented=masks)
     (out / "Annotations" / f"{name}.xml").write_text(xml, encoding="utf-8")
     return name
 
