@@ -35,6 +35,7 @@ from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import Batch
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
+from kdcli.student.measure import least_seconds
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.decode import detect, segment
 from kdcli.student.model.preprocessing import normalise
@@ -66,25 +67,13 @@ class Work(NamedTuple):
     bytes: float
 
 
-def seconds(function: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Least wall time of some calls, after one more to warm up: what others do only adds to it."""
-    times = []
-    for _ in range(repeats + 1):
-        begun = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
-
-
 def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     side, count = (8192, 1 << 28) if device.type == "cuda" else (1536, 1 << 25)
     left, right = torch.randn(2, side, side, device=device).to(dtype)
     source = torch.zeros(count, device=device)
     target = torch.ones_like(source)
-    product = seconds(lambda: left @ right, device, 5)
-    copy = seconds(lambda: target.copy_(source), device, 5)
+    product = least_seconds(lambda: left @ right, device, 5)
+    copy = least_seconds(lambda: target.copy_(source), device, 5)
     return Limits(2 * side**3 / product, 2 * 4 * count / copy)
 
 
@@ -174,10 +163,10 @@ def inference(
         return found, [segment(logits, PHOTOGRAPH).cpu() for logits in output.segmentation]
 
     return [
-        line(f"inference, batch {batch}, network", seconds(network, device, repeats), batch,
+        line(f"inference, batch {batch}, network", least_seconds(network, device, repeats), batch,
              limits.floor(work)),
         line(f"inference, batch {batch}, with NMS (random weights: 8000 boxes) and label maps",
-             seconds(everything, device, repeats), batch, limits.floor(work)),
+             least_seconds(everything, device, repeats), batch, limits.floor(work)),
     ]  # fmt: skip
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcli.commands.options import PATH, TUTORS, WEIGHTS, Command, set_option, voc_option
+from kdcli.commands.options import (
+    PATH,
+    TUTORS,
+    WEIGHTS,
+    Command,
+    open_devkit,
+    set_option,
+    voc_option,
+)
 from kdcli.commands.progress import progress
 from kdcli.common.config import flatten
 from kdcli.tutor_gen.config import AMP, GenerationConfig, generation_config
@@ -140,6 +148,7 @@ def choice(name: str) -> click.Choice[str]:
 )
 def generate_tutors(
     voc: Path,
+    labels: Path | None,
     out: Path,
     source: Path | None,
     overrides: Sequence[str],
@@ -164,12 +173,11 @@ def generate_tutors(
     from kdcli.tutor_gen.generate import generate
     from kdcli.tutor_gen.pipeline.process_group import current_group
     from kdcli.tutor_gen.registry import load_tutors
-    from kdcli.voc.devkit import Devkit
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     config = generation_config(source, overrides, **given)
     group = current_group()
-    devkit = Devkit.open(voc)
+    devkit = open_devkit(voc, labels)
     ids = tuple(dict.fromkeys(i for name in config.lists for i in devkit.image_ids(name)))
     tutors = load_tutors(config, devkit.labels)
     if group.is_main:

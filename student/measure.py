@@ -20,7 +20,6 @@ from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.training.trainer import Trainer
-from kdcli.voc.classes import NUM_CLASSES
 
 FEW = 2
 """The smallest batch to train on: batch norm needs two values, of a map with one cell, too."""
@@ -85,7 +84,7 @@ def speed_of(config: RunConfig, device: torch.device) -> Speed:
         batch = fitting
         seconds = _seconds_of_step(trainer, batch, REPEATS)
     image = drawn_batch(config, 1).images.to(device)
-    inferred = _least_seconds(lambda: _infer(trainer, image), device, REPEATS)
+    inferred = least_seconds(lambda: _infer(trainer, image), device, REPEATS)
     return Speed(batch / seconds, batch, 1 / inferred)
 
 
@@ -97,9 +96,10 @@ def drawn_batch(config: RunConfig, images: int) -> Batch:
 
 def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
     input_side, map_side = config.model.input_size, config.model.segmentation_side
+    classes = config.model.num_classes
     corners = rng.uniform(0, 0.5, (OBJECTS, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (OBJECTS, 2))], axis=1)
-    labels = rng.integers(1, NUM_CLASSES, OBJECTS)
+    labels = rng.integers(1, classes, OBJECTS)
     return Sample(
         image_id="noise",
         image=rng.integers(0, 256, (input_side, input_side, 3), dtype=np.uint8),
@@ -107,9 +107,9 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
         tutor=Detections.none(),
         confirming=None,
         instances=InstanceMasks.none(),
-        mask=rng.integers(0, NUM_CLASSES, (map_side, map_side), dtype=np.uint8),
+        mask=rng.integers(0, classes, (map_side, map_side), dtype=np.uint8),
         index_map=np.zeros((map_side, map_side), np.uint8),
-        palette=np.zeros((1, NUM_CLASSES), np.float32),
+        palette=np.zeros((1, classes), np.float32),
         placement=None,
         weights=np.array([1, 0, 1, 0], np.float32),
         jitter=draw_color_jitter(rng, config.augmentation),
@@ -118,7 +118,7 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
 
 def _seconds_of_step(trainer: Trainer, images: int, repeats: int) -> float:
     batch = drawn_batch(trainer.config, images).to(trainer.device)
-    return _least_seconds(lambda: trainer.update([batch]), trainer.device, repeats)
+    return least_seconds(lambda: trainer.update([batch]), trainer.device, repeats)
 
 
 @torch.no_grad()
@@ -128,8 +128,8 @@ def _infer(trainer: Trainer, image: Tensor) -> object:
         return trainer.model.eval()(normalise(image, trainer.config.model))
 
 
-def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Least wall time of some calls, after one more to warm up."""
+def least_seconds(function: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Least wall time of some calls, after one more to warm up: what others do only adds to it."""
     times = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.colours import PALETTE, VOID, labels_of_colours
+from kdcli.voc.colours import PALETTE, labels_of_colours
+from kdcli.voc.labels import VOID
 
 LARGEST = Image.MAX_IMAGE_PIXELS or 2**26
 """Pixels of the largest picture that is read: Pillow's own limit, 89,478,485 (about 9,459 squared).

@@ -1,4 +1,7 @@
-"""A data set's own labels: the names of its classes, their colours, what a teacher calls them."""
+"""A data set's own labels: the names of its classes, their colours, what a teacher calls them.
+
+Light: imported by the command line.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from kdcli.common.errors import DevkitError
 from kdcli.common.names import folded, listed_names, nearest_names
-from kdcli.voc.colours import PALETTE, VOID
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BACKGROUND = "background"
+VOID = 255
+"""The mask value of pixels that count for nothing (borders, crowds)."""
 MOST = VOID - 1
 """Object classes that a mask of bytes can tell apart: 0 is background, 255 void."""
 
@@ -69,6 +75,8 @@ class LabelSet:
     @cached_property
     def palette(self) -> NDArray[np.uint8]:
         """(256, 3) uint8 RGB by label; read-only. Numbers beyond the labels' keep the devkit's."""
+        from kdcli.voc.colours import PALETTE
+
         palette = PALETTE.copy()
         for name, colour in self.colours.items():
             palette[self.ids[name]] = colour
@@ -95,12 +103,28 @@ class LabelSet:
         named = {VOID: "void", **dict(enumerate(self.all_names))}
         taken: dict[Colour, str] = {}
         for label, name in named.items():
-            red, green, blue = self.palette[label].tolist()
-            if (other := taken.setdefault((red, green, blue), name)) != name:
+            colour = self.colours.get(name, devkit_colour(label))
+            if (other := taken.setdefault(colour, name)) != name:
                 raise DevkitError(
                     f"Expected a colour for each label, but {other!r} and {name!r} are both "
-                    f"{[red, green, blue]}: give one of them another in [colours]."
+                    f"{list(colour)}: give one of them another in [colours]."
                 )
+
+
+def devkit_colour(label: int) -> Colour:
+    """Return the colour of a label in the VOC devkit's label images (its ``VOClabelcolormap``).
+
+    The bits of a label are dealt out in turn to red, green and blue, the most significant bit of
+    each colour first, so that neighbouring labels get clearly different colours.
+
+    >>> [devkit_colour(label) for label in (0, 1, 15, 255)]
+    [(0, 0, 0), (128, 0, 0), (192, 128, 128), (224, 224, 192)]
+    """
+    red, green, blue = (
+        sum((label >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+        for channel in range(3)
+    )
+    return red, green, blue
 
 
 def _check_names(names: tuple[str, ...]) -> None:

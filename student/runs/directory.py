@@ -138,7 +138,8 @@ def git_state() -> dict[str, Any] | None:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # not merely inside some checkout
-        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--short").split("\n")}
+        changed = git("status", "--short").splitlines()
+        return {"commit": git("rev-parse", "HEAD"), "changed": changed}
     except (OSError, subprocess.CalledProcessError):
         return None
 

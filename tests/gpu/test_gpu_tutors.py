@@ -53,7 +53,7 @@ def test_labels_are_the_cpus(cpu_cache: TutorCache, label: Label, loader: dict[s
 
 
 def test_labels_in_16_bits_are_close_to_the_cpus(cpu_cache: TutorCache, label: Label) -> None:
-    half = label("cuda:0", amp="float16", batch_size=4)
+    half = label("cuda:0", amp="fp16", batch_size=4)
     right, total, matrix = 0, 0, ConfusionMatrix()
     for image_id in cpu_cache.image_ids:
         here, there = cpu_cache[image_id], half[image_id]

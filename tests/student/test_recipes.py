@@ -213,6 +213,7 @@ def test_the_photographs_share_what_is_equal(matrix: Matrix) -> None:
     for label, name, theirs in (
         ("thesis: softmax, T = 0.4, from .7", "table-12", "segmentation tutor"),
         ("thesis, but T = 1", "figure-14", "T = 1.0"),
+        ("GT only", "table-12", "GT only"),
     ):
         recipe = load_recipe(name)
         here = matrix.job(targets, targets.cell(label), 1)
@@ -302,6 +303,10 @@ def test_a_run_is_known_by_what_changes_its_outcome(
     assert digest(gt) == digest(gt, "runtime.workers=0")
     assert digest(gt) == matrix.job(recipe, gt, 2).digest
     assert digest(gt) != digest(gt, "optim.lr=0.5")
+    # What becomes of a tutor's word counts for those who listen to one.
+    assert digest(gt) == digest(gt, "targets.segmentation.ignore_border=3")
+    assert digest(tutor) != digest(tutor, "targets.segmentation.ignore_border=3")
+    assert digest(gt) != digest(gt, "targets.segmentation.gt_share=0.5")
     # The lists hold the same images, but one is another experiment than the other.
     assert digest(gt) != digest(gt, 'data.list="Segmentation/trainval"')
     other = make_cache(tmp_path / "other.zarr", matrix.devkit.image_ids("Segmentation/train"))

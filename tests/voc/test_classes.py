@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from kdcli.voc.classes import CLASS_IDS, CLASSES, NUM_CLASSES
-from kdcli.voc.colours import PALETTE, VOID
+from kdcli.voc.colours import PALETTE
+from kdcli.voc.labels import VOID
 
 
 def test_classes_are_background_and_twenty_in_alphabetical_order() -> None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcli.voc.classes import CLASSES, NUM_CLASSES
-from kdcli.voc.colours import VOID
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.labels import VOID
 from kdcli.voc.metrics import ConfusionMatrix
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdcli.tutor_gen.comparison.said import Said
 from kdcli.tutor_gen.quality.compare import counterparts
 from kdcli.voc.classes import VOC
-from kdcli.voc.colours import VOID
+from kdcli.voc.labels import VOID
 from kdcli.voc.metrics import class_iou
 
 

@@ -16,7 +16,7 @@ from kdcli.cache.format.vectors import background_mass, from_threshold, winners
 from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASSES
-from kdcli.voc.colours import VOID
+from kdcli.voc.labels import VOID
 from kdcli.voc.metrics.detection import evaluate_detections, judge
 from kdcli.voc.metrics.segmentation import intersection_over_union
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.voc.classes import CLASSES
-from kdcli.voc.colours import VOID
-from kdcli.voc.labels import BACKGROUND
+from kdcli.voc.labels import BACKGROUND, VOID
 from kdcli.voc.metrics.detection import number
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, mean_over
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASS_IDS
-from kdcli.voc.colours import VOID
+from kdcli.voc.labels import VOID
 from kdcli.voc.scenes.geometry import rotation
 from kdcli.voc.scenes.paint import (
     Sticker,

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from kdcli.voc.classes import VOC
-from kdcli.voc.colours import VOID
-from kdcli.voc.labels import LabelSet
+from kdcli.voc.labels import VOID, LabelSet
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]
