@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcli.commands.options import PATH, voc_option
+from kdcli.commands.options import PATH, open_devkit, voc_option
 from kdcli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ _WIDTH = 46
     help="Pictures on that page, suspicious ones first.",
 )
 def check_data(
-    voc: Path, lists: Sequence[str], as_json: bool, html: Path | None, images: int
+    voc: Path,
+    labels: Path | None,
+    lists: Sequence[str],
+    as_json: bool,
+    html: Path | None,
+    images: int,
 ) -> None:
     """Look for what is wrong with a data set, before anything is trained from it.
 
@@ -52,9 +57,8 @@ def check_data(
       kdcli check-data --voc voc --list Main/train --list Main/val
     """
     from kdcli.voc.check.check import check_data as check
-    from kdcli.voc.devkit import Devkit
 
-    devkit = Devkit.open(voc)
+    devkit = open_devkit(voc, labels)
     report = check(devkit, lists, progress)
     if as_json:
         click.echo(json.dumps(_as_json(report), indent=2))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.commands.options import PATH, voc_option
+from kdcli.commands.options import PATH, open_devkit, voc_option
 from kdcli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def export_labels(
     cache: Path,
     form: str,
     voc: Path,
+    labels: Path | None,
     lists: Sequence[str],
     threshold: float,
     segmentation_threshold: float,
@@ -81,11 +82,10 @@ def export_labels(
     from kdcli.tutor_gen.export.labels import open_labels
     from kdcli.tutor_gen.export.voc import export_voc
     from kdcli.tutor_gen.export.yolo import export_yolo
-    from kdcli.voc.devkit import Devkit
 
-    labels = open_labels(
+    said = open_labels(
         TutorCache.open(cache),
-        Devkit.open(voc),
+        open_devkit(voc, labels),
         lists,
         source=source,
         threshold=threshold,
@@ -93,9 +93,9 @@ def export_labels(
         default_list=_DEFAULT_LISTS[form],
     )
     write = {"coco": export_coco, "voc": export_voc, "yolo": export_yolo}[form]
-    write(out, labels, progress)
-    click.echo(f"{out}: {len(labels.image_ids)} images; {_what(labels, form)}")
-    if form == "yolo" and not any("val" in name for name in labels.lists):
+    write(out, said, progress)
+    click.echo(f"{out}: {len(said.image_ids)} images; {_what(said, form)}")
+    if form == "yolo" and not any("val" in name for name in said.lists):
         click.echo("To train from it YOLO wants a list val, too: --list Main/train --list Main/val")
 
 

@@ -23,10 +23,9 @@ from kdcli.voc.coco import import_coco as importing
 from kdcli.voc.coco import truth
 from kdcli.voc.coco.import_coco import Imported, import_coco
 from kdcli.voc.coco.write_truth import write_truth
-from kdcli.voc.colours import VOID
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import read_mask
-from kdcli.voc.labels import LabelSet
+from kdcli.voc.labels import VOID, LabelSet
 from kdcli.voc.labels_file import read_labels, write_labels
 
 WIDTH, HEIGHT = 40, 30

@@ -14,10 +14,9 @@ from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.export.labels import ImageLabels, StoreLabels
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.annotation_xml import annotation_xml
-from kdcli.voc.colours import VOID
 from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS
 from kdcli.voc.images import write_mask
-from kdcli.voc.labels import LabelSet
+from kdcli.voc.labels import VOID, LabelSet
 from kdcli.voc.labels_file import LABELS_FILE, write_labels
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 from kdcli.common.errors import DevkitError
 from kdcli.voc.annotation import read_xml
 from kdcli.voc.check.problems import Finding, Problem
-from kdcli.voc.colours import PALETTE, VOID
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, OBJECT_MASKS, Devkit
 from kdcli.voc.images import read_mask, read_photograph, read_size
+from kdcli.voc.labels import VOID
 
 SMALL = 2
 """Sides of a box, in pixels, below which it is worth a look."""

@@ -20,10 +20,9 @@ from kdcli.voc.coco.content import VOID_NAME, CocoDocument, CocoImage, CocoObjec
 from kdcli.voc.coco.photographs import find_photographs, ids_of, place_photograph
 from kdcli.voc.coco.read import read_document
 from kdcli.voc.coco.truth import truth_of
-from kdcli.voc.colours import VOID
 from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS
 from kdcli.voc.images import write_mask
-from kdcli.voc.labels import BACKGROUND, LabelSet
+from kdcli.voc.labels import BACKGROUND, VOID, LabelSet
 from kdcli.voc.labels_file import LABELS_FILE, write_labels
 
 _THREADS = 4

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.coco import rle
 from kdcli.voc.coco.content import Box, CocoDocument, CocoImage, CocoObject
-from kdcli.voc.colours import VOID
+from kdcli.voc.labels import VOID
 
 LEFT_OUT = "boxes without area in their image, left out"
 WIDENED = "boxes thinner than one pixel, widened to one"

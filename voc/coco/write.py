@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from kdcli.voc.coco import rle
 from kdcli.voc.coco.content import VOID_NAME, CocoImage, CocoObject
-from kdcli.voc.colours import VOID
+from kdcli.voc.labels import VOID
 
 REGIONS_FROM = 1000
 """Categories of regions have the id of their class plus this: a class of objects has one, too."""

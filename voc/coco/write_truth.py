@@ -13,8 +13,8 @@ from kdcli.voc.annotation import Annotation
 from kdcli.voc.coco import rle
 from kdcli.voc.coco.content import VOID_NAME, CocoImage, CocoObject
 from kdcli.voc.coco.write import write_document
-from kdcli.voc.colours import VOID
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.labels import VOID
 
 
 def write_truth(path: Path | str, devkit: Devkit, image_ids: Sequence[str]) -> None:
