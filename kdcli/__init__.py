@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from kdcli.voc.coco.import_coco import import_coco
     from kdcli.voc.coco.write_truth import write_truth
     from kdcli.voc.devkit import Devkit
+    from kdcli.voc.labels import LabelSet
+    from kdcli.voc.labels_file import read_labels, write_labels
     from kdcli.voc.scan import scan_images
     from kdcli.voc.scenes.dataset import make_sample
 
@@ -50,6 +52,8 @@ _HOMES = {
     "kdcli.voc.coco.import_coco": ("import_coco",),
     "kdcli.voc.coco.write_truth": ("write_truth",),
     "kdcli.voc.devkit": ("Devkit",),
+    "kdcli.voc.labels": ("LabelSet",),
+    "kdcli.voc.labels_file": ("read_labels", "write_labels"),
     "kdcli.voc.scenes.dataset": ("make_sample",),
     "kdcli.voc.scan": ("scan_images",),
     "kdcli.tutor_gen.config": ("GenerationConfig", "generation_config"),
@@ -79,6 +83,7 @@ __all__ = [
     "InstanceMasks",
     "Instances",
     "KdcliError",
+    "LabelSet",
     "Prediction",
     "RunConfig",
     "SemanticOutput",
@@ -97,9 +102,11 @@ __all__ = [
     "load_tutor",
     "load_tutors",
     "make_sample",
+    "read_labels",
     "run_config",
     "scan_images",
     "train",
+    "write_labels",
     "write_truth",
 ]
 

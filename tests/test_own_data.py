@@ -52,7 +52,7 @@ def test_the_page_does_what_it_says(tmp_path: Path) -> None:
     assert {each["name"] for each in said["categories"]} == set(names)
     assert len(said["annotations"]) > 30
     scores = json.loads((tmp_path / "runs/mine/evaluation-Main-val.json").read_text())
-    assert set(scores["detection"]["ap"]) == set(names)
+    assert set(scores["detection"]["average_precision"]) == set(names)
     for page in ("check", "tutors", "predictions"):
         assert "vehicle" in (tmp_path / f"{page}.html").read_text()
     assert (tmp_path / "student.onnx").stat().st_size > 100_000

@@ -148,13 +148,12 @@ def list_name(path: Path) -> str:
 
 
 def label_ids(names: Sequence[str] | Mapping[str, None], labels: LabelSet) -> dict[str, int]:
-    """Return the class id of each category that is the name of a label, or one of its words.
+    """Return the class id of each category that is one of a label's words, else a label's name.
 
     A category called void is `VOID`, unless that is a label.
     """
-    known = {folded(word): labels.ids[name] for name, its in labels.words.items() for word in its}
-    known |= {folded(name): label for name, label in labels.ids.items() if label}
-    known = {VOID_NAME: VOID} | known
+    known = {VOID_NAME: VOID} | {folded(name): labels.ids[name] for name in labels.names}
+    known |= {folded(word): labels.ids[name] for name, its in labels.words.items() for word in its}
     return {name: known[folded(name)] for name in names if folded(name) in known}
 
 
