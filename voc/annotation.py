@@ -56,7 +56,7 @@ def parse_annotation(path: Path, labels: LabelSet = VOC) -> Annotation:
         DevkitError: the XML is broken, lacks something, names a class that the labels lack, or
             holds a box that is inverted or leaves the image.
     """
-    root = _read_xml(path)
+    root = read_xml(path)
     height, width = (int(_number(path, root, f"size/{side}")) for side in ("height", "width"))
     if height < 1 or width < 1:
         raise DevkitError(
@@ -75,8 +75,12 @@ def parse_annotation(path: Path, labels: LabelSet = VOC) -> Annotation:
     )
 
 
-def _read_xml(path: Path) -> Element:
-    """Parse a file; Python's codecs know more of the encodings that files declare than expat."""
+def read_xml(path: Path) -> Element:
+    """Parse a file; Python's codecs know more of the encodings that files declare than expat.
+
+    Raises:
+        DevkitError: it cannot be read, or is not well-formed XML.
+    """
     try:
         content = path.read_bytes()
         declared = _DECLARED.match(content)

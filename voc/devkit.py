@@ -24,7 +24,7 @@ from kdcli.voc.labels_file import LABELS_FILE, read_labels
 
 CLASS_MASKS = "SegmentationClass"
 AUGMENTED_MASKS = "SegmentationClassAug"
-_OBJECT_FOLDER = "SegmentationObject"
+OBJECT_MASKS = "SegmentationObject"
 _MASK_FALLBACK = {AUGMENTED_MASKS: CLASS_MASKS}
 """The augmented set adds masks to VOC's; some copies of it hold the added ones only."""
 _AUGMENTED_LIST = re.compile(r"(?i:aug(mented)?)(?![a-z])")
@@ -108,8 +108,8 @@ class Devkit:
             DevkitError: the list is missing, empty or malformed, names an image twice, or names
                 an image without a photograph or with several.
         """
-        path = self._list_path(list_name)
-        ids = _parse_list(path)
+        path = self.list_path(list_name)
+        ids = parse_list(path)
         repeated = [name for name, count in Counter(ids).items() if count > 1]
         if repeated:
             raise DevkitError(
@@ -128,6 +128,14 @@ class Devkit:
     def image_path(self, image_id: str) -> Path:
         """Return the path of an image's photograph, whether or not it exists."""
         return self._file("JPEGImages", image_id, ".jpg")
+
+    def annotation_path(self, image_id: str) -> Path:
+        """Return the path of an image's XML file, whether or not it exists."""
+        return self._file("Annotations", image_id, ".xml")
+
+    def mask_path(self, image_id: str, folder: str = CLASS_MASKS) -> Path:
+        """Return the path of an image's mask in a folder, whether or not it exists."""
+        return self._file(folder, image_id, ".png")
 
     def read_image(self, image_id: str) -> NDArray[np.uint8]:
         """Return a photograph as (H, W, 3) uint8 RGB; see `voc.images.read_photograph`."""
@@ -176,7 +184,7 @@ class Devkit:
         if not path.is_file():
             fallback = _MASK_FALLBACK.get(folder)
             return None if fallback is None else self.mask(image_id, fallback, size)
-        of_classes = folder != _OBJECT_FOLDER
+        of_classes = folder != OBJECT_MASKS
         mask = pictures.read_mask(path, self.labels.palette if of_classes else PALETTE)
         height, width = mask.shape
         self._check_size(path, image_id, height, width, size)
@@ -186,7 +194,7 @@ class Devkit:
 
     def object_mask(self, image_id: str) -> NDArray[np.uint8] | None:
         """Return an image's object numbers, 1.. in the order of its XML; else like `mask`."""
-        return self.mask(image_id, _OBJECT_FOLDER)
+        return self.mask(image_id, OBJECT_MASKS)
 
     def has_boxes(self, image_id: str) -> bool:
         """Say whether an image has an XML file."""
@@ -216,7 +224,12 @@ class Devkit:
                 self._file(folder, image_id, ending)
         return frozenset(image_id for image_id in ids if image_id in files)
 
-    def _list_path(self, list_name: str) -> Path:
+    def list_path(self, list_name: str) -> Path:
+        """Return the path of a list's file.
+
+        Raises:
+            DevkitError: there is none; the message names those there are.
+        """
         path = self.root / "ImageSets" / f"{list_name}.txt"
         if ".." not in Path(list_name).parts and path.is_file():
             return path
@@ -264,7 +277,12 @@ def _own_labels(root: Path) -> LabelSet:
     return read_labels(path) if path.exists() else VOC
 
 
-def _parse_list(path: Path) -> tuple[str, ...]:
+def parse_list(path: Path) -> tuple[str, ...]:
+    """Return the image ids of a list's file as it states them, repeated ones too.
+
+    Raises:
+        DevkitError: it cannot be read, is empty or malformed.
+    """
     try:
         lines = _decoded(path.read_bytes()).splitlines()
     except OSError as error:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from kdcli.common.errors import DevkitError
 from kdcli.voc.annotation import Annotation, parse_annotation
+from kdcli.voc.annotation_xml import annotation_xml
 from kdcli.voc.classes import CLASS_IDS
-from kdcli.voc.scenes.dataset import annotation_xml
 
 
 def write(folder: Path, objects: str, size: str = "<width>50</width><height>40</height>") -> Path:

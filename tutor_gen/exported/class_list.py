@@ -1,4 +1,4 @@
-"""The classes of an export: what its sidecar says of them, and which of the labels they are."""
+"""The classes of an export: what its sidecar says of them, and which labels they are."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def _is_classes(value: object) -> bool:
 def ids_of_numbers(
     path: Path, table: str, names: Mapping[int, str], labels: LabelSet
 ) -> NDArray[np.uint8]:
-    """Return the class id of each of an export's class numbers from 0 on, 0 for none.
+    """Return the class id of each class number from 0 on, 0 for none.
 
     Args:
         path: the export's file.
         table: of its sidecar, that holds the names.
         names: of the numbers.
-        labels: what the ids are of.
+        labels: what it is to label.
 
     Raises:
         TutorError: none of them is one of the labels.

@@ -16,6 +16,7 @@ from kdcli.tutor_gen.exported.semantic import Semantic, class_probabilities
 from kdcli.tutor_gen.labels.dense import to_labels
 from kdcli.tutor_gen.tutors.preparation import Prepared
 from kdcli.tutor_gen.tutors.tutor import SemanticOutput
+from kdcli.voc.classes import VOC
 from kdcli.voc.labels import LabelSet
 
 
@@ -25,21 +26,20 @@ class DenseExport:
     Args:
         export: what is run.
         semantic: how to read what it returns.
-        labels: what it is to give.
+        labels: what it is to label.
 
     Raises:
         TutorError: the sidecar names none of the labels.
     """
 
-    def __init__(self, export: Export, semantic: Semantic, labels: LabelSet) -> None:
+    def __init__(self, export: Export, semantic: Semantic, labels: LabelSet = VOC) -> None:
         self._export = export
         self._semantic = semantic
         self.preparation = export.preparation
-        names = semantic.class_names
-        self._ids = ids_of_numbers(export.path, "semantic", names, labels)
+        self._ids = ids_of_numbers(export.path, "semantic", semantic.class_names, labels)
         self._classes = labels.size
         self._description = {
-            **export.describe(names, labels),
+            **export.describe(semantic.class_names, labels),
             "semantic": f"{semantic.values} at '{semantic.at}'",
         }
 

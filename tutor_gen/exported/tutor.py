@@ -48,10 +48,9 @@ class ExportedTutor:
         self._settings = settings
         self._mask_frame = output.mask_frame
         self.preparation = export.preparation
-        names = output.class_names
-        self._ids = ids_of_numbers(export.path, "output", names, settings.labels)
+        self._ids = ids_of_numbers(export.path, "output", output.class_names, settings.labels)
         self._description = {
-            **export.describe(names, settings.labels),
+            **export.describe(output.class_names, settings.labels),
             "masks": settings.masks,
             **_describe(output, settings),
         }

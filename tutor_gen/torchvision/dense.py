@@ -58,7 +58,7 @@ class DenseTutor:
 
     Args:
         model: of `tutor_gen.torchvision.model.load_model`, on its device.
-        class_names: what its class numbers mean; what is no label is background.
+        class_names: what its class numbers mean; what is none of the labels is background.
         origin: kind, name and weights, for the description.
         preparation: the resize of the photograph.
         normalisation: mean and deviation of the channels, of 0..1.
@@ -109,10 +109,8 @@ class DenseTutor:
             with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
                 logits = self._logits(images.sub_(self._mean).div_(self._std))
             probabilities = torch.softmax(logits.float(), dim=1).cpu().numpy()
-        return [
-            SemanticOutput(to_labels(each, self._ids, self._settings.labels.size))
-            for each in probabilities
-        ]
+        classes = self._settings.labels.size
+        return [SemanticOutput(to_labels(each, self._ids, classes)) for each in probabilities]
 
     def _logits(self, images: Tensor) -> Tensor:
         """(B, K, h, w) of the network's own cells."""
