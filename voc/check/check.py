@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from kdcli.common.errors import DevkitError
 from kdcli.common.progress import Progress, no_progress
+from kdcli.common.threads import threads
 from kdcli.voc.check.image import Facts, look_at
 from kdcli.voc.check.problems import Finding, Problem, Report
 from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit, parse_list
@@ -47,7 +47,7 @@ def check_data(
     if not lists:
         looked += [image_id for image_id in sorted(photographs) if image_id not in listed]
         findings += _left_over(devkit, photographs, listed)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with threads(_THREADS) as pool:
         found = pool.map(lambda image_id: look_at(devkit, image_id), looked)
         images = list(progress(found, len(looked), "images"))
     findings += [finding for facts in images for finding in facts.findings]

@@ -6,7 +6,6 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from kdcli.common.files import write_text
 from kdcli.common.folders import new_folder, refuse_existing
 from kdcli.common.names import folded
 from kdcli.common.progress import Progress, no_progress
+from kdcli.common.threads import threads
 from kdcli.voc.annotation_xml import annotation_xml
 from kdcli.voc.coco.content import VOID_NAME, CocoDocument, CocoImage, CocoObject, is_void
 from kdcli.voc.coco.photographs import find_photographs, ids_of, place_photograph
@@ -65,9 +65,9 @@ class _Job:
 
 
 def import_coco(
-    sources: Mapping[str, Path],
-    photographs: Sequence[Path],
-    out: Path,
+    sources: Mapping[str, Path | str],
+    photographs: Sequence[Path | str],
+    out: Path | str,
     labels: LabelSet | None = None,
     *,
     copy: bool = False,
@@ -92,13 +92,14 @@ def import_coco(
         DevkitError: a JSON or photograph is missing or wrong, or JSONs contradict each other.
         ResourceError: ``out`` holds something, or cannot be written.
     """
+    out = Path(out)
     refuse_existing(out)
-    documents = {name: read_document(path) for name, path in sources.items()}
+    documents = {name: read_document(Path(path)) for name, path in sources.items()}
     names = dict.fromkeys(name for each in documents.values() for name in each.names)
     if labels is None:
         labels = LabelSet(tuple(n for n in names if folded(n) != BACKGROUND and not is_void(n)))
     ids = label_ids(names, labels)
-    jobs = _jobs(documents, photographs)
+    jobs = _jobs(documents, [Path(folder) for folder in photographs])
     notes: Counter[str] = Counter()
     masks: set[str] = set()
     boxes = 0
@@ -106,7 +107,7 @@ def import_coco(
         for part in ("JPEGImages", "Annotations", CLASS_MASKS, OBJECT_MASKS):
             (folder / part).mkdir()
         write = functools.partial(_write_image, folder, out.name, labels, ids, copy)
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with threads(_THREADS) as pool:
             done = pool.map(write, jobs.values())
             for job, (boxed, masked, found) in zip(
                 jobs.values(), progress(done, len(jobs), "images"), strict=True
