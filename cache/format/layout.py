@@ -16,7 +16,9 @@ ATTRIBUTE = "tutor_cache"
 """Key of this format's own mapping among the root group's attributes."""
 
 OPTIONAL_TABLES = ("instances", "dropped", "grid")
-KNOWN_FEATURES = frozenset(OPTIONAL_TABLES)
+LOOKUP = "lookup"
+"""Feature, and group, of the rows by which images are found: `cache.format.lookup`."""
+KNOWN_FEATURES = frozenset({*OPTIONAL_TABLES, LOOKUP})
 """Optional parts this code can read; a store that needs another one is refused."""
 
 IMAGES_PER_SHARD = 64

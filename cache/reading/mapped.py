@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ REMEDY = (
 
 MAX_MAPS = 128
 """Files mapped at once: each holds a file descriptor, of which a process has about 1,000."""
+
+MAX_INDEXES = 4096
+"""Parsed shard indexes kept, 1 kB each as a rule; one is parsed again in some microseconds."""
 
 
 def damaged(path: Path, what: object) -> CacheError:
@@ -81,6 +85,7 @@ class MappedFiles:
                 entries = decode_index(content, size)
             except ValueError as error:
                 raise damaged(self.path(name), error) from error
+            _let_go(self._indexes, MAX_INDEXES)
             self._indexes[name] = entries
         return entries
 
@@ -97,10 +102,7 @@ class MappedFiles:
                 view = self._open(path, self._files[name][0])
             except OSError as again:
                 raise _cannot_read(path, again) from again
-        held = list(self._maps)
-        for oldest in held[: max(0, len(held) - MAX_MAPS + 1)]:
-            # Not closed: another thread may be reading it. It goes with its last reference.
-            self._maps.pop(oldest, None)
+        _let_go(self._maps, MAX_MAPS)
         self._maps[name] = view
         return view
 
@@ -117,6 +119,15 @@ class MappedFiles:
             # Without it the kernel reads 128 kB and more around each touched page.
             view.madvise(mmap.MADV_RANDOM)
         return view
+
+
+def _let_go(held: dict[str, Any], limit: int) -> None:
+    """Make room for one more. Maps are not closed: another thread may be reading one, which goes
+    with its last reference.
+    """
+    names = list(held) if len(held) >= limit else []
+    for oldest in names[: len(names) - limit + 1]:
+        held.pop(oldest, None)
 
 
 def _cannot_read(path: Path, error: OSError) -> CacheError:
