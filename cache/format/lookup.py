@@ -40,7 +40,7 @@ def image_row(tables: Sequence[str]) -> struct.Struct:
     return struct.Struct("<ii32sI" + "QII" * len(tables) + "I")
 
 
-def row_check(content: bytes, place: int) -> int:
+def row_check(content: bytes | bytearray | memoryview, place: int) -> int:
     """CRC-32 of a row, or of a bucket's rows, started at its place: also zeros do not pass."""
     return zlib.crc32(content, place + 1)
 

@@ -120,10 +120,10 @@ class _Packed:
         self._path = files.path(spec.file())
         self._count = spec.shape[0]
 
-    def read(self, first: int, count: int) -> bytes:
+    def read(self, first: int, count: int) -> bytearray:
         if first + count > self._count:
             raise self.damaged()
-        return self._rows.rows(first, first + count).tobytes()
+        return self._rows.content(first, first + count)
 
     def damaged(self) -> Exception:
         return damaged(self._path, "a row is not the one that was written")

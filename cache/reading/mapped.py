@@ -43,7 +43,7 @@ def missing_message(path: Path) -> str:
 
 
 class MappedFiles:
-    """The data files of one cache, mapped when first touched, the oldest let go.
+    """The data files of one cache, mapped when first touched, those used least let go.
 
     Without a lock, which a fork might copy while it is held: every step on the two plain dicts is
     atomic by itself (an OrderedDict's are not: it can be left broken), and at worst a file is
@@ -68,9 +68,8 @@ class MappedFiles:
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Bytes of a file; ``CacheError`` if it is missing or has another size."""
-        view = self._maps.get(name)
-        if view is None:
-            view = self._map(name)
+        view = self._maps.pop(name, None) or self._map(name)
+        self._maps[name] = view  # behind all others: those used least are let go first
         if view.size() != len(view):
             raise damaged(self.path(name), f"expected {len(view)} bytes, got {view.size()}")
         return view[start:stop]
@@ -103,7 +102,6 @@ class MappedFiles:
             except OSError as again:
                 raise _cannot_read(path, again) from again
         _let_go(self._maps, MAX_MAPS)
-        self._maps[name] = view
         return view
 
     def _open(self, path: Path, expected: int) -> mmap.mmap:
