@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class TutorCache:
     @property
     def failed(self) -> Mapping[str, str]:
         """The images without output, and why."""
-        return dict(self._arrays.root.failed)
+        return MappingProxyType(self._arrays.root.failed)
 
     @property
     def fingerprint(self) -> str:

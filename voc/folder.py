@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def files_by_id(folder: Path, ending: str) -> dict[str, tuple[str, ...]]:
         DevkitError: the folder cannot be read.
     """
     try:
-        names = [file.name for file in folder.iterdir()]
+        with os.scandir(folder) as files:
+            names = [file.name for file in files]
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
