@@ -95,37 +95,40 @@ def _image_rows(
     outcome: Mapping[str, NDArray[Any]],
     tables: Sequence[str],
 ) -> NDArray[np.uint8]:
-    pieces = [_bytes(sizes, "<i4"), digests, _bytes(outcome["label_crc32"], "<u4")]
+    rows = np.empty((len(sizes), image_row(tables).size), np.uint8)
+    place = 0
+
+    def fill(values: NDArray[Any], dtype: str) -> None:
+        """Write the bytes of the next numbers into every row."""
+        nonlocal place
+        content = np.ascontiguousarray(values, dtype).view(np.uint8).reshape(len(rows), -1)
+        rows[:, place : place + content.shape[1]] = content
+        place += content.shape[1]
+
+    fill(sizes, "<i4")
+    fill(digests, "u1")
+    fill(outcome["label_crc32"], "<u4")
     for table in tables:
         offsets = outcome[f"{table}/offsets"]
-        pieces.append(_bytes(offsets[:-1], "<u8"))
-        pieces.append(_bytes(np.diff(offsets), "<u4"))
-        pieces.append(_bytes(outcome[f"{table}/crc32"], "<u4"))
-    rows = np.concatenate(pieces, axis=1)
-    checks = np.array([row_check(row.data, place) for place, row in enumerate(rows)])
-    return np.concatenate([rows, _bytes(checks, "<u4")], axis=1)
-
-
-def _bytes(values: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
-    """A row of bytes for each row of numbers."""
-    return np.ascontiguousarray(values, dtype).view(np.uint8).reshape(len(values), -1)
+        fill(offsets[:-1], "<u8")
+        fill(np.diff(offsets), "<u4")
+        fill(outcome[f"{table}/crc32"], "<u4")
+    checks = (row_check(row.data, number) for number, row in enumerate(rows[:, :place]))
+    fill(np.fromiter(checks, np.uint32, len(rows)), "<u4")
+    return rows
 
 
 def _id_rows(ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    digests = [id_digest(image_id) for image_id in ids]
-    order = sorted(range(len(ids)), key=digests.__getitem__)
-    rows = b"".join(ID_ROW.pack(digests[position], position) for position in order)
-    buckets = -(-len(ids) // IDS_PER_BUCKET)
-    places = [bucket_of(digests[position], buckets) for position in order]
-    ends = np.searchsorted(places, range(buckets + 1)).tolist()
-    directory = b"".join(
-        BUCKET_ROW.pack(
-            first, stop - first, row_check(rows[first * ID_ROW.size : stop * ID_ROW.size], bucket)
-        )
+    digests = np.frombuffer(b"".join(map(id_digest, ids)), np.uint8).reshape(-1, ID_BYTES)
+    high, low = digests.view(">u8").T
+    order = np.lexsort([low, high])
+    positions = order.astype("<u8").view(np.uint8).reshape(-1, 8)
+    rows = np.concatenate([digests[order], positions], axis=1)
+    count = -(-len(ids) // IDS_PER_BUCKET)
+    places = [bucket_of(digest.tobytes(), count) for digest in rows[:, :8]]
+    ends = np.searchsorted(places, range(count + 1)).tolist()
+    buckets = b"".join(
+        BUCKET_ROW.pack(first, stop - first, row_check(rows[first:stop].tobytes(), bucket))
         for bucket, (first, stop) in enumerate(itertools.pairwise(ends))
     )
-    return _packed(rows, ID_ROW.size), _packed(directory, BUCKET_ROW.size)
-
-
-def _packed(content: bytes, width: int) -> NDArray[np.uint8]:
-    return np.frombuffer(content, np.uint8).reshape(-1, width)
+    return rows, np.frombuffer(buckets, np.uint8).reshape(count, -1)
