@@ -153,7 +153,7 @@ def _write(
     about: dict[str, Any] = {
         **cache.provenance,
         "format_version": FORMAT_VERSION,
-        "failed": cache.failed,
+        "failed": dict(cache.failed),
         "conventions": CONVENTIONS,
     }
     file.attrs["how_to_read"] = HOW_TO_READ

@@ -82,7 +82,7 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
     sizes = _bytes_by_array(cache)
     return Summary(
         images=len(cache),
-        failed=cache.failed,
+        failed=dict(cache.failed),
         shards=cache.shards,
         bytes_total=sum(sizes.values()),
         bytes_per_image=bytes_per_image(cache),

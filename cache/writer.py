@@ -166,8 +166,7 @@ class CacheWriter:
         May be killed and called again; on a complete cache it does nothing.
         """
         if not self._root.complete:
-            ids = [entry.image_id for entry in self._images]
-            root = write_tables(self._path, self._root, ids)
+            root = write_tables(self._path, self._root, self._images)
             root.write(self._path)
             self._root = root
         shutil.rmtree(self._path / PARTS, ignore_errors=True)

@@ -29,6 +29,7 @@ _MASK_FALLBACK = {AUGMENTED_MASKS: CLASS_MASKS}
 """The augmented set adds masks to VOC's; some copies of it hold the added ones only."""
 _AUGMENTED_LIST = re.compile(r"(?i:aug(mented)?)(?![a-z])")
 """SegmentationAug, train_aug, trainaug; not august."""
+_LEADS_OUT = re.compile(r"[/\\\0]|\.\.")
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ def _decoded(text: bytes) -> str:
 
 def _check_id(image_id: str, source: Path) -> None:
     """Refuse ids that would lead out of the devkit's folders."""
-    if image_id in ("", ".", "..") or any(sign in image_id for sign in ("/", "\\", "\0", "..")):
+    if image_id in ("", ".") or _LEADS_OUT.search(image_id):
         raise DevkitError(
             f"{source}: expected an image id such as 2008_000008, got {image_id!r}: an id is a "
             "file name without folder and ending."

@@ -18,7 +18,9 @@ ATTRIBUTE = "tutor_cache"
 OPTIONAL_TABLES = ("instances", "dropped", "grid")
 OTHER_CLASSES = "classes"
 """The feature of a store of another number of classes than VOC's: older readers refuse it."""
-KNOWN_FEATURES = frozenset({*OPTIONAL_TABLES, OTHER_CLASSES})
+LOOKUP = "lookup"
+"""Feature, and group, of the rows by which images are found: `cache.format.lookup`."""
+KNOWN_FEATURES = frozenset({*OPTIONAL_TABLES, OTHER_CLASSES, LOOKUP})
 """Optional parts this code can read; a store that needs another one is refused."""
 
 IMAGES_PER_SHARD = 64

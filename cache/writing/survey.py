@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from kdcli.cache.format.layout import (
     outcome_specs,
     store_tables,
 )
+from kdcli.cache.format.lookup import lookup_specs
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.format.root import read_root
 from kdcli.cache.writing.part import EncodedImage, Tables, encode_image
@@ -82,6 +84,9 @@ def expected_bytes(
     ids = len("\n".join(entry.image_id for entry in images).encode())
     whole = [*image_specs(len(images), ids), *outcome_specs(len(images), features)]
     columns, rows = _columns(encoded, tables, len(images))
+    lookup = lookup_specs(len(images), tuple(tables))
+    columns += lookup
+    rows += sum(math.prod(spec.shard or spec.shape) for spec in lookup)  # the last chunk is padded
     metadata = sum(len(encode_metadata(s.metadata())) for s in (low, high, *whole, *columns))
     files = planes * shards + 2 * len(whole) + 2 * len(columns)
     root = ROOT_BYTES + FILE_ENTRY_BYTES * files

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kdcli.cache.format.record import InstanceMasks
 from kdcli.common.detections import Detections
-from kdcli.student.data.assignment import TERMS
 from kdcli.student.data.geometry import FloatArray, UInt8Array
+from kdcli.student.data.targets import TERMS
 
 PADDING = -1
 """In an index map: the pixel lies beyond the image, and teaches nothing."""

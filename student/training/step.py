@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdcli.common.distributed import ranks, sum_over_ranks
 from kdcli.student.config.schema import RunConfig, TargetsConfig
-from kdcli.student.data.assignment import TERMS
 from kdcli.student.data.batch import Batch, BoxTable
 from kdcli.student.data.color_jitter import distort
+from kdcli.student.data.targets import TERMS
 from kdcli.student.losses.losses import detection_loss, segmentation_loss, soft_segmentation_loss
 from kdcli.student.losses.matching import match
 from kdcli.student.losses.soft_labels import tutor_targets

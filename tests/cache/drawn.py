@@ -7,12 +7,15 @@ would, and says ``ready`` before its first write.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kdcli.cache.format.record import DROPPED, FailedImage, InstanceMasks, TutorOutput
+from kdcli.cache.format.root import read_root
 from kdcli.cache.writer import CacheWriter
 from kdcli.common.images import ImageEntry
 
@@ -115,6 +118,15 @@ def write_drawn(path: Path, count: int = 10, seed: int = 0) -> list[TutorOutput]
     outputs = [draw_output(e, seed, 300 if i == 3 else None) for i, e in enumerate(entries)]
     write_cache(path, outputs, entries)
     return outputs
+
+
+def leave_out(path: Path, *features: str) -> None:
+    """Take optional parts out of a cache: it is then one that an earlier version wrote."""
+    root = read_root(path)
+    for feature in features:
+        shutil.rmtree(path / feature)
+    left = {n: entry for n, entry in root.files.items() if n.split("/")[0] not in features}
+    replace(root, features=root.features - {*features}, files=left).write(path)
 
 
 if __name__ == "__main__":
