@@ -15,8 +15,8 @@ from kdcli.common.errors import StudentError
 from kdcli.common.files import write_json, write_text
 from kdcli.common.progress import Progress, no_progress
 from kdcli.student.data.plan import class_masks
-from kdcli.student.evaluation.inference import InferenceSettings, infer
-from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
+from kdcli.student.evaluation.inference import infer
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
 from kdcli.voc.annotation import Annotation
@@ -106,11 +106,10 @@ def evaluate_student(
         settings = replace(settings, workers=workers)
     with explained_shortage(config, "--batch-size"):
         evaluation = evaluate_model(
-            model,
+            Engine(model, settings),
             devkit,
             devkit.image_ids(list_name),
             folder=class_masks(config, list_name),
-            settings=settings,
             metric=metric or config.evaluation.metric,
             progress=progress,
         )
@@ -147,12 +146,11 @@ def evaluation_path(run: Path, list_name: str) -> Path:
 
 
 def evaluate_model(
-    model: BlitzNet,
+    engine: Engine,
     devkit: Devkit,
     image_ids: Sequence[str],
     *,
     folder: str,
-    settings: InferenceSettings,
     metric: Metric = "area",
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -165,7 +163,7 @@ def evaluate_model(
     images = [(image_id, devkit.image_path(image_id)) for image_id in own]
     found: dict[str, Detections] = {}
     confusion, masks = ConfusionMatrix(), 0
-    predictions = infer(model, images, settings)
+    predictions = infer(engine, images)
     for prediction in progress(predictions, len(images), "evaluate"):
         found[prediction.image_id] = prediction.detections
         mask = devkit.mask(prediction.image_id, folder)

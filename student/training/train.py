@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.loading import Step, steps
 from kdcli.student.data.plan import Plan, class_masks, make_plan
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model, write_evaluation
 from kdcli.student.evaluation.gallery import beside_ground_truth
-from kdcli.student.evaluation.inference import InferenceSettings
 from kdcli.student.runs.checkpoint import BEST, LAST, checkpoint_path, save_checkpoint
 from kdcli.student.runs.directory import check_same, locked, prepare_run
 from kdcli.student.runs.memory import explained_shortage
@@ -209,12 +210,11 @@ class Loop:
         trainer, settings = self.trainer, self.config.evaluation
         trainer.share_statistics()
         ids, folder = self.devkit.image_ids(settings.list), class_masks(self.config, settings.list)
-        inference = InferenceSettings.of_run(self.config)
+        # Without graphs: a recording takes memory that the next training step needs.
+        inference = replace(InferenceSettings.of_run(self.config), graphs=False)
         with explained_shortage(self.config, "evaluation.batch_size"):
-            result = evaluate_model(
-                trainer.model, self.devkit, ids,
-                folder=folder, settings=inference, metric=settings.metric,
-            )  # fmt: skip
+            engine = Engine(trainer.model, inference)
+            result = evaluate_model(engine, self.devkit, ids, folder=folder, metric=settings.metric)
         scalars = {"evaluation/map": result.detection.map}
         if result.segmentation is not None:
             scalars["evaluation/miou"] = result.segmentation.miou
@@ -222,7 +222,7 @@ class Loop:
         self.logger.add(trainer.step, scalars)
         if rank() == 0:
             write_evaluation(self.out, settings.list, LAST, trainer.step, result)
-            shown = beside_ground_truth(trainer.model, self.devkit, ids[:SHOWN], folder, inference)
+            shown = beside_ground_truth(engine, self.devkit, ids[:SHOWN], folder)
             self.logger.show(trainer.step, result, shown)
             draw_curves(self.out)
         if result.score > trainer.best_score:
