@@ -24,7 +24,6 @@ import numpy as np
 import zarr
 
 from benchmarks.cache_data import SETTINGS, simulated_outputs
-from kdcli.cache.format.layout import table_names
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.summary import summarise
@@ -194,7 +193,7 @@ def write_large(path: Path, outputs: Sequence[TutorOutput], images: int) -> None
     with CacheWriter.open(path, entries, SETTINGS, {}) as writer:
         root = writer._root
         chunk = root.label_specs[0].chunk[1]
-        tables = table_names(root.features)
+        tables = root.tables
         coded = [encode_image(o, chunk, tables, o.index_map.size) for o in outputs]
         for shard in writer.pending():
             first = shard.index * root.images_per_shard

@@ -87,7 +87,7 @@ class TutorCache:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The 21 classes, background first."""
+        """The classes by label, background first."""
         return tuple(self.settings["class_names"])
 
     @property
@@ -160,7 +160,7 @@ class TutorCache:
         return self._arrays.window(self._position(image_id))
 
     def palette(self, image_id: str) -> NDArray[np.float32]:
-        """The label vectors (k, 21) that the label map indexes."""
+        """The label vectors (k, K) that the label map indexes."""
         (palette,) = self._arrays.tables["palette"].rows(self._position(image_id))
         return palette
 

@@ -83,9 +83,10 @@ def _list_problems(arrays: CacheArrays) -> list[str]:
 
 def _image_problems(cache: TutorCache, progress: Progress) -> list[str]:
     problems = []
+    classes = len(cache.class_names)
     for image_id in progress(cache.image_ids, len(cache), "decoding images"):
         try:
-            check_output(cache[image_id], cache.entry(image_id), cache.features)
+            check_output(cache[image_id], cache.entry(image_id), cache.features, classes)
         except CacheError as error:
             problems.append(str(error))
     return problems

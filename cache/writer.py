@@ -64,10 +64,10 @@ class CacheWriter:
     ) -> CacheWriter:
         """Create the cache at ``path``, or go on with the one that lies there.
 
-        ``settings`` is JSON: ``class_names`` (21), ``detection`` and ``segmentation`` (a tutor's
-        description or None), ``keep_masks`` (bool, default false), and whatever else decides what
-        the tutors say. ``environment`` (versions, host) is only recorded. An existing cache keeps
-        its ``images_per_shard``.
+        ``settings`` is JSON: ``class_names`` (2 to 255, background first), ``detection`` and
+        ``segmentation`` (a tutor's description or None), ``keep_masks`` (bool, default false), and
+        whatever else decides what the tutors say. ``environment`` (versions, host) is only
+        recorded. An existing cache keeps its ``images_per_shard``.
 
         Raises ``CacheError``: other settings or images than the cache was begun with (listed), an
         image file that changed since, another process at work on it, a folder that is no cache, a

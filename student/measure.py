@@ -20,7 +20,6 @@ from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.training.trainer import Trainer
-from kdcli.voc.classes import NUM_CLASSES
 
 FEW = 2
 """The smallest batch to train on: batch norm needs two values, of a map with one cell, too."""
@@ -97,9 +96,10 @@ def drawn_batch(config: RunConfig, images: int) -> Batch:
 
 def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
     input_side, map_side = config.model.input_size, config.model.segmentation_side
+    classes = config.model.num_classes
     corners = rng.uniform(0, 0.5, (OBJECTS, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (OBJECTS, 2))], axis=1)
-    labels = rng.integers(1, NUM_CLASSES, OBJECTS)
+    labels = rng.integers(1, classes, OBJECTS)
     return Sample(
         image_id="noise",
         image=rng.integers(0, 256, (input_side, input_side, 3), dtype=np.uint8),
@@ -107,9 +107,9 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
         tutor=Detections.none(),
         confirming=None,
         instances=InstanceMasks.none(),
-        mask=rng.integers(0, NUM_CLASSES, (map_side, map_side), dtype=np.uint8),
+        mask=rng.integers(0, classes, (map_side, map_side), dtype=np.uint8),
         index_map=np.zeros((map_side, map_side), np.uint8),
-        palette=np.zeros((1, NUM_CLASSES), np.float32),
+        palette=np.zeros((1, classes), np.float32),
         placement=None,
         weights=np.array([1, 0, 1, 0], np.float32),
         jitter=draw_color_jitter(rng, config.augmentation),

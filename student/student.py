@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from kdcli.common.device import use_device
+from kdcli.common.errors import StudentError
+from kdcli.common.names import difference
 from kdcli.common.progress import Progress, no_progress
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import UInt8Array
@@ -19,8 +21,11 @@ from kdcli.student.evaluation.evaluate import Evaluation, evaluate_model
 from kdcli.student.evaluation.inference import Prediction, infer_arrays
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.checkpoint import LAST
+from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import load_run
+from kdcli.voc.classes import VOC
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.labels import LabelSet
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Student:
         config: Of its run.
         model: On its device.
         step: How many steps trained it.
+        labels: What it tells apart.
     """
 
     config: RunConfig
     model: BlitzNet
     step: int
+    labels: LabelSet = VOC
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -61,8 +68,10 @@ class Student:
 
         Raises:
             DevkitError: No such list, or an image that cannot be read.
-            StudentError: Images without boxes.
+            StudentError: Images without boxes, or a devkit of other labels.
         """
+        if differs := difference(self.labels.names, devkit.labels.names, "it", "the data set"):
+            raise StudentError(f"The student knows other labels than {devkit.root}: {differs}")
         return evaluate_model(
             self.engine,
             devkit,
@@ -87,4 +96,6 @@ def load_student(
         StudentError: No such run or checkpoint.
         ResourceError: No such device.
     """
-    return Student(*load_run(Path(run), checkpoint=checkpoint, device=use_device(str(device))))
+    run = Path(run)
+    loaded = load_run(run, checkpoint=checkpoint, device=use_device(str(device)))
+    return Student(*loaded, recorded_labels(run))

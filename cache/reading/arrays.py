@@ -18,11 +18,10 @@ from kdcli.cache.format.images import decode_ids, decode_whole
 from kdcli.cache.format.layout import (
     HIGH,
     LOW,
-    TABLES,
     ArraySpec,
+    Column,
     image_specs,
     outcome_specs,
-    table_names,
 )
 from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.reading.direct import MappedLabels, mapped_column
@@ -83,7 +82,7 @@ class CacheArrays:
         self._label_crc32 = outcome["label_crc32"]
         self.files = MappedFiles(path, self.root.files)
         self.tables: Mapping[str, Table] = {
-            name: self._table(name, outcome) for name in table_names(self.root.features)
+            name: self._table(name, columns, outcome) for name, columns in self.root.tables.items()
         }
         self.labels = self._labels()
 
@@ -115,10 +114,12 @@ class CacheArrays:
         offsets = self.tables["palette"].offsets
         return int(offsets[image + 1]) - int(offsets[image]) > 256
 
-    def _table(self, name: str, outcome: Mapping[str, NDArray[Any]]) -> Table:
+    def _table(
+        self, name: str, columns: tuple[Column, ...], outcome: Mapping[str, NDArray[Any]]
+    ) -> Table:
         offsets = outcome[f"{name}/offsets"]
-        columns = tuple(self._column(c.spec(name, int(offsets[-1]))) for c in TABLES[name])
-        return Table(offsets, outcome[f"{name}/crc32"], columns, self.path / name)
+        readers = tuple(self._column(c.spec(name, int(offsets[-1]))) for c in columns)
+        return Table(offsets, outcome[f"{name}/crc32"], readers, self.path / name)
 
     def _column(self, spec: ArraySpec) -> RowReader:
         if _metadata(self, spec.metadata_path) == spec.metadata():

@@ -58,7 +58,7 @@ def _part_of(arrays: CacheArrays, shard: int) -> Part:
 def _encoded(arrays: CacheArrays, image: int) -> EncodedImage:
     name = arrays.ids[image]
     if name in arrays.root.failed:
-        return failed_image(arrays.root.failed[name], tuple(arrays.tables))
+        return failed_image(arrays.root.failed[name], arrays.root.tables)
     tables = {table: content.rows(image) for table, content in arrays.tables.items()}
     if not isinstance(arrays.labels, MappedLabels):
         raise CacheError(f"{arrays.path}: written by another program; its label maps stay unread")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdcli.cache.format.codec import ShardWriter, encode_chunk
 from kdcli.cache.format.images import encode_metadata, write_metadata, write_whole
-from kdcli.cache.format.layout import ROOT, TABLES, ArraySpec, outcome_specs, table_names
+from kdcli.cache.format.layout import ROOT, ArraySpec, outcome_specs, table_names
 from kdcli.cache.format.root import Root
 from kdcli.cache.writing.part import Part, read_part
 from kdcli.common.errors import CacheError
@@ -99,7 +99,10 @@ def _gather(part: Part, pieces: dict[str, list[NDArray[Any]]]) -> None:
 
 def _write_columns(cache: Path, root: Root, rows: Mapping[str, int]) -> None:
     """Stream the tables' rows from the parts: masks of a large cache exceed the memory."""
-    specs = {table: [c.spec(table, n) for c in TABLES[table]] for table, n in rows.items()}
+    specs = {
+        table: [column.spec(table, rows[table]) for column in columns]
+        for table, columns in root.tables.items()
+    }
     with contextlib.ExitStack() as stack:
         writers = {
             table: [_column_writer(stack, cache, spec) for spec in columns]

@@ -6,7 +6,7 @@ reads and writes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kdcli.cache.format.vectors import THRESHOLD
@@ -311,3 +311,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         expect(self.seed >= 0, "seed", "at least 0", self.seed)
+
+    def of_classes(self, classes: int) -> RunConfig:
+        """Return it for a data set of so many classes, background included."""
+        return replace(self, model=replace(self.model, num_classes=classes))

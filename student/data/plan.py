@@ -17,7 +17,6 @@ from kdcli.student.data.assignment import (
     required_roles,
     to_csv,
 )
-from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit, mask_folder
 from kdcli.voc.scan import scan_images
 
@@ -79,7 +78,8 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
         )
     taught = [row.image_id for row in rows if row.detection_tutor or row.segmentation_tutor]
     if roles and cache is not None:
-        check_fits(cache, scan_images(devkit, taught), roles=roles, class_names=CLASSES)
+        names = devkit.labels.all_names
+        check_fits(cache, scan_images(devkit, taught), roles=roles, class_names=names)
         if "segmentation" in roles and segmentation.masks == "soft" and not cache.has_instances:
             raise StudentError(
                 'targets.segmentation.masks = "soft" asks for the tutor\'s own masks, which this '

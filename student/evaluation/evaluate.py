@@ -17,6 +17,7 @@ from kdcli.common.progress import Progress, no_progress
 from kdcli.student.data.plan import class_masks
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.inference import infer
+from kdcli.student.runs.directory import check_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
 from kdcli.voc.annotation import Annotation
@@ -98,8 +99,10 @@ def evaluate_student(
         save: Whether the result is saved.
 
     Raises:
-        StudentError: No such run or checkpoint, images without boxes, or no room for the result.
+        StudentError: No such run or checkpoint, another's labels, images without boxes, or no room
+            for the result.
     """
+    check_labels(run, devkit.labels)
     config, model, step = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = InferenceSettings.of_run(config, batch_size, bf16)
     if workers is not None:
@@ -162,7 +165,8 @@ def evaluate_model(
     own = image_ids[rank() :: ranks()]
     images = [(image_id, devkit.image_path(image_id)) for image_id in own]
     found: dict[str, Detections] = {}
-    confusion, masks = ConfusionMatrix(), 0
+    names = devkit.labels.all_names
+    confusion, masks = ConfusionMatrix(names), 0
     predictions = infer(engine, images)
     for prediction in progress(predictions, len(images), "evaluate"):
         found[prediction.image_id] = prediction.detections
@@ -170,19 +174,19 @@ def evaluate_model(
         if mask is not None:
             masks += 1
             confusion.update(prediction.class_map, mask)
-    found, confusion, masks = _gathered(found, confusion, masks)
+    found, confusion, masks = _gathered(found, confusion, masks, names)
     ordered = {image_id: found[image_id] for image_id in image_ids}
-    detection = evaluate_detections(ordered, annotations, metric=metric)
+    detection = evaluate_detections(ordered, annotations, metric=metric, names=names)
     segmentation = confusion.result(detection.frequent_classes) if masks else None
     return Evaluation(len(image_ids), detection, segmentation)
 
 
 def _gathered(
-    found: dict[str, Detections], confusion: ConfusionMatrix, masks: int
+    found: dict[str, Detections], confusion: ConfusionMatrix, masks: int, names: Sequence[str]
 ) -> tuple[dict[str, Detections], ConfusionMatrix, int]:
     """Put together what the processes found."""
     parts = objects_of_ranks((found, confusion.counts, masks))
-    together = ConfusionMatrix()
+    together = ConfusionMatrix(names)
     for _, counts, _ in parts:
         together.counts += counts
     everything = {name: boxes for part, _, _ in parts for name, boxes in part.items()}

@@ -14,6 +14,7 @@ from kdcli.student.evaluation.inference import infer_arrays
 from kdcli.student.evaluation.predict import PredictionFiles
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import read_picture
+from kdcli.voc.labels import LabelSet
 from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 from kdcli.voc.view.overlay import enlarged, overlay
 
@@ -22,6 +23,7 @@ def write_prediction_gallery(
     path: Path,
     run: Path,
     files: Sequence[PredictionFiles],
+    labels: LabelSet,
     devkit: Devkit | None,
     folder: str | None = None,
 ) -> None:
@@ -31,13 +33,14 @@ def write_prediction_gallery(
         path: The page.
         run: The student's.
         files: The predictions.
+        labels: The student's.
         devkit: Of the photographs, if they are of one.
         folder: Of the class masks; see ``ground_truth_panels``.
     """
     facts = {"student": str(run), "images": str(len(files))}
     rows = prediction_rows(files, devkit, folder)
     with atomic_file(path) as file:
-        write_gallery(file, "What the student says", facts, rows)
+        write_gallery(file, "What the student says", facts, rows, labels)
 
 
 def beside_ground_truth(
@@ -68,11 +71,12 @@ def beside_ground_truth(
             None if annotation is None else annotation.boxes,
             None if annotation is None else annotation.labels,
             class_map=devkit.mask(name, folder),
+            label_set=devkit.labels,
             scale=scale,
         )
         said = overlay(
             image, found.boxes[drawn], found.labels[drawn], found.scores[drawn],
-            prediction.class_map, scale=scale,
+            prediction.class_map, label_set=devkit.labels, scale=scale,
         )  # fmt: skip
         pictures[name] = np.concatenate([true, said], axis=1)
     return pictures

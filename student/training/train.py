@@ -69,7 +69,7 @@ def train(
         CacheError, DevkitError: The cache or the devkit does not fit.
         TrainingInterrupted: After Ctrl-C, SIGTERM or SIGUSR1.
     """
-    out = Path(out)
+    out, config = Path(out), config.of_classes(devkit.labels.size)
     device = pick_device(config.runtime.device)
     with process_group(device), contextlib.ExitStack() as held:
         plan = first_rank_does(lambda: _prepare(config, devkit, cache, out, held))
@@ -111,10 +111,10 @@ def _prepare(
         )
     plan = make_plan(config, devkit, cache)
     if finished_summary(out):  # which may lie where nothing can be written
-        check_same(out, config, plan.targets_csv, plan.facts)
+        check_same(out, config, plan.targets_csv, plan.facts, devkit.labels)
     else:
         held.enter_context(locked(out))
-        prepare_run(out, config, plan.targets_csv, plan.facts)
+        prepare_run(out, config, plan.targets_csv, plan.facts, devkit.labels)
     return plan
 
 

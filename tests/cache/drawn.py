@@ -41,7 +41,7 @@ def draw_entries(count: int, seed: int = 0, largest: int = 60) -> list[ImageEntr
 
 
 def draw_boxes(
-    rng: np.random.Generator, count: int, height: int, width: int
+    rng: np.random.Generator, count: int, height: int, width: int, classes: int = 21
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes inside the image, labels, confidences; duplicates and exact 0 and 1 among them."""
     corners = np.sort(rng.integers(0, 5, (count, 2, 2)), axis=1).astype(np.float32) / 4
@@ -50,7 +50,7 @@ def draw_boxes(
     corners[:, 0] -= over * np.float32(0.125)
     corners[:, 1] -= over * np.float32(0.125)
     boxes = (corners * np.array([width, height], dtype=np.float32)).reshape(-1, 4)
-    labels = rng.integers(1, 21, count).astype(np.uint8)
+    labels = rng.integers(1, classes, count).astype(np.uint8)
     scores = rng.choice(np.array([0, 1, 0.5, *rng.random(5)], dtype=np.float32), count)
     return boxes, labels, scores
 
@@ -62,6 +62,7 @@ def draw_output(
     boxes: int | None = None,
     masks: int | None = None,
     grid: bool = False,
+    classes: int = 21,
 ) -> TutorOutput:
     """A valid output for an image, a function of the arguments alone.
 
@@ -71,7 +72,7 @@ def draw_output(
     k = int(rng.integers(1, 8)) if vectors is None else vectors
     n = int(rng.integers(0, 6)) if boxes is None else boxes
     h, w = entry.height, entry.width
-    palette = rng.random((k, 21), dtype=np.float32) * (rng.random((k, 21)) < 0.2)
+    palette = rng.random((k, classes), dtype=np.float32) * (rng.random((k, classes)) < 0.2)
     palette[0] = 0
     cells = rng.integers(0, k, (-(-h // 4), -(-w // 4)))
     index_map = np.kron(cells, np.ones((4, 4), dtype=np.int64))[:h, :w]
@@ -79,8 +80,8 @@ def draw_output(
     kept = None
     if masks is not None:
         probabilities = rng.integers(0, 256, (masks, 28, 28)).astype(np.uint8)
-        kept = InstanceMasks(*draw_boxes(rng, masks, h, w), probabilities)
-    detections = draw_boxes(rng, n, h, w)
+        kept = InstanceMasks(*draw_boxes(rng, masks, h, w, classes), probabilities)
+    detections = draw_boxes(rng, n, h, w, classes)
     dropped = rng.integers(0, 300, len(DROPPED)).astype(np.uint32) if rng.random() < 0.8 else None
     window = None
     if grid:

@@ -69,7 +69,7 @@ def test_every_difference_is_listed(drawn: ModuleType, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'c'}: the cache does not fit:\n")
     assert "no segmentation tutor" in message
-    assert "class 1 is 'class 1', expected 'cat'" in message
+    assert "the cache has class 1, the data set has cat" in message
     assert "elsewhere: not in the cache" in message
     assert "drawn_004: failed: broken file" in message
     assert "drawn_001: the image file changed" in message
