@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcli.common.device import pick_device
+from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import Batch
@@ -148,7 +149,7 @@ def inference(
     model: BlitzNet, batch: int, repeats: int, limits: Limits, config: RunConfig
 ) -> list[Row]:
     """The network as it was trained and made ready, and with all that a prediction takes."""
-    device, bf16 = model.anchors.device, config.optim.bf16
+    device, bf16 = model.anchors.device, config.optim.bf16 is True
     side = config.model.input_size
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     work = forward_work(model, normalise(images, model.config), 2 if bf16 else 4)
@@ -206,7 +207,8 @@ def main(arguments: Sequence[str]) -> None:
         ],
     )  # fmt: skip
     device = pick_device(options.device)
-    dtype = torch.bfloat16 if config.optim.bf16 else torch.float32
+    config = fitted(config, device)
+    dtype = torch.bfloat16 if config.optim.bf16 is True else torch.float32
     limits = measure_limits(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     rows: list[Row] = [

@@ -46,11 +46,11 @@ class InferenceSettings:
     def of_run(
         cls, config: RunConfig, batch_size: int | None = None, bf16: bool | None = None
     ) -> InferenceSettings:
-        """Return what a run's configuration says, but for what is given."""
+        """Return what a run's configuration says, with nothing left auto, but for what is given."""
         return cls(
             batch_size=config.evaluation.batch_size if batch_size is None else batch_size,
-            workers=config.runtime.workers,
-            bf16=config.optim.bf16 if bf16 is None else bf16,
+            workers=int(config.runtime.workers),
+            bf16=config.optim.bf16 is True if bf16 is None else bf16,
         )
 
 
