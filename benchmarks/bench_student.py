@@ -105,10 +105,8 @@ def step_work(model: BlitzNet, forward: Work) -> Work:
     return Work(3 * forward.flops, 3 * forward.bytes + ADAM_BYTES * parameters)
 
 
-def training(
-    trainer: Trainer, dataset: StudentDataset, steps: int, limits: Limits, value_bytes: int
-) -> list[Row]:
-    """One batch again and again, and batches through the pipeline, in turns."""
+def step_seconds(trainer: Trainer, dataset: StudentDataset, steps: int) -> tuple[float, float]:
+    """One batch again and again, and batches through the pipeline, in turns: medians of a step."""
     device, parts = trainer.device, trainer.config.optim.accumulate
     batches = iter(make_loader(dataset, 0, device))
     same = [next(batches).to(device) for _ in range(parts)]
@@ -132,11 +130,18 @@ def training(
         timed([], following)  # what was prepared during the steps before counts for nobody
         for _ in range(steps):
             timed(piped, following)
-    size = trainer.config.optim.batch_size
-    images = normalise(same[0].images, trainer.config.model)
-    forward = forward_work(trainer.model, images[:1], value_bytes)
+    return statistics.median(pure), statistics.median(piped)
+
+
+def training(
+    trainer: Trainer, dataset: StudentDataset, steps: int, limits: Limits, value_bytes: int
+) -> list[Row]:
+    """A step alone, and with the input pipeline."""
+    alone, all_of_it = step_seconds(trainer, dataset, steps)
+    size, side = trainer.config.optim.batch_size, trainer.config.model.input_size
+    image = torch.zeros(1, 3, side, side, device=trainer.device)
+    forward = forward_work(trainer.model, image, value_bytes)
     work = step_work(trainer.model, Work(size * forward.flops, size * forward.bytes))
-    alone, all_of_it = statistics.median(pure), statistics.median(piped)
     return [
         line(f"training step, batch {size}, same batch", alone, size, limits.floor(work)),
         line(f"training step, batch {size}, with the pipeline", all_of_it, size,
