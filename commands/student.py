@@ -75,7 +75,7 @@ def train_student(
     devkit, trained = open_devkit(voc, labels), config.data.list
     if is_first_process():
         note_unused_masks(devkit, trained, class_masks(config, trained))
-    summary = train(config, devkit, store, out, progress=progress)
+    summary = train(config, devkit, store, out, progress=progress, tell=click.echo)
     if not is_first_process():
         return
     losses = ", ".join(f"{name} {value:.3g}" for name, value in summary.losses.items())

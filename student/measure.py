@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcli.cache.format.record import InstanceMasks
@@ -16,9 +15,9 @@ from kdcli.common.detections import Detections
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.batch import Batch, Sample, collate
 from kdcli.student.data.color_jitter import draw_color_jitter
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import ModelConfig
-from kdcli.student.model.preprocessing import normalise
 from kdcli.student.training.trainer import Trainer
 
 FEW = 2
@@ -84,7 +83,8 @@ def speed_of(config: RunConfig, device: torch.device) -> Speed:
         batch = fitting
         seconds = _seconds_of_step(trainer, batch, REPEATS)
     image = drawn_batch(config, 1).images.to(device)
-    inferred = least_seconds(lambda: _infer(trainer, image), device, REPEATS)
+    engine = Engine(trainer.model, InferenceSettings.of_run(trainer.config))
+    inferred = least_seconds(lambda: engine.outputs(image), device, REPEATS)
     return Speed(batch / seconds, batch, 1 / inferred)
 
 
@@ -119,13 +119,6 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
 def _seconds_of_step(trainer: Trainer, images: int, repeats: int) -> float:
     batch = drawn_batch(trainer.config, images).to(trainer.device)
     return least_seconds(lambda: trainer.update([batch]), trainer.device, repeats)
-
-
-@torch.no_grad()
-def _infer(trainer: Trainer, image: Tensor) -> object:
-    bf16 = trainer.config.optim.bf16
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=bf16):
-        return trainer.model.eval()(normalise(image, trainer.config.model))
 
 
 def least_seconds(function: Callable[[], object], device: torch.device, repeats: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from kdcli.common.progress import Progress, no_progress
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.data.plan import class_masks
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import Evaluation, evaluate_model
-from kdcli.student.evaluation.inference import InferenceSettings, Prediction, infer_arrays
+from kdcli.student.evaluation.inference import Prediction, infer_arrays
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.checkpoint import LAST
 from kdcli.student.runs.directory import recorded_labels
@@ -42,6 +44,11 @@ class Student:
     step: int
     labels: LabelSet = VOC
 
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """What it predicts with: a copy of ``model`` as it is when it is first asked."""
+        return Engine(self.model, InferenceSettings.of_run(self.config))
+
     def predict(self, image: UInt8Array) -> Prediction:
         """Return boxes and class map of one image, (H, W, 3) uint8 RGB.
 
@@ -52,7 +59,7 @@ class Student:
 
     def predict_all(self, images: Sequence[UInt8Array]) -> list[Prediction]:
         """Return the same of several images, whose sizes may differ."""
-        return infer_arrays(self.model, images, InferenceSettings.of_run(self.config))
+        return infer_arrays(self.engine, images)
 
     def evaluate(
         self, devkit: Devkit, list_name: str, progress: Progress = no_progress
@@ -66,11 +73,10 @@ class Student:
         if differs := difference(self.labels.names, devkit.labels.names, "it", "the data set"):
             raise StudentError(f"The student knows other labels than {devkit.root}: {differs}")
         return evaluate_model(
-            self.model,
+            self.engine,
             devkit,
             devkit.image_ids(list_name),
             folder=class_masks(self.config, list_name),
-            settings=InferenceSettings.of_run(self.config),
             metric=self.config.evaluation.metric,
             progress=progress,
         )

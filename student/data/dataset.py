@@ -18,6 +18,7 @@ from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
 from kdcli.common.distributed import rank, ranks
 from kdcli.common.workers import worker_options
+from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.assignment import on_this_visit
 from kdcli.student.data.augmentation import draw_transform
@@ -283,5 +284,5 @@ def make_loader(dataset: StudentDataset, start: int, device: torch.device) -> Da
         batch_sampler=RankSampler(schedule, optim.accumulate, rank(), ranks()),
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        **worker_options(config.runtime.workers),
+        **worker_options(int(fitted(config, device).runtime.workers)),
     )

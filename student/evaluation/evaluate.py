@@ -15,8 +15,8 @@ from kdcli.common.errors import StudentError
 from kdcli.common.files import write_json, write_text
 from kdcli.common.progress import Progress, no_progress
 from kdcli.student.data.plan import class_masks
-from kdcli.student.evaluation.inference import InferenceSettings, infer
-from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
+from kdcli.student.evaluation.inference import infer
 from kdcli.student.runs.directory import check_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
@@ -109,11 +109,10 @@ def evaluate_student(
         settings = replace(settings, workers=workers)
     with explained_shortage(config, "--batch-size"):
         evaluation = evaluate_model(
-            model,
+            Engine(model, settings),
             devkit,
             devkit.image_ids(list_name),
             folder=class_masks(config, list_name),
-            settings=settings,
             metric=metric or config.evaluation.metric,
             progress=progress,
         )
@@ -150,12 +149,11 @@ def evaluation_path(run: Path, list_name: str) -> Path:
 
 
 def evaluate_model(
-    model: BlitzNet,
+    engine: Engine,
     devkit: Devkit,
     image_ids: Sequence[str],
     *,
     folder: str,
-    settings: InferenceSettings,
     metric: Metric = "area",
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -169,7 +167,7 @@ def evaluate_model(
     found: dict[str, Detections] = {}
     names = devkit.labels.all_names
     confusion, masks = ConfusionMatrix(names), 0
-    predictions = infer(model, images, settings)
+    predictions = infer(engine, images)
     for prediction in progress(predictions, len(images), "evaluate"):
         found[prediction.image_id] = prediction.detections
         mask = devkit.mask(prediction.image_id, folder)

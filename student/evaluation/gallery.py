@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kdcli.common.files import atomic_file
 from kdcli.student.data.geometry import UInt8Array
-from kdcli.student.evaluation.inference import InferenceSettings, infer
+from kdcli.student.evaluation.engine import Engine
+from kdcli.student.evaluation.inference import infer_arrays
 from kdcli.student.evaluation.predict import PredictionFiles
-from kdcli.student.model.blitznet import BlitzNet
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import read_picture
 from kdcli.voc.labels import LabelSet
@@ -45,28 +44,27 @@ def write_prediction_gallery(
 
 
 def beside_ground_truth(
-    model: BlitzNet,
+    engine: Engine,
     devkit: Devkit,
     image_ids: Sequence[str],
     folder: str,
-    settings: InferenceSettings,
     threshold: float = 0.5,
 ) -> dict[str, UInt8Array]:
     """Return a picture of each image: ground truth to the left, the student's word to the right.
 
     Args:
-        model: The student.
+        engine: The student.
         devkit: Photographs and ground truth.
         image_ids: Which images.
         folder: Of the class masks.
-        settings: Of inference.
         threshold: Confidence that a box must have to be drawn.
     """
-    paths = [(image_id, devkit.image_path(image_id)) for image_id in image_ids]
+    images = [devkit.read_image(image_id) for image_id in image_ids]
     pictures = {}
-    for prediction in infer(model, paths, replace(settings, workers=0)):
-        name, found = prediction.image_id, prediction.detections
-        image, annotation = devkit.read_image(name), devkit.annotation(name)
+    for name, image, prediction in zip(
+        image_ids, images, infer_arrays(engine, images), strict=True
+    ):
+        found, annotation = prediction.detections, devkit.annotation(name)
         scale, drawn = panel_scale(image), found.scores >= threshold
         true = overlay(
             image,

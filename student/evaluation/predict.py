@@ -12,7 +12,8 @@ from kdcli.common.device import pick_device
 from kdcli.common.errors import DevkitError, StudentError
 from kdcli.common.files import atomic_file, explained, write_json
 from kdcli.common.progress import Progress, no_progress
-from kdcli.student.evaluation.inference import InferenceSettings, Prediction, infer
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
+from kdcli.student.evaluation.inference import Prediction, infer
 from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
@@ -115,7 +116,8 @@ def predict(
         out.mkdir(parents=True, exist_ok=True)
     paths, failed, written = dict(images), dict[str, str](), []
     with explained_shortage(config, "--batch-size"):
-        for prediction in progress(infer(model, images, settings, failed), len(images), "predict"):
+        predictions = infer(Engine(model, settings), images, failed)
+        for prediction in progress(predictions, len(images), "predict"):
             name = prediction.image_id
             try:
                 written.append(write_prediction(prediction, paths[name], out, threshold, labels))

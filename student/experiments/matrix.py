@@ -154,7 +154,8 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that are not the defaults and change what is learned, without the seed.
 
     Only these: a setting that a later version adds leaves the identity of earlier runs alone, and
-    what becomes of a tutor's word plays no part where a task has none.
+    what becomes of a tutor's word plays no part where a task has none. Nor does the machine: what
+    ``auto`` means there is no setting, and ``optim.bf16=false`` is what earlier runs' default was.
     """
     default = flatten(RunConfig())
     targets = {task: getattr(config.targets, task) for task in _TASKS}
@@ -165,6 +166,7 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
         if value != default[key]
         and not key.startswith("runtime.")
         and key != "seed"
+        and not (key == "optim.bf16" and value is False)
         and not (key.startswith(without) and key.rpartition(".")[2] not in _OF_GT)
     }
 

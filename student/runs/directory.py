@@ -1,9 +1,9 @@
 """A run's directory: what it records about itself, and the refusal to mix two runs.
 
-config.toml      the resolved configuration
+config.toml      the complete configuration, with the ``auto`` that was asked for
 labels.toml      the labels that it tells apart, where they are not VOC's
 targets.csv      what each image learns from
-run.json         data, cache, seed; for every start: versions, machine, git state
+run.json         data, cache, seed; for every start: versions, machine, what auto meant, git state
 checkpoints/     last.pt, and best.pt if the run evaluates
 metrics.jsonl    the loss curve and the evaluations, a line each
 tensorboard/     the same as TensorBoard scalars
@@ -30,6 +30,7 @@ from kdcli.common.files import TEMPORARY, read_json, write_json, write_text
 from kdcli.common.lock import Lock
 from kdcli.common.names import difference
 from kdcli.common.versions import package_versions
+from kdcli.student.config.machine import AS_BEGUN, resolved
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import run_config
 from kdcli.voc.classes import VOC
@@ -103,11 +104,27 @@ def record_start(out: Path, step: int, device: torch.device, **more: object) -> 
 
 
 def recorded_config(run: Path) -> RunConfig:
-    """Return the configuration a run was trained with."""
+    """Return the configuration a run was trained with, ``auto`` as it was asked for."""
     path = run / CONFIG
     if not path.is_file():
         raise StudentError(f"{run} is no run of this program: it has no {CONFIG}")
     return run_config(path)
+
+
+def meant_at_first(run: Path) -> dict[str, Any]:
+    """Return what ``auto`` meant when a run was begun, of the settings that it keeps."""
+    path = run / RECORD
+    starts = read_json(path)["starts"] if path.is_file() else []
+    meant = starts[0].get("auto", {}) if starts else {}
+    return {key: meant[key] for key in AS_BEGUN if key in meant}
+
+
+def as_begun(out: Path, config: RunConfig) -> RunConfig:
+    """Return the configuration with what a run in ``out`` says plainly in the place of ``auto``."""
+    if not (out / CONFIG).is_file():
+        return config
+    recorded = flatten(recorded_config(out))
+    return resolved(config, {key: recorded[key] for key in AS_BEGUN})
 
 
 def recorded_labels(run: Path) -> LabelSet:
@@ -148,7 +165,8 @@ def check_same(
     out: Path, config: RunConfig, targets: str, facts: Mapping[str, Any], labels: LabelSet = VOC
 ) -> None:
     """Raise StudentError if the run in ``out`` differs from this one; see `prepare_run`."""
-    before, now = flatten(recorded_config(out)), flatten(config)
+    meant = meant_at_first(out)
+    before, now = (flatten(resolved(each, meant)) for each in (recorded_config(out), config))
     differences = [
         f"  {key}: {before[key]!r} in the run, {now[key]!r} asked for"
         for key in now

@@ -73,14 +73,14 @@ class LossModule(nn.Module):
         self.anchors = anchors
         self.config = config
         self.memory_format = (
-            torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+            torch.channels_last if config.runtime.channels_last is True else torch.contiguous_format
         )
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms without a gradient."""
         images = normalise(distort(batch.images, batch.jitter), self.config.model)
         images = images.contiguous(memory_format=self.memory_format)
-        bf16 = self.config.optim.bf16
+        bf16 = self.config.optim.bf16 is True
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             output = self.network(images)
         total, terms = objective(output, batch, self.anchors, self.config.targets)
