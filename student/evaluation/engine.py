@@ -32,14 +32,14 @@ class InferenceSettings:
         workers: Processes that read and resize images; 0 reads them in this one.
         bf16: Whether the network computes in bfloat16.
         graphs: Whether a GPU launches the network's kernels as one, from the second batch of a
-            size on.
+            size on. Off until it has been seen to give the same on a GPU (benchmarks.gpu_suite).
         limits: Which boxes survive.
     """
 
     batch_size: int = 16
     workers: int = 0
     bf16: bool = False
-    graphs: bool = True
+    graphs: bool = False
     limits: DetectionLimits = field(default_factory=DetectionLimits)
 
     @classmethod
