@@ -159,4 +159,6 @@ def test_the_setting_reaches_the_loss_and_is_off_unless_asked_for() -> None:
 def test_the_default_leaves_the_identity_of_earlier_runs_alone() -> None:
     key = "targets.segmentation.ignore_largest"
     assert changed_settings(run_config(None, [f"{key}=0"])) == changed_settings(RunConfig()) == {}
-    assert changed_settings(run_config(None, [f"{key}=0.1"])) == {key: 0.1}
+    source = "targets.segmentation.source"
+    taught = run_config(None, [f"{source}='tutor'", f"{key}=0.1"])
+    assert changed_settings(taught) == {source: "tutor", key: 0.1}
