@@ -84,6 +84,7 @@ def config() -> Callable[..., RunConfig]:
             "targets.segmentation.source=combination", "targets.segmentation.ignore_largest=0.1",
             "optim.batch_size=8", "optim.lr=1e-5",
             "runtime.log_every=1", "runtime.workers=2", "runtime.channels_last=false",
+            "runtime.compile=false", "optim.bf16=false",
         ])  # fmt: skip
         optim = {k: v for k, v in changed.items() if hasattr(base.optim, k)}
         runtime = {k: v for k, v in changed.items() if hasattr(base.runtime, k)}

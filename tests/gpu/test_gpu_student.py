@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -20,7 +21,9 @@ from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_student
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
 
@@ -132,6 +135,27 @@ def test_an_evaluation_is_the_cpus(
     assert here.segmentation.miou == pytest.approx(there.segmentation.miou, abs=2e-3)
     half = evaluate_student(run, devkit, "Segmentation/val", device="cuda", bf16=True)
     assert half.detection.map == pytest.approx(there.detection.map, abs=0.05)
+
+
+@pytest.mark.usefixtures("full_float32")
+def test_a_recorded_network_says_what_it_says_kernel_by_kernel(config: Config) -> None:
+    """The second batch of a size is recorded, the third replayed; boxes are the CPU's."""
+    model = BlitzNet(config().model)
+    here = Engine(copy.deepcopy(model).to("cuda:0"), InferenceSettings(graphs=True))
+    there = Engine(model)
+    side, rng = model.config.input_size, torch.Generator().manual_seed(1)
+    for count in (2, 2, 3, 2, 2):
+        shape = (count, 3, side, side)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng)
+        outputs = here.outputs(images.to("cuda:0"))
+        for one, other in zip(outputs, there.outputs(images), strict=True):
+            assert float((one.cpu() - other).abs().max()) < 1e-3 * float(other.abs().max())
+        sizes = [(50, 70)] * count
+        for (found, drawn), (wanted, right) in zip(
+            here(images, sizes), there(images, sizes), strict=True
+        ):
+            assert len(found) == pytest.approx(len(wanted), abs=3)
+            assert np.mean(drawn == right) > 0.99
 
 
 @pytest.mark.usefixtures("full_float32")
