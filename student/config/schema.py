@@ -11,6 +11,7 @@ from typing import Literal
 
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.common.config import expect
+from kdcli.student.config.asynchronous import AsynchronousConfig
 from kdcli.student.model.config import ModelConfig
 
 Source = Literal["gt", "tutor", "share", "fill-in", "combination"]
@@ -228,6 +229,7 @@ class OptimConfig:
         decay: See ``milestones``.
         weight_decay: Of the weights of convolutions and linear layers, as part of the loss.
         bf16: Whether the network runs under bfloat16 autocast.
+        asynchronous: Whether each group of parameters waits for a batch of its own.
     """
 
     steps: int = 65_000
@@ -238,6 +240,7 @@ class OptimConfig:
     decay: float = 0.1
     weight_decay: float = 5e-5
     bf16: bool = False
+    asynchronous: AsynchronousConfig = field(default_factory=AsynchronousConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "lr"):
