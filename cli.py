@@ -24,9 +24,12 @@ from kdcli.commands.cache import (
     inspect_cache,
     merge_caches,
 )
+from kdcli.commands.check_data import check_data
 from kdcli.commands.compare import compare_tutors
 from kdcli.commands.environment import env
+from kdcli.commands.export_labels import export_labels
 from kdcli.commands.generate import generate_tutors
+from kdcli.commands.import_coco import import_coco
 from kdcli.commands.list_tutors import list_tutors
 from kdcli.commands.presets import list_presets
 from kdcli.commands.recipes import list_recipes, report, run_recipe
@@ -38,6 +41,8 @@ from kdcli.common.stopping import Stopped, stopped_by_signals
 
 COMMANDS = (
     make_sample,
+    import_coco,
+    check_data,
     list_tutors,
     generate_tutors,
     inspect_cache,
@@ -45,6 +50,7 @@ COMMANDS = (
     import_cache,
     merge_caches,
     combine_caches,
+    export_labels,
     evaluate_tutors,
     compare_tutors,
     train_student,

@@ -2,7 +2,8 @@
 
 Run from the repository's root:
 
-    python -m benchmarks.bench_cache [--voc DEVKIT] [--images 300] [--large 120000] [--out FILE]
+    python -m benchmarks.bench_cache [--voc DEVKIT] [--images 300] [--large 120000 1000000]
+        [--out FILE]
 
 Times are CPU time of one process. Ratios compare readers that took turns in one run.
 """
@@ -13,19 +14,21 @@ import argparse
 import hashlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import zarr
 
 from benchmarks.cache_data import SETTINGS, simulated_outputs
-from kdcli.cache.format.layout import table_names
 from kdcli.cache.format.record import TutorOutput
+from kdcli.cache.format.root import read_root
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.summary import summarise
 from kdcli.cache.writer import CacheWriter
@@ -194,7 +197,7 @@ def write_large(path: Path, outputs: Sequence[TutorOutput], images: int) -> None
     with CacheWriter.open(path, entries, SETTINGS, {}) as writer:
         root = writer._root
         chunk = root.label_specs[0].chunk[1]
-        tables = table_names(root.features)
+        tables = root.tables
         coded = [encode_image(o, chunk, tables, o.index_map.size) for o in outputs]
         for shard in writer.pending():
             first = shard.index * root.images_per_shard
@@ -202,6 +205,13 @@ def write_large(path: Path, outputs: Sequence[TutorOutput], images: int) -> None
             part = commit_shard(path, root, shard.index, [coded[i % len(coded)] for i in numbers])
             writer._done[shard.index] = frozenset(part.reasons)
         writer.finish()
+
+
+def leave_out_lookup(path: Path) -> None:
+    """Make a store (whose files may be links) one as earlier versions wrote it."""
+    root = read_root(path)
+    left = {name: entry for name, entry in root.files.items() if not name.startswith("lookup/")}
+    replace(root, features=root.features - {"lookup"}, files=left).write(path)
 
 
 OPEN = """
@@ -251,11 +261,18 @@ def large_rows(
     write_large(path, outputs, images)
     opened = [in_new_process(OPEN, path) for _ in range(min(rounds, 7))]
     cpu, wall, memory = (float(np.median(values)) for values in zip(*opened, strict=True))
-    yield f"opening {images:,} images", "<= 50 ms", f"{cpu:.0f} ms CPU ({wall:.0f} ms wall)"
+    yield f"opening {images:,} images", "<= 60 ms", f"{cpu:.0f} ms CPU ({wall:.0f} ms wall)"
     yield "... private memory", "<= 40 MB", f"{memory:.0f} MB"
+    shutil.copytree(path, earlier := folder / "earlier.zarr", copy_function=os.link)
+    leave_out_lookup(earlier)
+    opened = [in_new_process(OPEN, earlier) for _ in range(min(rounds, 3))]
+    cpu, _, memory = (float(np.median(values)) for values in zip(*opened, strict=True))
+    yield "... without a lookup", "", f"{cpu:.0f} ms CPU, {memory:.0f} MB"
     forget(path)
     (moved,) = in_new_process(COLD, path)
     yield "cold reads of 1,000 random images", "<= 30 kB each", f"{moved / 1e3:.1f} kB"
+    shutil.rmtree(path)
+    shutil.rmtree(earlier)
 
 
 def measure(folder: Path, given: argparse.Namespace) -> Iterable[Row]:
@@ -268,15 +285,17 @@ def measure(folder: Path, given: argparse.Namespace) -> Iterable[Row]:
     text = f"{1 / cpu:.0f} images/s of CPU ({1 / wall:.0f} with the disk's syncs)"
     yield "writing, one core", ">= 200 images/s", text
     yield from worker_rows(folder, given.rounds)
-    if given.large:
-        yield from large_rows(folder, plain, given.large, given.rounds)
+    for images in filter(None, given.large):
+        yield from large_rows(folder, plain, images, given.rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--voc", type=Path, help="a devkit; without it, drawn scenes")
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--large", type=int, default=120_000, help="0: leave these rows out")
+    parser.add_argument(
+        "--large", type=int, nargs="*", default=[120_000], help="stores of so many images; 0: none"
+    )
     parser.add_argument("--rounds", type=int, default=20, help="of 100 reads; less for a trial")
     parser.add_argument("--out", type=Path, help="write the table here too")
     options = parser.parse_args()

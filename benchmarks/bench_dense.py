@@ -33,8 +33,8 @@ from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.registry import load_tutors
 from kdcli.tutor_gen.tutors.tutor import Instances, SemanticOutput
-from kdcli.voc.classes import VOID
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.labels import VOID
 from kdcli.voc.metrics.segmentation import ConfusionMatrix
 from kdcli.voc.scan import scan_images
 

@@ -25,12 +25,12 @@ from benchmarks.input_peers import PEERS
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.writer import CacheWriter
 from kdcli.student.config.toml import config_from_table
-from kdcli.student.data.assignment import ImageTargets
 from kdcli.student.data.augmentation import draw_crop, draw_transform
 from kdcli.student.data.batch import collate
 from kdcli.student.data.color_jitter import distort, draw_color_jitter
 from kdcli.student.data.dataset import Draw, StudentDataset, make_loader
 from kdcli.student.data.geometry import Transform, Window
+from kdcli.student.data.targets import ImageTargets
 from kdcli.student.model.preprocessing import normalise
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.jpeg import Photograph

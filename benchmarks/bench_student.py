@@ -30,13 +30,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcli.common.device import pick_device
+from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import Batch
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.measure import least_seconds
-from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.model.blitznet import BlitzNet, BlitzNetOutput
 from kdcli.student.model.decode import detect, segment
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.directory import prepare_run
@@ -45,6 +47,7 @@ from kdcli.voc.devkit import Devkit
 from kdcli.voc.scenes.dataset import make_sample
 
 PHOTOGRAPH = (375, 500)
+MAPS = "with NMS (random weights: 8000 boxes) and label maps"
 ADAM_BYTES = 4 * 7  # a parameter: gradient read; weight, mean, mean of squares read and written
 
 Row = tuple[str, str, str, str]
@@ -102,10 +105,8 @@ def step_work(model: BlitzNet, forward: Work) -> Work:
     return Work(3 * forward.flops, 3 * forward.bytes + ADAM_BYTES * parameters)
 
 
-def training(
-    trainer: Trainer, dataset: StudentDataset, steps: int, limits: Limits, value_bytes: int
-) -> list[Row]:
-    """One batch again and again, and batches through the pipeline, in turns."""
+def step_seconds(trainer: Trainer, dataset: StudentDataset, steps: int) -> tuple[float, float]:
+    """One batch again and again, and batches through the pipeline, in turns: medians of a step."""
     device, parts = trainer.device, trainer.config.optim.accumulate
     batches = iter(make_loader(dataset, 0, device))
     same = [next(batches).to(device) for _ in range(parts)]
@@ -129,11 +130,18 @@ def training(
         timed([], following)  # what was prepared during the steps before counts for nobody
         for _ in range(steps):
             timed(piped, following)
-    size = trainer.config.optim.batch_size
-    images = normalise(same[0].images, trainer.config.model)
-    forward = forward_work(trainer.model, images[:1], value_bytes)
+    return statistics.median(pure), statistics.median(piped)
+
+
+def training(
+    trainer: Trainer, dataset: StudentDataset, steps: int, limits: Limits, value_bytes: int
+) -> list[Row]:
+    """A step alone, and with the input pipeline."""
+    alone, all_of_it = step_seconds(trainer, dataset, steps)
+    size, side = trainer.config.optim.batch_size, trainer.config.model.input_size
+    image = torch.zeros(1, 3, side, side, device=trainer.device)
+    forward = forward_work(trainer.model, image, value_bytes)
     work = step_work(trainer.model, Work(size * forward.flops, size * forward.bytes))
-    alone, all_of_it = statistics.median(pure), statistics.median(piped)
     return [
         line(f"training step, batch {size}, same batch", alone, size, limits.floor(work)),
         line(f"training step, batch {size}, with the pipeline", all_of_it, size,
@@ -145,29 +153,35 @@ def training(
 def inference(
     model: BlitzNet, batch: int, repeats: int, limits: Limits, config: RunConfig
 ) -> list[Row]:
-    device, bf16 = model.anchors.device, config.optim.bf16
+    """The network as it was trained and made ready, and with all that a prediction takes."""
+    device, bf16 = model.anchors.device, config.optim.bf16 is True
     side = config.model.input_size
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     work = forward_work(model, normalise(images, model.config), 2 if bf16 else 4)
+    engine = Engine(model, InferenceSettings(bf16=bf16))
 
     @torch.no_grad()
-    def network() -> object:
+    def plain() -> BlitzNetOutput:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return model(normalise(images, model.config))
 
     @torch.no_grad()
-    def everything() -> object:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output = model(normalise(images, model.config))
+    def plainly() -> object:
+        output = plain()
         found = detect(output, model.anchors, [PHOTOGRAPH] * batch)
         return found, [segment(logits, PHOTOGRAPH).cpu() for logits in output.segmentation]
 
-    return [
-        line(f"inference, batch {batch}, network", least_seconds(network, device, repeats), batch,
-             limits.floor(work)),
-        line(f"inference, batch {batch}, with NMS (random weights: 8000 boxes) and label maps",
-             least_seconds(everything, device, repeats), batch, limits.floor(work)),
-    ]  # fmt: skip
+    floor = limits.floor(work)
+    rows = []
+    for what, before, now in (
+        ("network", plain, lambda: engine.outputs(images)),
+        (MAPS, plainly, lambda: engine(images, [PHOTOGRAPH] * batch)),
+    ):
+        slow, fast = (least_seconds(each, device, repeats) for each in (before, now))
+        name = f"inference, batch {batch}, {what}"
+        rows.append(line(f"{name}, as trained", slow, batch, floor))
+        rows.append(line(f"{name}, made ready: {slow / fast:.2f} x", fast, batch, floor))
+    return rows
 
 
 def line(name: str, taken: float, images: int, floor: float) -> Row:
@@ -198,7 +212,8 @@ def main(arguments: Sequence[str]) -> None:
         ],
     )  # fmt: skip
     device = pick_device(options.device)
-    dtype = torch.bfloat16 if config.optim.bf16 else torch.float32
+    config = fitted(config, device)
+    dtype = torch.bfloat16 if config.optim.bf16 is True else torch.float32
     limits = measure_limits(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     rows: list[Row] = [

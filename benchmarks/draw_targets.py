@@ -21,7 +21,8 @@ from kdcli.student.data.batch import Batch, collate
 from kdcli.student.data.dataset import Draw, StudentDataset
 from kdcli.student.data.plan import make_plan
 from kdcli.student.losses.soft_labels import tutor_targets
-from kdcli.voc.classes import CLASSES, PALETTE
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.devkit import Devkit
 
 mpl.use("Agg")

@@ -37,8 +37,9 @@ from kdcli.student.model.config import PRESETS
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.model.weights import load_trunk
 from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
-from kdcli.voc.classes import CLASSES, VOID
+from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.labels import VOID
 from kdcli.voc.metrics.segmentation import ConfusionMatrix, SegmentationResult
 
 STILL = AugmentationConfig(

@@ -8,6 +8,7 @@ from kdcli.cache.format.fingerprint import entry_differences, listed
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
+from kdcli.common.names import difference
 
 
 def check_fits(
@@ -20,29 +21,26 @@ def check_fits(
     """``CacheError`` listing every difference unless the cache has what is needed.
 
     ``images``: entries, whose sizes and file digests are compared, or bare ids, which only have to
-    be there. ``roles``: "detection", "segmentation". ``class_names``: the 21 names, in order.
+    be there. ``roles``: "detection", "segmentation". ``class_names``: the data set's,
+    background first.
     """
     lines = [
         f"it has no {role} tutor (its settings.{role} is null); generate one with it"
         for role in sorted(set(roles) - cache.roles)
     ]
     if class_names is not None:
-        lines += _class_differences(cache.class_names, class_names)
+        differs = difference(cache.class_names, class_names, "the cache", "the data set")
+        lines += [f"its labels are others than the data set's: {differs}"] if differs else []
+    # Bare ids may be a million: the whole list at once, instead of a search for each.
+    known = frozenset(cache) if any(isinstance(image, str) for image in images) else frozenset()
     for image in images:
-        lines += _image_problems(cache, image)
+        if image not in known:
+            lines += _image_problems(cache, image)
     if lines:
         raise CacheError(
             f"{cache.path}: the cache does not fit:\n{listed(lines)}\n"
             "Generate a cache from these images with these settings, or correct the list."
         )
-
-
-def _class_differences(stored: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    if len(stored) != len(wanted):
-        return [f"it has {len(stored)} classes, expected {len(wanted)}"]
-    pairs = enumerate(zip(stored, wanted, strict=True))
-    different = [f"class {i} is {old!r}, expected {new!r}" for i, (old, new) in pairs if old != new]
-    return [f"its class list: {'; '.join(different[:3])}"] if different else []
 
 
 def _image_problems(cache: TutorCache, image: ImageEntry | str) -> list[str]:

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.copying import write_copy
-from kdcli.cache.format.layout import FORMAT_VERSION, MAX_CHUNK_PIXELS, TABLES
+from kdcli.cache.format.layout import (
+    COLUMN_NAMES,
+    FORMAT_VERSION,
+    MAX_CHUNK_PIXELS,
+    Column,
+    store_tables,
+)
 from kdcli.cache.format.record import FailedImage, TutorOutput, instance_masks
 from kdcli.cache.format.root import CONVENTIONS, attributes_digest
 from kdcli.cache.hdf5_target import Target
@@ -118,11 +124,11 @@ def _write(
     cache: TutorCache, file: h5py.File, check: Callable[[], None], progress: Progress
 ) -> None:
     entries = cache.entries()
-    names = cache.table_names
+    tables = store_tables(cache.features, len(cache.class_names))
     digests = np.zeros((len(entries), 32), dtype=np.uint8)
-    counts = {name: np.zeros(len(entries) + 1, dtype=np.int64) for name in names}
+    counts = {name: np.zeros(len(entries) + 1, dtype=np.int64) for name in tables}
     index_map = _index_map(file, cache, entries)
-    columns = {name: _columns(file, name) for name in names}
+    columns = {name: _columns(file, name, tables[name]) for name in tables}
     for i, entry in enumerate(progress(entries, len(entries), "exporting")):
         check()
         if entry.image_id not in cache:
@@ -131,11 +137,11 @@ def _write(
         digests[i] = np.frombuffer(output_digest(output), dtype=np.uint8)
         if output.index_map.any():
             index_map[i, : output.index_map.size] = output.index_map.reshape(-1)
-        for name, rows in output_rows(output, names).items():
+        for name, rows in output_rows(output, tables).items():
             counts[name][i + 1] = len(rows[0])
             for column, values in zip(columns[name], rows, strict=True):
                 column.append(values)
-    for name in names:
+    for name in tables:
         for column in columns[name]:
             column.close()
         _dataset(file, f"{name}/offsets", np.cumsum(counts[name]))
@@ -147,7 +153,7 @@ def _write(
     about: dict[str, Any] = {
         **cache.provenance,
         "format_version": FORMAT_VERSION,
-        "failed": cache.failed,
+        "failed": dict(cache.failed),
         "conventions": CONVENTIONS,
     }
     file.attrs["how_to_read"] = HOW_TO_READ
@@ -168,8 +174,8 @@ def _index_map(file: h5py.File, cache: TutorCache, entries: list[ImageEntry]) ->
     )
 
 
-def _columns(file: h5py.File, table: str) -> list[_Column]:
-    return [_Column(file, f"{table}/{column.name}", column.empty()) for column in TABLES[table]]
+def _columns(file: h5py.File, table: str, columns: tuple[Column, ...]) -> list[_Column]:
+    return [_Column(file, f"{table}/{column.name}", column.empty()) for column in columns]
 
 
 class _Column:
@@ -237,12 +243,12 @@ def _reader(
 ) -> Callable[[ImageEntry], TutorOutput | FailedImage]:
     """A function that reads one image's output and compares its digest."""
     positions = {entry.image_id: i for i, entry in enumerate(images)}
-    offsets = {name: file[name]["offsets"][:].tolist() for name in TABLES if name in file}
+    offsets = {name: file[name]["offsets"][:].tolist() for name in COLUMN_NAMES if name in file}
     digests = file["output_sha256"][:]
 
     def rows(table: str, i: int) -> list[NDArray[Any]]:
         start, stop = offsets[table][i : i + 2]
-        return [file[table][column.name][start:stop] for column in TABLES[table]]
+        return [file[table][column][start:stop] for column in COLUMN_NAMES[table]]
 
     def read(entry: ImageEntry) -> TutorOutput | FailedImage:
         if entry.image_id in failed:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.images import decode_entries
 from kdcli.cache.format.record import InstanceMasks, TutorOutput, instance_masks
 from kdcli.cache.reading.arrays import CacheArrays
+from kdcli.cache.reading.images import ImageRecord
 from kdcli.common.detections import Detections
 from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
@@ -35,10 +38,7 @@ class TutorCache:
 
     def __init__(self, arrays: CacheArrays) -> None:
         self._arrays = arrays
-        ids = arrays.ids
-        self._positions = dict(zip(ids, range(len(ids)), strict=True))
-        failed = arrays.root.failed
-        self._ids = tuple(i for i in ids if i not in failed) if failed else tuple(ids)
+        self._last: tuple[str, ImageRecord] | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> TutorCache:
@@ -57,23 +57,29 @@ class TutorCache:
         return self._arrays.path
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._arrays.root.images - len(self._arrays.root.failed)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
+        return iter(self.image_ids)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._positions and image_id not in self._arrays.root.failed
+        if not isinstance(image_id, str) or image_id in self._arrays.root.failed:
+            return False
+        return self._arrays.images.find(image_id) is not None
 
-    @property
+    @functools.cached_property
     def image_ids(self) -> tuple[str, ...]:
-        """The images that have an output, in the order of generation."""
-        return self._ids
+        """The images that have an output, in the order of generation.
+
+        Read when it is first asked for, and kept: some 60 bytes an image.
+        """
+        failed = self._arrays.root.failed
+        return tuple(name for name in self._arrays.ids if name not in failed)
 
     @property
     def failed(self) -> Mapping[str, str]:
         """The images without output, and why."""
-        return dict(self._arrays.root.failed)
+        return MappingProxyType(self._arrays.root.failed)
 
     @property
     def fingerprint(self) -> str:
@@ -87,7 +93,7 @@ class TutorCache:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The 21 classes, background first."""
+        """The classes by label, background first."""
         return tuple(self.settings["class_names"])
 
     @property
@@ -125,10 +131,9 @@ class TutorCache:
 
     def entry(self, image_id: str) -> ImageEntry:
         """Size and file digest of an image, a failed one too."""
-        position = self._find(image_id)
-        height, width = self._arrays.sizes[position].tolist()
-        digest = self._arrays.digests[position].tobytes().hex()
-        return ImageEntry(image_id, height, width, digest)
+        image = self._find(image_id)
+        digest = self._arrays.images.sha256(image.position).hex()
+        return ImageEntry(image_id, image.height, image.width, digest)
 
     def entries(self) -> list[ImageEntry]:
         """The whole list of images in the order of generation, failed ones included."""
@@ -136,41 +141,41 @@ class TutorCache:
 
     def __getitem__(self, image_id: str) -> TutorOutput:
         """Everything the tutors said about an image; ``CacheError`` if it has no output."""
-        position = self._position(image_id)
-        boxes, labels, scores = self._arrays.tables["detections"].rows(position)
-        (palette,) = self._arrays.tables["palette"].rows(position)
-        index_map = self._arrays.index_map(position)
-        kept = self._instances(position)
-        dropped = self._dropped(position)
-        window = self._arrays.window(position)
+        image = self._image(image_id)
+        boxes, labels, scores = self._arrays.tables["detections"].rows(image)
+        (palette,) = self._arrays.tables["palette"].rows(image)
+        index_map = self._arrays.index_map(image)
+        kept = self._instances(image)
+        dropped = self._dropped(image)
+        window = self._arrays.window(image)
         return TutorOutput(
             image_id, boxes, labels, scores, index_map, palette, kept, dropped, window
         )
 
     def boxes(self, image_id: str) -> Detections:
         """The detections alone; the label map is not decoded."""
-        return Detections(*self._arrays.tables["detections"].rows(self._position(image_id)))
+        return Detections(*self._arrays.tables["detections"].rows(self._image(image_id)))
 
     def index_map(self, image_id: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The label map alone: (H, W), or of a dense tutor's store (h, w) cells."""
-        return self._arrays.index_map(self._position(image_id))
+        return self._arrays.index_map(self._image(image_id))
 
     def window(self, image_id: str) -> NDArray[np.float32] | None:
         """Where in its label map the image lies (`cache.format.grid`); None: they are the same."""
-        return self._arrays.window(self._position(image_id))
+        return self._arrays.window(self._image(image_id))
 
     def palette(self, image_id: str) -> NDArray[np.float32]:
-        """The label vectors (k, 21) that the label map indexes."""
-        (palette,) = self._arrays.tables["palette"].rows(self._position(image_id))
+        """The label vectors (k, K) that the label map indexes."""
+        (palette,) = self._arrays.tables["palette"].rows(self._image(image_id))
         return palette
 
     def instances(self, image_id: str) -> InstanceMasks | None:
         """The segmentation tutor's own masks; None if the cache does not keep them."""
-        return self._instances(self._position(image_id))
+        return self._instances(self._image(image_id))
 
     def dropped(self, image_id: str) -> NDArray[np.uint32] | None:
         """Counts of what did not reach the cache: see :class:`TutorOutput`; None if not known."""
-        return self._dropped(self._position(image_id))
+        return self._dropped(self._image(image_id))
 
     @property
     def features(self) -> frozenset[str]:
@@ -187,36 +192,39 @@ class TutorCache:
         """The ragged tables it has."""
         return tuple(self._arrays.tables)
 
-    def _dropped(self, position: int) -> NDArray[np.uint32] | None:
+    def _dropped(self, image: ImageRecord) -> NDArray[np.uint32] | None:
         table = self._arrays.tables.get("dropped")
-        if table is None or table.offsets[position] == table.offsets[position + 1]:
+        if table is None:
             return None
-        (counts,) = table.rows(position)
-        row: NDArray[np.uint32] = counts[0]
-        return row
+        (counts,) = table.rows(image)
+        return counts[0] if len(counts) else None
 
-    def _instances(self, position: int) -> InstanceMasks | None:
+    def _instances(self, image: ImageRecord) -> InstanceMasks | None:
         table = self._arrays.tables.get("instances")
-        return None if table is None else instance_masks(table.rows(position))
+        return None if table is None else instance_masks(table.rows(image))
 
-    def _find(self, image_id: str) -> int:
-        position = self._positions.get(image_id)
+    def _find(self, image_id: str) -> ImageRecord:
+        last = self._last  # what is asked of an image is asked in a row
+        if last is not None and last[0] == image_id:
+            return last[1]
+        position = self._arrays.images.find(image_id)
         if position is None:
             raise CacheError(
                 f"{self.path}: no image {image_id!r} in this cache. Generate a cache whose list "
                 "has it."
             )
-        return position
+        image = self._arrays.images.record(position)
+        self._last = image_id, image
+        return image
 
-    def _position(self, image_id: str) -> int:
-        position = self._find(image_id)
+    def _image(self, image_id: str) -> ImageRecord:
         reason = self._arrays.root.failed.get(image_id)
         if reason is not None:
             raise CacheError(
                 f"{self.path}: {image_id} has no output, it failed: {reason}. Run the same "
                 "generate-tutors command again to retry the failed images."
             )
-        return position
+        return self._find(image_id)
 
 
 def _reopen(path: str, fingerprint: str) -> TutorCache:

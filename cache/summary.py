@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.layout import ROOT
-from kdcli.cache.format.record import DROPPED, NUM_CLASSES, Dropped, TutorOutput, decode_dropped
+from kdcli.cache.format.record import DROPPED, Dropped, TutorOutput, decode_dropped
 from kdcli.cache.reader import TutorCache
 from kdcli.common.progress import Progress, no_progress
 
@@ -63,25 +63,26 @@ def _string_keys(values: Mapping[float, Any]) -> dict[str, Any]:
 
 def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
     """Read every image once and count. Raises ``CacheError`` where the cache is damaged."""
-    boxes = np.zeros((len(THRESHOLDS), NUM_CLASSES), dtype=np.int64)
-    pixels = np.zeros(NUM_CLASSES, dtype=np.int64)
+    names = cache.class_names
+    boxes = np.zeros((len(THRESHOLDS), len(names)), dtype=np.int64)
+    pixels = np.zeros(len(names), dtype=np.int64)
     vectors, instances = [], 0
     dropped: NDArray[np.int64] | None = np.zeros(len(DROPPED), dtype=np.int64)
     for image_id in progress(cache.image_ids, len(cache), "reading"):
         output = cache[image_id]
         for row, threshold in enumerate(THRESHOLDS):
             kept = output.labels[output.scores >= np.float32(threshold)]
-            boxes[row] += np.bincount(kept, minlength=NUM_CLASSES)
+            boxes[row] += np.bincount(kept, minlength=len(names))
         pixels += _class_pixels(cache, output)
         vectors.append(len(output.palette))
         instances += len(output.instances.boxes) if output.instances is not None else 0
         if dropped is not None:
             dropped = None if output.dropped is None else dropped + output.dropped
-    names, count = cache.class_names, max(1, len(cache))
+    count = max(1, len(cache))
     sizes = _bytes_by_array(cache)
     return Summary(
         images=len(cache),
-        failed=cache.failed,
+        failed=dict(cache.failed),
         shards=cache.shards,
         bytes_total=sum(sizes.values()),
         bytes_per_image=bytes_per_image(cache),
@@ -89,9 +90,9 @@ def summarise(cache: TutorCache, progress: Progress = no_progress) -> Summary:
         boxes_per_image={t: float(boxes[i].sum()) / count for i, t in enumerate(THRESHOLDS)},
         boxes_per_class={
             names[c]: {t: int(boxes[i, c]) for i, t in enumerate(THRESHOLDS)}
-            for c in range(1, NUM_CLASSES)
+            for c in range(1, len(names))
         },
-        class_pixels={names[c]: int(pixels[c]) for c in range(NUM_CLASSES)},
+        class_pixels={name: int(pixels[c]) for c, name in enumerate(names)},
         label_vectors=_spread(vectors),
         instances_per_image=instances / count if cache.has_instances else None,
         dropped=None if dropped is None else decode_dropped(dropped),
@@ -105,7 +106,7 @@ def bytes_per_image(cache: TutorCache) -> float:
 
 
 def _class_pixels(cache: TutorCache, output: TutorOutput) -> NDArray[np.int64]:
-    """Pixels per class (21,); of a dense tutor its cells, each for as many pixels as it covers."""
+    """Pixels per class (K,); of a dense tutor its cells, each for as many pixels as it covers."""
     counts = count_class_pixels(output.index_map, output.palette)
     if output.window is None:
         return counts
@@ -118,10 +119,10 @@ def _class_pixels(cache: TutorCache, output: TutorOutput) -> NDArray[np.int64]:
 def count_class_pixels(
     index_map: NDArray[np.uint8] | NDArray[np.uint16], palette: NDArray[np.float32]
 ) -> NDArray[np.int64]:
-    """Pixels per class (21,): the largest entry of their vector, background where all are zero."""
+    """Pixels per class (K,): the largest entry of their vector, background where all are zero."""
     per_vector = np.bincount(index_map.reshape(-1), minlength=len(palette))
     classes = np.where(palette.any(axis=1), palette.argmax(axis=1), 0)
-    counts = np.zeros(NUM_CLASSES, dtype=np.int64)
+    counts = np.zeros(palette.shape[1], dtype=np.int64)
     np.add.at(counts, classes, per_vector)
     return counts
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from kdcli.cache.format.fingerprint import fingerprint, images_digest
 from kdcli.cache.format.images import decode_entries
-from kdcli.cache.format.layout import LOCK, PARTS, ROOT
+from kdcli.cache.format.layout import LOCK, LOOKUP, PARTS, ROOT
+from kdcli.cache.format.lookup import build_lookup, lookup_specs
 from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.format.validate import check_output
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.reading.arrays import CacheArrays
+from kdcli.cache.reading.direct import MappedRows
 from kdcli.cache.reading.mapped import damaged_message, missing_message
 from kdcli.common.errors import CacheError
 from kdcli.common.files import sha256_file
@@ -35,7 +39,7 @@ def verify(path: str | Path, progress: Progress = no_progress) -> list[str]:
     problems = _file_problems(path, root, progress)
     try:
         cache = TutorCache(arrays := CacheArrays(path))
-        listed = _list_problems(arrays)
+        listed = _list_problems(arrays) + _lookup_problems(arrays)
     except CacheError as error:
         return _joined(problems, [str(error)])
     return _joined(problems, listed, _image_problems(cache, progress))
@@ -81,11 +85,27 @@ def _list_problems(arrays: CacheArrays) -> list[str]:
     ]
 
 
+def _lookup_problems(arrays: CacheArrays) -> list[str]:
+    """Whether the lookup repeats what the arrays say."""
+    names = tuple(arrays.tables)
+    if LOOKUP not in arrays.root.features:
+        return []
+    wanted = build_lookup(arrays.ids, arrays.sizes, arrays.digests, arrays.outcome, names)
+    specs = lookup_specs(arrays.root.images, names)
+    return [
+        f"{arrays.path / spec.name}: says something else than the arrays that it repeats. Delete "
+        "the cache and generate it again."
+        for spec, rows in zip(specs, wanted, strict=True)
+        if not np.array_equal(MappedRows(arrays.files, spec).rows(0, len(rows)), rows)
+    ]
+
+
 def _image_problems(cache: TutorCache, progress: Progress) -> list[str]:
     problems = []
+    classes = len(cache.class_names)
     for image_id in progress(cache.image_ids, len(cache), "decoding images"):
         try:
-            check_output(cache[image_id], cache.entry(image_id), cache.features)
+            check_output(cache[image_id], cache.entry(image_id), cache.features, classes)
         except CacheError as error:
             problems.append(str(error))
     return problems

@@ -64,10 +64,10 @@ class CacheWriter:
     ) -> CacheWriter:
         """Create the cache at ``path``, or go on with the one that lies there.
 
-        ``settings`` is JSON: ``class_names`` (21), ``detection`` and ``segmentation`` (a tutor's
-        description or None), ``keep_masks`` (bool, default false), and whatever else decides what
-        the tutors say. ``environment`` (versions, host) is only recorded. An existing cache keeps
-        its ``images_per_shard``.
+        ``settings`` is JSON: ``class_names`` (2 to 255, background first), ``detection`` and
+        ``segmentation`` (a tutor's description or None), ``keep_masks`` (bool, default false), and
+        whatever else decides what the tutors say. ``environment`` (versions, host) is only
+        recorded. An existing cache keeps its ``images_per_shard``.
 
         Raises ``CacheError``: other settings or images than the cache was begun with (listed), an
         image file that changed since, another process at work on it, a folder that is no cache, a
@@ -166,8 +166,7 @@ class CacheWriter:
         May be killed and called again; on a complete cache it does nothing.
         """
         if not self._root.complete:
-            ids = [entry.image_id for entry in self._images]
-            root = write_tables(self._path, self._root, ids)
+            root = write_tables(self._path, self._root, self._images)
             root.write(self._path)
             self._root = root
         shutil.rmtree(self._path / PARTS, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcli.commands.options import PATH, device_option, tutor_options, voc_option
+from kdcli.commands.options import PATH, device_option, open_devkit, tutor_options, voc_option
 from kdcli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 def inspect_cache(
     cache: Path,
     voc: Path | None,
+    labels: Path | None,
     gallery: Path | None,
     gallery_images: int,
     verify: bool,
@@ -70,7 +71,6 @@ def inspect_cache(
     from kdcli.cache.verify import verify as find_problems
     from kdcli.commands.tables import print_comparison, print_coverage, print_summary
     from kdcli.tutor_gen.gallery import write_cache_gallery
-    from kdcli.voc.devkit import Devkit
 
     if voc is None and (gallery is not None or sampled is not None):
         needs = "--gallery shows" if gallery is not None else "--verify-against-tutor labels"
@@ -78,7 +78,7 @@ def inspect_cache(
     if verify and (problems := find_problems(cache, progress=progress)):
         raise click.ClickException("\n".join([f"{len(problems)} problems:", *problems]))
     store = TutorCache.open(cache)
-    devkit = None if voc is None else Devkit.open(voc)
+    devkit = None if voc is None else open_devkit(voc, labels)
     if verify and devkit is not None:
         _check_photographs(store, devkit)
     compared = (
@@ -106,7 +106,8 @@ def _check_photographs(store: TutorCache, devkit: Devkit) -> None:
     from kdcli.cache.checks import check_fits
     from kdcli.voc.scan import scan_images
 
-    check_fits(store, scan_images(devkit, store.image_ids))
+    entries = scan_images(devkit, store.image_ids)
+    check_fits(store, entries, class_names=devkit.labels.all_names)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _compare(
         for role in ("detection", "segmentation")
     )
     device = str(use_device(named["device"] or "auto"))
-    pair = load_again(store, detection, segmentation, device)
+    pair = load_again(store, detection, segmentation, device, devkit.labels)
     now = environment() | device_environment(device)
     differences = environment_differences(store.provenance["environments"], now)
     tolerance = tolerance_for(pair, differences)

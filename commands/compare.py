@@ -11,7 +11,7 @@ import click
 from tabulate import tabulate
 
 from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.commands.options import PATH, device_option, list_option, voc_option
+from kdcli.commands.options import PATH, device_option, list_option, open_devkit, voc_option
 from kdcli.commands.progress import progress
 from kdcli.common.files import write_json
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 def compare_tutors(
     caches: Sequence[Path],
     voc: Path,
+    labels: Path | None,
     list_name: str,
     html: Path | None,
     images: int,
@@ -78,10 +79,10 @@ def compare_tutors(
     from kdcli.tutor_gen.comparison.content import to_json
     from kdcli.tutor_gen.comparison.tables import all_tables
     from kdcli.tutor_gen.quality.stores import store_names
-    from kdcli.voc.devkit import Devkit, mask_folder
+    from kdcli.voc.devkit import mask_folder
 
     stores = dict(zip(store_names(caches), map(TutorCache.open, caches), strict=True))
-    devkit = Devkit.open(voc)
+    devkit = open_devkit(voc, labels)
     ids = devkit.image_ids(list_name)
     folder = mask_folder(list_name)
     note_unused_masks(devkit, list_name, folder)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcli.commands.options import PATH, TUTORS, WEIGHTS, Command, set_option, voc_option
+from kdcli.commands.options import (
+    PATH,
+    TUTORS,
+    WEIGHTS,
+    Command,
+    open_devkit,
+    set_option,
+    voc_option,
+)
 from kdcli.commands.progress import progress
 from kdcli.common.config import flatten
 from kdcli.tutor_gen.config import AMP, GenerationConfig, generation_config
@@ -18,7 +26,6 @@ from kdcli.tutor_gen.tutors.label_form import LabelForm
 if TYPE_CHECKING:
     from kdcli.tutor_gen.generate import GenerationResult
     from kdcli.tutor_gen.pipeline.pair import TutorPair
-    from kdcli.tutor_gen.tutors.tutor import Tutor
     from kdcli.voc.devkit import Devkit
 
 DEFAULTS = flatten(GenerationConfig())
@@ -141,6 +148,7 @@ def choice(name: str) -> click.Choice[str]:
 )
 def generate_tutors(
     voc: Path,
+    labels: Path | None,
     out: Path,
     source: Path | None,
     overrides: Sequence[str],
@@ -165,16 +173,15 @@ def generate_tutors(
     from kdcli.tutor_gen.generate import generate
     from kdcli.tutor_gen.pipeline.process_group import current_group
     from kdcli.tutor_gen.registry import load_tutors
-    from kdcli.voc.devkit import Devkit
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     config = generation_config(source, overrides, **given)
     group = current_group()
-    devkit = Devkit.open(voc)
+    devkit = open_devkit(voc, labels)
     ids = tuple(dict.fromkeys(i for name in config.lists for i in devkit.image_ids(name)))
-    tutors = load_tutors(config)
+    tutors = load_tutors(config, devkit.labels)
     if group.is_main:
-        _say_gaps(detection=tutors.detection, segmentation=tutors.segmentation)
+        _say_gaps(tutors)
         if dry_run:
             _estimate(devkit, ids, tutors, out)
     if dry_run:
@@ -184,12 +191,12 @@ def generate_tutors(
         _report(result, out, voc, len(ids))
 
 
-def _say_gaps(**tutors: Tutor | None) -> None:
-    """Say before the run which of VOC's classes a tutor cannot label."""
+def _say_gaps(pair: TutorPair) -> None:
+    """Say before the run which of the labels a tutor cannot give."""
     from kdcli.tutor_gen.classes.names import gaps
 
-    for role, tutor in tutors.items():
-        if tutor is not None and (missing := gaps(tutor.description)):
+    for role, tutor in {"detection": pair.detection, "segmentation": pair.segmentation}.items():
+        if tutor is not None and (missing := gaps(tutor.description, pair.labels.names)):
             click.echo(f"the {role} tutor never labels: {missing}", err=True)
 
 

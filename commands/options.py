@@ -4,21 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from kdcli.voc.devkit import Devkit
 
 PATH = click.Path(path_type=Path)
 Command = Callable[..., None]
 
 
 def voc_option(required: bool = True) -> Callable[[Command], Command]:
-    """``--voc``: where the devkit is."""
+    """``--voc``: where the devkit is; ``--labels``: its labels. `open_devkit` takes the two."""
+
+    def add(command: Command) -> Command:
+        command = labels_option("labels.toml beside JPEGImages, or VOC's")(command)
+        return click.option(
+            "--voc",
+            type=PATH,
+            required=required,
+            help="Folder that holds JPEGImages, or one up to two levels above it.",
+        )(command)
+
+    return add
+
+
+def labels_option(default: str) -> Callable[[Command], Command]:
+    """``--labels``: a file of labels."""
     return click.option(
-        "--voc",
+        "--labels",
         type=PATH,
-        required=required,
-        help="Folder that holds JPEGImages, or one up to two levels above it.",
+        help=f"File of the data set's own labels, see docs/labels.md [default: {default}].",
     )
+
+
+def open_devkit(voc: Path, labels: Path | None) -> Devkit:
+    """Open what the options of `voc_option` name."""
+    from kdcli.voc.devkit import Devkit
+    from kdcli.voc.labels_file import read_labels
+
+    return Devkit.open(voc, None if labels is None else read_labels(labels))
 
 
 def list_option(default: str) -> Callable[[Command], Command]:

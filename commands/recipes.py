@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcli.commands.options import PATH, voc_option
+from kdcli.commands.options import PATH, open_devkit, voc_option
 from kdcli.commands.progress import progress
 from kdcli.common.config import as_settings
 from kdcli.common.files import write_text
@@ -50,7 +50,7 @@ def list_recipes(sources: Sequence[str], verbose: bool) -> None:
 @click.option("--out", type=PATH, required=True, help="Folder of results, new or to go on with.")
 @click.option("--seeds", type=click.IntRange(min=1), help="So many runs a cell, of seeds 1, 2, ... "
               "[default: the recipe's]")  # fmt: skip
-@click.option("--cell", "labels", multiple=True, help="Only the cell of this label; repeatable.")
+@click.option("--cell", "cells", multiple=True, help="Only the cell of this label; repeatable.")
 @click.option("--config", help="A TOML file or a preset (tiny) in the place of the recipe's scale.")
 @click.option(
     "--set",
@@ -64,10 +64,11 @@ def list_recipes(sources: Sequence[str], verbose: bool) -> None:
 def run_recipe(
     sources: Sequence[str],
     voc: Path,
+    labels: Path | None,
     cache: Path | None,
     out: Path,
     seeds: int | None,
-    labels: Sequence[str],
+    cells: Sequence[str],
     config: str | None,
     overrides: Sequence[str],
     list_evaluate: str,
@@ -93,17 +94,17 @@ def run_recipe(
     from kdcli.student.experiments.recipe import load_recipe
     from kdcli.student.experiments.record import write_record
     from kdcli.student.experiments.runner import Runner, Worker
-    from kdcli.voc.devkit import Devkit, mask_folder
+    from kdcli.voc.devkit import mask_folder
 
     worker = Worker.of_torchrun()
     recipes = [load_recipe(source) for source in sources]
-    devkit = Devkit.open(voc)
+    devkit = open_devkit(voc, labels)
     store = None if cache is None else TutorCache.open(cache)
     matrix = Matrix(devkit, store, Scale(config, tuple(overrides)))
     jobs = []
     for recipe in recipes:
         numbers = recipe.seeds if seeds is None else tuple(range(1, seeds + 1))
-        jobs += matrix.jobs(recipe, _chosen(recipe, labels, recipes), numbers)
+        jobs += matrix.jobs(recipe, _chosen(recipe, cells, recipes), numbers)
         write_record(out, recipe, matrix, numbers, list_evaluate)
     lists = {(job.config.data.list, class_masks(job.config, job.config.data.list)) for job in jobs}
     for name, folder in sorted(lists | {(list_evaluate, mask_folder(list_evaluate))}):

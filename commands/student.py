@@ -14,6 +14,7 @@ from kdcli.commands.options import (
     device_option,
     inference_options,
     list_option,
+    open_devkit,
     set_option,
     voc_option,
 )
@@ -42,6 +43,7 @@ from kdcli.commands.progress import progress
 @click.option("--out", type=PATH, required=True, help="Folder of the run, new or to go on with.")
 def train_student(
     voc: Path,
+    labels: Path | None,
     cache: Path | None,
     list_name: str | None,
     source: str,
@@ -65,16 +67,15 @@ def train_student(
     from kdcli.student.config.toml import SEGMENTATION_TARGETS, run_config
     from kdcli.student.data.plan import class_masks
     from kdcli.student.training.train import train
-    from kdcli.voc.devkit import Devkit
 
     named = {} if targets is None else SEGMENTATION_TARGETS[targets]
     given = {} if list_name is None else {"data.list": list_name}
     config = run_config(source, (named, *overrides, given))
     store = None if cache is None else TutorCache.open(cache)
-    devkit, trained = Devkit.open(voc), config.data.list
+    devkit, trained = open_devkit(voc, labels), config.data.list
     if is_first_process():
         note_unused_masks(devkit, trained, class_masks(config, trained))
-    summary = train(config, devkit, store, out, progress=progress)
+    summary = train(config, devkit, store, out, progress=progress, tell=click.echo)
     if not is_first_process():
         return
     losses = ", ".join(f"{name} {value:.3g}" for name, value in summary.losses.items())
@@ -97,6 +98,7 @@ def train_student(
 def evaluate_student(
     run: Path,
     voc: Path,
+    labels: Path | None,
     list_name: str,
     checkpoint: str,
     device: str,
@@ -118,9 +120,8 @@ def evaluate_student(
     from kdcli.student.evaluation.evaluate import evaluate_student as evaluate
     from kdcli.student.evaluation.evaluate import evaluation_path
     from kdcli.student.runs.directory import recorded_config
-    from kdcli.voc.devkit import Devkit
 
-    devkit = Devkit.open(voc)
+    devkit = open_devkit(voc, labels)
     note_unused_masks(devkit, list_name, class_masks(recorded_config(run), list_name))
     may_write = os.access(run, os.W_OK)
     evaluate(
@@ -178,6 +179,7 @@ def predict(
     run: Path,
     images: Sequence[Path],
     voc: Path | None,
+    labels: Path | None,
     list_name: str | None,
     out: Path,
     threshold: float,
@@ -200,11 +202,12 @@ def predict(
     from kdcli.student.evaluation.gallery import write_prediction_gallery
     from kdcli.student.evaluation.predict import find_images
     from kdcli.student.evaluation.predict import predict as write_predictions
-    from kdcli.voc.devkit import Devkit, mask_folder
+    from kdcli.student.runs.directory import check_labels, recorded_labels
+    from kdcli.voc.devkit import mask_folder
 
     if bool(images) == (voc is not None and list_name is not None):
         raise click.UsageError("Name images or folders, or a devkit's list: --voc and --list.")
-    devkit = None if voc is None else Devkit.open(voc)
+    devkit = None if voc is None else open_devkit(voc, labels)
     if devkit is not None and list_name is not None:
         pictures = [(i, devkit.image_path(i)) for i in devkit.image_ids(list_name)]
     else:
@@ -216,8 +219,10 @@ def predict(
     )  # fmt: skip
     click.echo(f"{len(result.files)} predictions in {out}")
     if gallery is not None:
+        if devkit is not None:
+            check_labels(run, devkit.labels)
         shown = (devkit, mask_folder(list_name)) if list_name else (None, None)
-        write_prediction_gallery(gallery, run, result.files, *shown)
+        write_prediction_gallery(gallery, run, result.files, recorded_labels(run), *shown)
         click.echo(f"Look at {gallery}")
     if result.failed:
         for name, reason in result.failed.items():

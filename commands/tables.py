@@ -15,7 +15,6 @@ from kdcli.common.errors import DevkitError
 from kdcli.tutor_gen.classes.names import gaps
 from kdcli.tutor_gen.quality.compare import Difference, Tolerance
 from kdcli.tutor_gen.tutors.tutor import name_of
-from kdcli.voc.classes import CLASSES
 from kdcli.voc.devkit import Devkit, mask_folder
 from kdcli.voc.metrics import DetectionResult, SegmentationResult
 from kdcli.voc.metrics.table import HEADER, class_rows, explanation, mean_rows
@@ -65,7 +64,7 @@ def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:
             *summary.boxes_per_class[name].values(),
             f"{summary.class_pixels[name] / pixels:.2%}",
         )
-        for name in CLASSES[1:]
+        for name in summary.boxes_per_class
         if any(summary.boxes_per_class[name].values()) or summary.class_pixels[name]
     ]
     per_image = [f"{summary.boxes_per_image[t]:.1f}" for t in THRESHOLDS]
@@ -84,9 +83,13 @@ def _formula(label_vectors: str | dict[str, Any] | None) -> str:
 
 
 def _gaps(settings: Mapping[str, Any]) -> dict[str, str]:
-    """VOC's classes that a tutor cannot label, a line for each tutor that lacks some."""
+    """The labels that a tutor cannot give, a line for each tutor that lacks some."""
     tutors = {role: settings.get(role) for role in ("detection", "segmentation")}
-    missing = {role: gaps(tutor) for role, tutor in tutors.items() if tutor is not None}
+    missing = {
+        role: gaps(tutor, settings["class_names"][1:])
+        for role, tutor in tutors.items()
+        if tutor is not None
+    }
     return {role: line for role, line in missing.items() if line}
 
 

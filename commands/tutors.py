@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.commands.options import PATH, list_option, voc_option
+from kdcli.commands.options import PATH, list_option, open_devkit, voc_option
 from kdcli.commands.progress import progress
 from kdcli.common.files import write_text
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 def evaluate_tutors(
     cache: Path,
     voc: Path,
+    labels: Path | None,
     list_name: str,
     out: Path | None,
     segmentation_threshold: float,
@@ -66,11 +67,11 @@ def evaluate_tutors(
     from kdcli.commands.tables import print_scores
     from kdcli.tutor_gen.quality.calibration import TEMPERATURES, THRESHOLDS, VECTOR_THRESHOLDS
     from kdcli.tutor_gen.quality.evaluate import evaluate_tutors as evaluate
-    from kdcli.voc.devkit import Devkit, mask_folder
+    from kdcli.voc.devkit import mask_folder
 
     if plot is not None and not (sweep_thresholds or sweep_temperatures):
         raise click.UsageError("--plot draws --sweep-thresholds or --sweep-temperatures: add one.")
-    devkit = Devkit.open(voc)
+    devkit = open_devkit(voc, labels)
     ids = devkit.image_ids(list_name)
     folder = mask_folder(list_name)
     note_unused_masks(devkit, list_name, folder)

@@ -5,11 +5,13 @@ A file may start from a preset (``preset = "tiny"`` at its top). Unknown keys ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import math
 import tomllib
+import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -203,6 +205,20 @@ def build(kind: type[T], table: Mapping[str, Any], where: str, prefix: str = "")
 
 
 def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
+    """Return ``value`` as the type ``hint`` asks for, or as one of several."""
+    for one in _alternatives(hint):
+        with contextlib.suppress(ConfigError):
+            return _convert_one(value, one, key, where)
+    return _convert_one(value, hint, key, where)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the types of which ``hint`` allows any; none if it is a single one."""
+    unions = (typing.Union, types.UnionType)
+    return typing.get_args(hint) if typing.get_origin(hint) in unions else ()
+
+
+def _convert_one(value: Any, hint: Any, key: str, where: str) -> Any:
     """Return ``value`` as the type ``hint`` asks for; TOML's arrays become tuples."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, where, f"{key}.")
@@ -235,8 +251,11 @@ def _convert_tuple(value: Any, hints: tuple[Any, ...], key: str, where: str) -> 
 
 
 def _describe(hint: Any) -> str:
+    if several := _alternatives(hint):
+        return ", or ".join(map(_describe, several))
     if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+        values = typing.get_args(hint)
+        return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
     if typing.get_origin(hint) is tuple:
         arguments = typing.get_args(hint)
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "

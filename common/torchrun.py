@@ -41,6 +41,11 @@ def local_rank() -> int | None:
     return None if number is None else int(number)
 
 
+def local_processes() -> int:
+    """Return how many processes torchrun started on this machine; 1 without."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def passes_signals_on() -> bool:
     """Say whether torchrun started this process: it passes on each signal that it gets."""
     return "TORCHELASTIC_RUN_ID" in os.environ

@@ -32,8 +32,13 @@ if TYPE_CHECKING:
     from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
     from kdcli.tutor_gen.registry import load_tutor, load_tutors
     from kdcli.tutor_gen.tutors.tutor import Instances, SemanticOutput, Tutor
+    from kdcli.voc.check.check import check_data
     from kdcli.voc.classes import CLASSES
+    from kdcli.voc.coco.import_coco import import_coco
+    from kdcli.voc.coco.write_truth import write_truth
     from kdcli.voc.devkit import Devkit
+    from kdcli.voc.labels import LabelSet
+    from kdcli.voc.labels_file import read_labels, write_labels
     from kdcli.voc.scan import scan_images
     from kdcli.voc.scenes.dataset import make_sample
 
@@ -42,8 +47,13 @@ __version__: str
 _HOMES = {
     "kdcli.common.errors": ("KdcliError",),
     "kdcli.common.detections": ("Detections",),
+    "kdcli.voc.check.check": ("check_data",),
     "kdcli.voc.classes": ("CLASSES",),
+    "kdcli.voc.coco.import_coco": ("import_coco",),
+    "kdcli.voc.coco.write_truth": ("write_truth",),
     "kdcli.voc.devkit": ("Devkit",),
+    "kdcli.voc.labels": ("LabelSet",),
+    "kdcli.voc.labels_file": ("read_labels", "write_labels"),
     "kdcli.voc.scenes.dataset": ("make_sample",),
     "kdcli.voc.scan": ("scan_images",),
     "kdcli.tutor_gen.config": ("GenerationConfig", "generation_config"),
@@ -73,6 +83,7 @@ __all__ = [
     "InstanceMasks",
     "Instances",
     "KdcliError",
+    "LabelSet",
     "Prediction",
     "RunConfig",
     "SemanticOutput",
@@ -82,16 +93,21 @@ __all__ = [
     "TutorOutput",
     "TutorPair",
     "__version__",
+    "check_data",
     "evaluate_tutors",
     "generate",
     "generation_config",
+    "import_coco",
     "load_student",
     "load_tutor",
     "load_tutors",
     "make_sample",
+    "read_labels",
     "run_config",
     "scan_images",
     "train",
+    "write_labels",
+    "write_truth",
 ]
 
 

@@ -22,7 +22,7 @@ import torch
 from fvcore.nn.precise_bn import update_bn_stats  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.config import Role
 from kdcli.tutor_gen.detectron2.door import (
     BitMasks,
@@ -175,7 +175,7 @@ def draw_batches(
     """Yield batches of Detectron2's training inputs for ever, in an order fixed by ``seed``."""
     rng = np.random.default_rng(seed)
     np.random.seed(seed % 2**32)  # Detectron2's augmentations draw from NumPy's global state
-    numbers = {voc_id: number for number, voc_id in enumerate(voc_ids(class_names))}
+    numbers = {voc_id: number for number, voc_id in enumerate(label_ids(class_names))}
     augmentations = T.AugmentationList(
         [T.ResizeShortestEdge(SIDES, longest, "choice"), T.RandomFlip()]
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcli.cache.format.record import InstanceMasks
@@ -16,11 +15,10 @@ from kdcli.common.detections import Detections
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.batch import Batch, Sample, collate
 from kdcli.student.data.color_jitter import draw_color_jitter
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import ModelConfig
-from kdcli.student.model.preprocessing import normalise
 from kdcli.student.training.trainer import Trainer
-from kdcli.voc.classes import NUM_CLASSES
 
 FEW = 2
 """The smallest batch to train on: batch norm needs two values, of a map with one cell, too."""
@@ -85,7 +83,8 @@ def speed_of(config: RunConfig, device: torch.device) -> Speed:
         batch = fitting
         seconds = _seconds_of_step(trainer, batch, REPEATS)
     image = drawn_batch(config, 1).images.to(device)
-    inferred = least_seconds(lambda: _infer(trainer, image), device, REPEATS)
+    engine = Engine(trainer.model, InferenceSettings.of_run(trainer.config))
+    inferred = least_seconds(lambda: engine.outputs(image), device, REPEATS)
     return Speed(batch / seconds, batch, 1 / inferred)
 
 
@@ -97,9 +96,10 @@ def drawn_batch(config: RunConfig, images: int) -> Batch:
 
 def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
     input_side, map_side = config.model.input_size, config.model.segmentation_side
+    classes = config.model.num_classes
     corners = rng.uniform(0, 0.5, (OBJECTS, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (OBJECTS, 2))], axis=1)
-    labels = rng.integers(1, NUM_CLASSES, OBJECTS)
+    labels = rng.integers(1, classes, OBJECTS)
     return Sample(
         image_id="noise",
         image=rng.integers(0, 256, (input_side, input_side, 3), dtype=np.uint8),
@@ -107,9 +107,9 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
         tutor=Detections.none(),
         confirming=None,
         instances=InstanceMasks.none(),
-        mask=rng.integers(0, NUM_CLASSES, (map_side, map_side), dtype=np.uint8),
+        mask=rng.integers(0, classes, (map_side, map_side), dtype=np.uint8),
         index_map=np.zeros((map_side, map_side), np.uint8),
-        palette=np.zeros((1, NUM_CLASSES), np.float32),
+        palette=np.zeros((1, classes), np.float32),
         placement=None,
         weights=np.array([1, 0, 1, 0], np.float32),
         jitter=draw_color_jitter(rng, config.augmentation),
@@ -119,13 +119,6 @@ def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
 def _seconds_of_step(trainer: Trainer, images: int, repeats: int) -> float:
     batch = drawn_batch(trainer.config, images).to(trainer.device)
     return least_seconds(lambda: trainer.update([batch]), trainer.device, repeats)
-
-
-@torch.no_grad()
-def _infer(trainer: Trainer, image: Tensor) -> object:
-    bf16 = trainer.config.optim.bf16
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=bf16):
-        return trainer.model.eval()(normalise(image, trainer.config.model))
 
 
 def least_seconds(function: Callable[[], object], device: torch.device, repeats: int) -> float:

@@ -5,6 +5,7 @@ What they measure is not looked at here.
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -121,6 +122,26 @@ def test_bench_student(
         monkeypatch, capsys, "bench_student", "--voc", devkit.root, "--device", "cpu", *small
     )
     assert "inference, batch 8, with NMS" in table
+
+
+def test_gpu_suite(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    devkit: Devkit,
+    tmp_path: Path,
+) -> None:
+    small = (
+        "--config", "tiny", "--batch", 2, "--batches", 1, "--repeats", 1, "--device", "cpu",
+        "--voc", devkit.root,
+    )  # fmt: skip
+    run(monkeypatch, capsys, "gpu_suite", *small, "--seconds", 3600, "--out", tmp_path)
+    told = json.loads((tmp_path / "gpu_suite.json").read_text())
+    assert [check["note"] for check in told["checks"] if not check["passed"]] == []
+    assert len(told["checks"]) == 5
+    assert [row for row in told["rows"] if row["verdict"] in ("failed", "wrong")] == []
+    assert all(row["seconds"] > 0 for row in told["rows"])
+    printed = run(monkeypatch, capsys, "gpu_suite", *small, "--seconds", 0)
+    assert printed.count("no time left") == len(told["rows"]) > 8
 
 
 def test_bench_tutors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

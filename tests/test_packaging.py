@@ -17,6 +17,7 @@ DATA = {
     "kdcli/student/experiments/recipes/table-12.toml",
     "kdcli/student/experiments/report/templates/report.html",
     "kdcli/voc/view/templates/gallery.html",
+    "kdcli/voc/check/templates/check.html",
     "kdcli/tutor_gen/sample/detection.pth",
     "kdcli/tutor_gen/comparison/templates/comparison.html",
 }

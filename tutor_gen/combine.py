@@ -23,6 +23,7 @@ from kdcli.cache.reader import ROLES, TutorCache
 from kdcli.common.detections import Detections
 from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
+from kdcli.common.names import difference
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.classes.names import known_names
 from kdcli.tutor_gen.quality.compare import counterparts
@@ -48,7 +49,8 @@ def combine_caches(
 
     Raises:
         CacheError: fewer than two caches, ``out`` among them, an image that another cache lacks or
-            that was another file there, or a cache of a dense tutor, whose cells are no pixels.
+            that was another file there, a cache of other labels, or one of a dense tutor, whose
+            cells are no pixels.
     """
     out = Path(out)
     if len(paths) < 2:
@@ -118,10 +120,10 @@ def combine_boxes(said: Sequence[Detections], how: str) -> Detections:
 def combine_vectors(
     said: Sequence[tuple[NDArray[np.integer], NDArray[np.float32]]], how: str
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return map (H, W), uint8 or uint16, and palette (k, 21) of vectors combined entry by entry.
+    """Return map (H, W), uint8 or uint16, and palette (k, K) of vectors combined entry by entry.
 
     Args:
-        said: map (H, W) and palette (k, 21) of each tutor.
+        said: map (H, W) and palette (k, K) of each tutor.
         how: one of `HOW`.
     """
     shape = said[0][0].shape
@@ -149,6 +151,8 @@ def _check(caches: Sequence[TutorCache], entries: Sequence[ImageEntry]) -> None:
                 "of pixels can be combined. Combine stores of tutors of instances."
             )
     for cache in caches[1:]:
+        if differs := difference(first.class_names, cache.class_names, str(first.path), "it"):
+            raise CacheError(f"{cache.path}: is of other labels than {first.path}: {differs}.")
         known = {entry.image_id: entry for entry in cache.entries()}
         missing = [entry.image_id for entry in entries if entry.image_id not in known]
         if missing:
@@ -192,11 +196,12 @@ def _description(holders: Sequence[TutorCache], role: str, how: str) -> dict[str
     classes = [set(known_names(tutor)) for tutor in tutors]
     together = set.intersection(*classes) if how == "least" else set.union(*classes)
     names = " and ".join(str(tutor.get("name")) for tutor in tutors)
+    meant = "means" if any("means" in tutor for tutor in tutors) else "taken_for"
     return {
         "kind": "combined",
         "name": f"{how} of {names}",
         "class_names": sorted(together),
-        "taken_for": {k: v for tutor in tutors for k, v in tutor.get("taken_for", {}).items()},
+        meant: {k: v for tutor in tutors for k, v in tutor.get(meant, {}).items()},
         "tutors": tutors,
         "fingerprints": [cache.fingerprint for cache in holders],
     }

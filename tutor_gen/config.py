@@ -20,6 +20,8 @@ from kdcli.common.config import Changes, apply, build, by_keyword, expect, read_
 from kdcli.tutor_gen.detectron2.zoo import DEFAULT_DETECTION, DEFAULT_SEGMENTATION
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.settings import ModelSettings
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 Role = Literal["detection", "segmentation"]
 
@@ -134,8 +136,8 @@ class GenerationConfig:
             value = getattr(self, role).score_threshold
             expect(0 <= value < 1, f"{role}.score_threshold", "from 0 to below 1", value)
 
-    def model(self, role: Role, device: str) -> ModelSettings:
-        """Return how the model in a role is run."""
+    def model(self, role: Role, device: str, labels: LabelSet = VOC) -> ModelSettings:
+        """Return how the model in a role is run, to give these labels."""
         segments = role == "segmentation"
         return ModelSettings(
             score_threshold=getattr(self, role).score_threshold,
@@ -146,6 +148,7 @@ class GenerationConfig:
             keep_masks=segments and self.segmentation.keep_masks,
             amp=AMP[self.inference.amp],
             form=self.label_vectors,
+            labels=labels,
         )
 
 

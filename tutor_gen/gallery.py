@@ -14,7 +14,6 @@ from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.files import atomic_file
 from kdcli.tutor_gen.tutors.tutor import name_of
-from kdcli.voc.classes import PALETTE
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
 from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
@@ -27,10 +26,11 @@ def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: i
     """Write ``images`` of the cache, evenly spread over it, as one HTML page.
 
     Raises:
-        CacheError: the cache was made from other photographs than the devkit's.
+        CacheError: the cache was made from other photographs than the devkit's, or other labels.
     """
     chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
-    check_fits(cache, scan_images(devkit, [cache.image_ids[i] for i in chosen]))
+    shown = scan_images(devkit, [cache.image_ids[i] for i in chosen])
+    check_fits(cache, shown, class_names=devkit.labels.all_names)
     settings = cache.provenance["settings"]
     facts = {
         "store": str(cache.path),
@@ -40,7 +40,7 @@ def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: i
     }
     rows = gallery_rows(cache, devkit, [cache.image_ids[i] for i in chosen])
     with atomic_file(path) as file:
-        write_gallery(file, "What the tutors said", facts, rows)
+        write_gallery(file, "What the tutors said", facts, rows, devkit.labels)
 
 
 def gallery_rows(
@@ -61,10 +61,10 @@ def gallery_rows(
         if "detection" in cache.roles:
             sure = output.scores >= threshold
             found = (output.boxes[sure], output.labels[sure], output.scores[sure])
-            boxes = overlay(image, *found, scale=scale)
+            boxes = overlay(image, *found, label_set=devkit.labels, scale=scale)
             panels.append(Panel(f"detection tutor, confidence >= {threshold:g}", boxes))
         if "segmentation" in cache.roles:
-            vectors = enlarged(_tinted(image, output), scale)
+            vectors = enlarged(_tinted(image, output, devkit.labels.palette), scale)
             panels.append(Panel("label vectors, opacity = confidence", vectors))
         panels += ground_truth_panels(devkit, image_id, image)
         yield Row(image_id, _note(output), tuple(panels))
@@ -75,18 +75,23 @@ def _note(output: TutorOutput) -> str:
     return f"{size}, {len(output.boxes)} boxes, {len(output.palette)} distinct label vectors"
 
 
-def _drawn(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Colour (..., 3) and opacity (..., 1) of label vectors (..., 21)."""
+def _drawn(
+    vectors: NDArray[np.float32], palette: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Colour (..., 3) and opacity (..., 1) of label vectors (..., K)."""
     classes = vectors[..., 1:]
-    colours = PALETTE[classes.argmax(axis=-1) + 1].astype(np.float32)
+    colours = palette[classes.argmax(axis=-1) + 1].astype(np.float32)
     return colours, MAX_OPACITY * classes.max(axis=-1, keepdims=True)
 
 
-def _tinted(image: NDArray[np.uint8], output: TutorOutput) -> NDArray[np.uint8]:
+def _tinted(
+    image: NDArray[np.uint8], output: TutorOutput, palette: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """The colour of each pixel's strongest class but background, as opaque as its confidence."""
     if output.window is None:
-        colour, alpha = (each[output.index_map] for each in _drawn(output.palette))
+        colour, alpha = (each[output.index_map] for each in _drawn(output.palette, palette))
     else:
-        colour, alpha = _drawn(spread(output.label_vectors(), output.window, *image.shape[:2]))
+        pixels = spread(output.label_vectors(), output.window, *image.shape[:2])
+        colour, alpha = _drawn(pixels, palette)
     tinted: NDArray[np.uint8] = (image * (1 - alpha) + colour * alpha).astype(np.uint8)
     return tinted

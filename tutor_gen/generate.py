@@ -12,7 +12,9 @@ from kdcli.cache.format.root import Root
 from kdcli.cache.writer import CacheWriter, Shard
 from kdcli.cache.writing.worker import WorkerWriter
 from kdcli.common.config import flatten
+from kdcli.common.errors import TutorError
 from kdcli.common.images import ImageEntry
+from kdcli.common.names import difference
 from kdcli.common.progress import Progress, no_progress
 from kdcli.common.versions import environment
 from kdcli.tutor_gen.pipeline.label import LoaderSettings, Tally, label_shards
@@ -68,10 +70,11 @@ def generate(
         progress: wraps the loop over images for a progress bar.
 
     Raises:
-        TutorError: an output cannot be true.
+        TutorError: an output cannot be true, or the tutors were loaded for other labels.
         DevkitError: a photograph is missing.
         CacheError: the cache at ``out`` was begun with other images or settings, or is in use.
     """
+    _check_labels(devkit, tutors)
     group = group or single_process()
     runtime = tutors.config.runtime
     loader = LoaderSettings.of(runtime)
@@ -86,6 +89,15 @@ def generate(
         tally = _lead(group, devkit, tutors, writer, loader, progress)
         writer.finish()
     return _result(tally, len(entries) - tally.images, start)
+
+
+def _check_labels(devkit: Devkit, tutors: TutorPair) -> None:
+    differs = difference(tutors.labels.names, devkit.labels.names, "the tutors", "the data set")
+    if differs:
+        raise TutorError(
+            f"the tutors were loaded for other labels than those of {devkit.root}: {differs}; load "
+            "them for these: load_tutors(config, devkit.labels)"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.tutors.kind import Named
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.tutor import Tutor, name_of
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 BY_PROVENANCE = Named()
 _AMP = {described: name for name, described in AMP.items()}
@@ -28,6 +30,7 @@ def load_again(
     detection: Named = BY_PROVENANCE,
     segmentation: Named = BY_PROVENANCE,
     device: str = "cpu",
+    labels: LabelSet = VOC,
 ) -> TutorPair:
     """Load the tutors that made ``cache``, with its thresholds and settings.
 
@@ -37,6 +40,7 @@ def load_again(
             tutors and for names of the zoo; other files it names without their folder.
         segmentation: the same of the segmentation tutor.
         device: a PyTorch device.
+        labels: of the data set that the cache was made from.
 
     Raises:
         TutorError: a tutor has to be named, or those that were loaded are others than the cache's:
@@ -44,12 +48,13 @@ def load_again(
     """
     settings = cache.settings
     config = _config(settings, device)
-    segmenter = _load(settings["segmentation"], "segmentation", segmentation, config)
+    segmenter = _load(settings["segmentation"], "segmentation", segmentation, config, labels)
     one = settings["detection"] == settings["segmentation"]
     pair = TutorPair(
-        segmenter if one else _load(settings["detection"], "detection", detection, config),
+        segmenter if one else _load(settings["detection"], "detection", detection, config, labels),
         segmenter,
         config,
+        labels=labels,
     )
     differences = settings_differences(settings, pair.settings)
     if differences:
@@ -95,7 +100,11 @@ def _config(settings: Mapping[str, Any], device: str) -> GenerationConfig:
 
 
 def _load(
-    description: Mapping[str, Any] | None, role: Role, named: Named, config: GenerationConfig
+    description: Mapping[str, Any] | None,
+    role: Role,
+    named: Named,
+    config: GenerationConfig,
+    labels: LabelSet,
 ) -> Tutor | None:
     if description is None:
         return None
@@ -103,7 +112,8 @@ def _load(
     if spec is None:
         known = _from_description(description, role)
         spec, weights = known.spec or "", weights or known.weights
-    return load_tutor(spec, role, weights or "", changed(config, _heard(spec, description, role)))
+    config = changed(config, _heard(spec, description, role))
+    return load_tutor(spec, role, weights or "", config, labels)
 
 
 def _heard(spec: str, description: Mapping[str, Any], role: Role) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.classes import CLASS_IDS, CLASSES
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 _DECLARED = re.compile(rb"(?:\xef\xbb\xbf)?<\?xml[^>]*?encoding\s*=\s*[\"']([^\"'>]*)")
 
@@ -30,7 +31,7 @@ class Annotation:
         height: image height in pixels.
         width: image width in pixels.
         boxes: (n, 4) float32.
-        labels: (n,) int64, 1..20.
+        labels: (n,) int64, 1.. in the order of the data set's labels.
         difficult: (n,) bool, objects that evaluation ignores.
         truncated: (n,) bool, objects of which the box shows a part only.
     """
@@ -44,18 +45,18 @@ class Annotation:
     truncated: NDArray[np.bool_]
 
 
-def parse_annotation(path: Path) -> Annotation:
-    """Read one XML file of a devkit's ``Annotations`` folder.
+def parse_annotation(path: Path, labels: LabelSet = VOC) -> Annotation:
+    """Read one XML file of a devkit's ``Annotations`` folder, whose objects are of ``labels``.
 
     Coordinates may have decimals (a few of VOC 2012's have). A missing ``difficult`` or
     ``truncated`` means no. Whatever stands inside an object besides its name, flags and box
     (``part``, ``point``, ``actions``, ``pose``) is ignored.
 
     Raises:
-        DevkitError: the XML is broken, lacks something, names a class that VOC does not have, or
+        DevkitError: the XML is broken, lacks something, names a class that the labels lack, or
             holds a box that is inverted or leaves the image.
     """
-    root = _read_xml(path)
+    root = read_xml(path)
     height, width = (int(_number(path, root, f"size/{side}")) for side in ("height", "width"))
     if height < 1 or width < 1:
         raise DevkitError(
@@ -68,14 +69,18 @@ def parse_annotation(path: Path) -> Annotation:
         height=height,
         width=width,
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        labels=np.array([_label(path, item) for item in objects], dtype=np.int64),
+        labels=np.array([_label(path, item, labels) for item in objects], dtype=np.int64),
         difficult=np.array([_flag(path, item, "difficult") for item in objects], dtype=np.bool_),
         truncated=np.array([_flag(path, item, "truncated") for item in objects], dtype=np.bool_),
     )
 
 
-def _read_xml(path: Path) -> Element:
-    """Parse a file; Python's codecs know more of the encodings that files declare than expat."""
+def read_xml(path: Path) -> Element:
+    """Parse a file; Python's codecs know more of the encodings that files declare than expat.
+
+    Raises:
+        DevkitError: it cannot be read, or is not well-formed XML.
+    """
     try:
         content = path.read_bytes()
         declared = _DECLARED.match(content)
@@ -111,13 +116,14 @@ def _flag(path: Path, element: Element, tag: str) -> bool:
     return element.find(tag) is not None and _number(path, element, tag) != 0
 
 
-def _label(path: Path, element: Element) -> int:
+def _label(path: Path, element: Element, labels: LabelSet) -> int:
     name = (element.findtext("name") or "").strip()
-    label = CLASS_IDS.get(name, 0)
+    try:
+        label = labels.id_of(name)
+    except DevkitError as error:
+        raise DevkitError(f"{path}: {error}") from None
     if label == 0:
-        raise DevkitError(
-            f"{path}: unknown class {name!r}; VOC's classes are {', '.join(CLASSES[1:])}."
-        )
+        raise DevkitError(f"{path}: expected the class of an object, got {name!r}.")
     return label
 
 

@@ -16,15 +16,20 @@ from numpy.typing import NDArray
 from kdcli.common.errors import DevkitError
 from kdcli.voc import images as pictures
 from kdcli.voc.annotation import Annotation, parse_annotation
+from kdcli.voc.classes import VOC
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.folder import file_of, files_by_id
+from kdcli.voc.labels import LabelSet
+from kdcli.voc.labels_file import LABELS_FILE, read_labels
 
 CLASS_MASKS = "SegmentationClass"
 AUGMENTED_MASKS = "SegmentationClassAug"
-_OBJECT_FOLDER = "SegmentationObject"
+OBJECT_MASKS = "SegmentationObject"
 _MASK_FALLBACK = {AUGMENTED_MASKS: CLASS_MASKS}
 """The augmented set adds masks to VOC's; some copies of it hold the added ones only."""
 _AUGMENTED_LIST = re.compile(r"(?i:aug(mented)?)(?![a-z])")
 """SegmentationAug, train_aug, trainaug; not august."""
+_LEADS_OUT = re.compile(r"[/\\\0]|\.\.")
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,23 @@ class Devkit:
 
     Attributes:
         root: the folder that holds ``JPEGImages``, ``Annotations``, ``ImageSets`` and the masks.
+        labels: what its boxes and masks may be of.
     """
 
     root: Path
+    labels: LabelSet = VOC
 
     @classmethod
-    def open(cls, path: Path | str) -> Devkit:
+    def open(cls, path: Path | str, labels: LabelSet | None = None) -> Devkit:
         """Find the devkit at ``path``: the folder that holds JPEGImages, or up to two levels above.
 
+        Args:
+            path: where to look.
+            labels: its labels; by default those of its ``labels.toml``, which lies beside
+                JPEGImages, or VOC's if there is none.
+
         Raises:
-            DevkitError: there is none, or more than one.
+            DevkitError: there is none, or more than one; or its ``labels.toml`` is wrong.
         """
         path = Path(path)
         if not path.is_dir():
@@ -71,7 +83,7 @@ class Devkit:
                 }.values()
             )[::-1]
             if len(found) == 1:
-                return cls(found[0])
+                return cls(found[0], labels or _own_labels(found[0]))
             if found:
                 raise DevkitError(
                     f"Expected one devkit in {path}, got {len(found)}: name one of "
@@ -97,8 +109,8 @@ class Devkit:
             DevkitError: the list is missing, empty or malformed, names an image twice, or names
                 an image without a photograph or with several.
         """
-        path = self._list_path(list_name)
-        ids = _parse_list(path)
+        path = self.list_path(list_name)
+        ids = parse_list(path)
         repeated = [name for name, count in Counter(ids).items() if count > 1]
         if repeated:
             raise DevkitError(
@@ -118,6 +130,14 @@ class Devkit:
         """Return the path of an image's photograph, whether or not it exists."""
         return self._file("JPEGImages", image_id, ".jpg")
 
+    def annotation_path(self, image_id: str) -> Path:
+        """Return the path of an image's XML file, whether or not it exists."""
+        return self._file("Annotations", image_id, ".xml")
+
+    def mask_path(self, image_id: str, folder: str = CLASS_MASKS) -> Path:
+        """Return the path of an image's mask in a folder, whether or not it exists."""
+        return self._file(folder, image_id, ".png")
+
     def read_image(self, image_id: str) -> NDArray[np.uint8]:
         """Return a photograph as (H, W, 3) uint8 RGB; see `voc.images.read_photograph`."""
         return pictures.read_photograph(self.image_path(image_id))
@@ -135,7 +155,7 @@ class Devkit:
         path = self._file("Annotations", image_id, ".xml")
         if not path.is_file():
             return None
-        annotation = parse_annotation(path)
+        annotation = parse_annotation(path, self.labels)
         self._check_size(path, image_id, annotation.height, annotation.width)
         return annotation
 
@@ -155,7 +175,7 @@ class Devkit:
             size: (height, width) of the photograph if known; saves reading its header.
 
         Returns:
-            (H, W) uint8: class ids 0..20, 255 for void (object numbers from SegmentationObject).
+            (H, W) uint8: ids of ``labels``, 255 for void (object numbers from SegmentationObject).
 
         Raises:
             DevkitError: the PNG is broken, of another size than the photograph, or a class mask
@@ -165,16 +185,17 @@ class Devkit:
         if not path.is_file():
             fallback = _MASK_FALLBACK.get(folder)
             return None if fallback is None else self.mask(image_id, fallback, size)
-        mask = pictures.read_mask(path)
+        of_classes = folder != OBJECT_MASKS
+        mask = pictures.read_mask(path, self.labels.palette if of_classes else PALETTE)
         height, width = mask.shape
         self._check_size(path, image_id, height, width, size)
-        if folder != _OBJECT_FOLDER:
-            pictures.check_class_ids(mask, path)
+        if of_classes:
+            pictures.check_class_ids(mask, path, self.labels.size)
         return mask
 
     def object_mask(self, image_id: str) -> NDArray[np.uint8] | None:
         """Return an image's object numbers, 1.. in the order of its XML; else like `mask`."""
-        return self.mask(image_id, _OBJECT_FOLDER)
+        return self.mask(image_id, OBJECT_MASKS)
 
     def has_boxes(self, image_id: str) -> bool:
         """Say whether an image has an XML file."""
@@ -204,7 +225,12 @@ class Devkit:
                 self._file(folder, image_id, ending)
         return frozenset(image_id for image_id in ids if image_id in files)
 
-    def _list_path(self, list_name: str) -> Path:
+    def list_path(self, list_name: str) -> Path:
+        """Return the path of a list's file.
+
+        Raises:
+            DevkitError: there is none; the message names those there are.
+        """
         path = self.root / "ImageSets" / f"{list_name}.txt"
         if ".." not in Path(list_name).parts and path.is_file():
             return path
@@ -247,7 +273,17 @@ def mask_folder(list_name: str) -> str:
     return AUGMENTED_MASKS if _AUGMENTED_LIST.search(list_name) else CLASS_MASKS
 
 
-def _parse_list(path: Path) -> tuple[str, ...]:
+def _own_labels(root: Path) -> LabelSet:
+    path = root / LABELS_FILE
+    return read_labels(path) if path.exists() else VOC
+
+
+def parse_list(path: Path) -> tuple[str, ...]:
+    """Return the image ids of a list's file as it states them, repeated ones too.
+
+    Raises:
+        DevkitError: it cannot be read, is empty or malformed.
+    """
     try:
         lines = _decoded(path.read_bytes()).splitlines()
     except OSError as error:
@@ -276,7 +312,7 @@ def _decoded(text: bytes) -> str:
 
 def _check_id(image_id: str, source: Path) -> None:
     """Refuse ids that would lead out of the devkit's folders."""
-    if image_id in ("", ".", "..") or any(sign in image_id for sign in ("/", "\\", "\0", "..")):
+    if image_id in ("", ".") or _LEADS_OUT.search(image_id):
         raise DevkitError(
             f"{source}: expected an image id such as 2008_000008, got {image_id!r}: an id is a "
             "file name without folder and ending."

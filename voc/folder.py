@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,18 +19,22 @@ def files_by_id(folder: Path, ending: str) -> dict[str, tuple[str, ...]]:
     Raises:
         DevkitError: the folder cannot be read.
     """
-    try:
-        names = [file.name for file in folder.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise DevkitError(f"Cannot read the folder {folder}: {error.strerror or error}.") from error
     found: dict[str, tuple[str, ...]] = {}
-    for name in names:
+    for name in _names(folder):
         image_id, dot, own = name.rpartition(".")
         if dot + own.lower() in _ENDINGS[ending]:
             found[image_id] = (*found.get(image_id, ()), name)
     return found
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as files:
+            yield from (file.name for file in files)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise DevkitError(f"Cannot read the folder {folder}: {error.strerror or error}.") from error
 
 
 def file_of(folder: Path, image_id: str, ending: str) -> Path:
@@ -54,9 +60,16 @@ def file_of(folder: Path, image_id: str, ending: str) -> Path:
 
 @lru_cache(maxsize=16)
 def _unusual(folder: Path, ending: str, changed: int) -> dict[str, tuple[str, ...]]:
-    """Return of `files_by_id` what has another name than id and ending: as a rule nothing."""
-    return {
-        image_id: names
-        for image_id, names in files_by_id(folder, ending).items()
-        if names != (image_id + ending,)
-    }
+    """Return of `files_by_id` what has another name than id and ending: as a rule nothing.
+
+    Each worker process asks, maybe of a million files: the usual ones are not kept meanwhile.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name in _names(folder):
+        image_id, dot, own = name.rpartition(".")
+        if not name.endswith(ending) and dot + own.lower() in _ENDINGS[ending]:
+            found[image_id] = (*found.get(image_id, ()), name)
+    for image_id in found:
+        if (folder / (image_id + ending)).exists():
+            found[image_id] = (*found[image_id], image_id + ending)
+    return found

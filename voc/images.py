@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.classes import NUM_CLASSES, PALETTE, VOID, labels_of_colours
+from kdcli.voc.colours import PALETTE, labels_of_colours
+from kdcli.voc.labels import VOID
 
 LARGEST = Image.MAX_IMAGE_PIXELS or 2**26
 """Pixels of the largest picture that is read: Pillow's own limit, 89,478,485 (about 9,459 squared).
@@ -20,7 +21,6 @@ LARGEST = Image.MAX_IMAGE_PIXELS or 2**26
 Beyond it Pillow suspects a decompression bomb: a small file that fills the memory.
 """
 _JPEG_START = b"\xff\xd8"
-_PALETTE_BYTES = PALETTE.tobytes()
 _REMEDY = "save it as an 8-bit palette PNG with VOC's palette, or as RGB in exactly VOC's colours"
 
 
@@ -78,13 +78,17 @@ def is_jpeg(path: Path) -> bool:
         return False
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
+def read_mask(path: Path, colours: NDArray[np.uint8] = PALETTE) -> NDArray[np.uint8]:
     """Read a mask as the numbers that its pixels stand for.
 
     A grey PNG of 8 bits holds the numbers. A palette PNG holds them, too, unless its palette says
     otherwise: programs that save a picture anew number its colours as they like. So where a colour
     is VOC's for another number, the colours count, if all of them are VOC's. An RGB picture in
     exactly VOC's colours is read by them.
+
+    Args:
+        path: of the PNG.
+        colours: (256, 3) uint8 RGB, what stands for "VOC's" above: the colours of the data set.
 
     Returns:
         (H, W) uint8: class ids or object numbers, `VOID` where undecided.
@@ -97,31 +101,33 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         layout = picture.tile[0].args if picture.tile else picture.mode
         pixels = np.asarray(picture)
         if picture.mode == "P":
-            return _by_palette(path, pixels, bytes(picture.getpalette() or ()))
+            return _by_palette(path, pixels, bytes(picture.getpalette() or ()), colours)
         if layout == "L":
             return pixels
         if layout == "RGB":
-            return _by_colour(path, pixels)
+            return _by_colour(path, pixels, colours)
         if layout == "RGBA" and pixels[..., 3].min(initial=255) == 255:
-            return _by_colour(path, pixels[..., :3])
+            return _by_colour(path, pixels[..., :3], colours)
         raise DevkitError(
             f"{path} is a mask of mode {layout}, whose values may mean several things: {_REMEDY}."
         )
 
 
-def _by_palette(path: Path, indices: NDArray[np.uint8], palette: bytes) -> NDArray[np.uint8]:
+def _by_palette(
+    path: Path, indices: NDArray[np.uint8], palette: bytes, expected: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """Return the numbers of a palette picture: its indices, or what their colours say."""
-    if _PALETTE_BYTES.startswith(palette):
+    if expected.tobytes().startswith(palette):
         return indices
     colours = np.frombuffer(palette, dtype=np.uint8).reshape(-1, 3)
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
     used = used[used < len(colours)]  # an index without a colour says nothing but its number
     seen = colours[used]
-    labels = labels_of_colours(seen)
+    labels = labels_of_colours(seen, expected)
     contradicted = (labels >= 0) & (labels != used)
     if not contradicted.any() or (seen == used[:, None]).all():  # the latter is a ramp of greys
         return indices
-    exchanged = (seen[:, ::-1] == PALETTE[used]).all()  # red and blue: the numbers may be right
+    exchanged = (seen[:, ::-1] == expected[used]).all()  # red and blue: the numbers may be right
     if exchanged or (labels < 0).any() or indices.max() >= len(colours):
         first = int(np.flatnonzero(contradicted)[0])
         raise DevkitError(
@@ -133,9 +139,11 @@ def _by_palette(path: Path, indices: NDArray[np.uint8], palette: bytes) -> NDArr
     return meaning[indices]
 
 
-def _by_colour(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the numbers of an (H, W, 3) picture in VOC's colours."""
-    labels = labels_of_colours(pixels)
+def _by_colour(
+    path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return the numbers of an (H, W, 3) picture in the ``expected`` colours."""
+    labels = labels_of_colours(pixels, expected)
     strange = pixels[labels < 0]
     if len(strange):
         raise DevkitError(
@@ -145,23 +153,26 @@ def _by_colour(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return labels.astype(np.uint8)
 
 
-def check_class_ids(mask: NDArray[np.uint8], path: Path) -> None:
-    """Raise DevkitError if a (H, W) class mask holds anything but 0..20 and `VOID`."""
-    if np.max(mask + np.uint8(1), initial=0) <= NUM_CLASSES:  # VOID wraps around to 0
+def check_class_ids(mask: NDArray[np.uint8], path: Path, classes: int) -> None:
+    """Raise DevkitError if a (H, W) mask holds anything but 0..``classes`` - 1 and `VOID`."""
+    if np.max(mask + np.uint8(1), initial=0) <= classes:  # VOID wraps around to 0
         return
     counts = np.bincount(mask.ravel(), minlength=256)
-    wrong = [value for value in np.flatnonzero(counts) if NUM_CLASSES <= value < VOID]
+    wrong = [value for value in np.flatnonzero(counts) if classes <= value < VOID]
     listed = ", ".join(str(value) for value in wrong[:5])
     raise DevkitError(
-        f"{path}: expected class ids 0..{NUM_CLASSES - 1} and {VOID}, got {listed}"
-        f" ({int(counts[wrong].sum())} pixels): it is not a mask of VOC's classes."
+        f"{path}: expected class ids 0..{classes - 1} and {VOID}, got {listed}"
+        f" ({int(counts[wrong].sum())} pixels): it is not a mask of the data set's labels, VOC's "
+        "unless a labels.toml states others."
     )
 
 
-def write_mask(path: Path | BinaryIO, mask: NDArray[np.uint8]) -> None:
-    """Write a (H, W) uint8 mask as the devkit does: a PNG with VOC's palette."""
+def write_mask(
+    path: Path | BinaryIO, mask: NDArray[np.uint8], colours: NDArray[np.uint8] = PALETTE
+) -> None:
+    """Write a (H, W) uint8 mask as the devkit does: a PNG with a palette, by default VOC's."""
     picture = Image.fromarray(mask).convert("L")
-    picture.putpalette(PALETTE.tobytes())
+    picture.putpalette(colours.tobytes())
     picture.save(path, "PNG")
 
 

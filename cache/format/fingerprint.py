@@ -9,7 +9,9 @@ from typing import Any
 
 from kdcli.cache.format.layout import FORMAT_VERSION, JSON
 from kdcli.common.images import ImageEntry
+from kdcli.common.names import difference
 
+LABELS = ("class_names",)
 SHOWN = 10
 """How many differences a message lists before it only counts them."""
 
@@ -45,16 +47,24 @@ def fingerprint(settings: JSON, images_sha256: str) -> str:
 
 
 def settings_differences(stored: JSON, given: JSON) -> list[str]:
-    """One line per setting that differs, named by its dotted path; [] if their JSON is equal."""
+    """One line per setting that differs, named by its dotted path; [] if their JSON is equal.
+
+    Other labels come first: whatever else differs may come of them.
+    """
     old, new = dict(_leaves(stored)), dict(_leaves(given))
     lines = []
-    for path in sorted(old.keys() | new.keys()):
+    for path in sorted(old.keys() | new.keys(), key=lambda path: (path != LABELS, path)):
         name = ".".join(path)
         if path not in old:
             lines.append(f"{name}: absent in the cache, now {_show(new[path])}")
         elif path not in new:
             lines.append(f"{name}: {_show(old[path])} in the cache, now absent")
-        elif canonical_json(old[path]) != canonical_json(new[path]):
+        elif canonical_json(old[path]) == canonical_json(new[path]):
+            continue
+        elif path == LABELS:
+            said = difference(map(str, old[path]), map(str, new[path]), "the cache", "the run now")
+            lines.append(f"labels: {said}")
+        else:
             lines.append(f"{name}: {_show(old[path])} in the cache, now {_show(new[path])}")
     return lines
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.codec import compress, decompress
-from kdcli.cache.format.layout import JSON, ArraySpec, image_specs
-from kdcli.cache.format.record import NUM_CLASSES
+from kdcli.cache.format.layout import JSON, MOST_CLASSES, ArraySpec, image_specs
 from kdcli.common.errors import CacheError
 from kdcli.common.files import write_atomic
 from kdcli.common.images import ImageEntry
@@ -48,13 +47,18 @@ def _check_entry(entry: ImageEntry) -> None:
 
 
 def plain_settings(settings: JSON) -> dict[str, Any]:
-    """The settings as they come back from JSON; ``CacheError`` unless they name the 21 classes."""
+    """The settings as they come back from JSON; ``CacheError`` unless they name the classes."""
     plain = plain_json(settings, "settings")
     names = plain.get("class_names")
-    if not isinstance(names, list) or len(names) != NUM_CLASSES:
+    if not isinstance(names, list) or not 2 <= len(set(map(str, names))) == len(names):
         raise CacheError(
-            f"settings.class_names: expected the {NUM_CLASSES} class names, background first, "
-            f"got {names!r}"
+            "settings.class_names: expected the names of 2 or more classes, background first and "
+            f"each once, got {names!r}"
+        )
+    if len(names) > MOST_CLASSES:
+        raise CacheError(
+            f"settings.class_names: expected at most {MOST_CLASSES} classes with the background, "
+            f"got {len(names)}: labels are bytes, of which 255 is void"
         )
     return plain
 

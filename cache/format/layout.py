@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from kdcli.cache.format.record import DROPPED, MASK_SIDE, NUM_CLASSES
+from kdcli.cache.format.record import DROPPED, MASK_SIDE
 
 FORMAT_VERSION = 1
 ATTRIBUTE = "tutor_cache"
 """Key of this format's own mapping among the root group's attributes."""
 
 OPTIONAL_TABLES = ("instances", "dropped", "grid")
-KNOWN_FEATURES = frozenset(OPTIONAL_TABLES)
+OTHER_CLASSES = "classes"
+"""The feature of a store of another number of classes than VOC's: older readers refuse it."""
+LOOKUP = "lookup"
+"""Feature, and group, of the rows by which images are found: `cache.format.lookup`."""
+KNOWN_FEATURES = frozenset({*OPTIONAL_TABLES, OTHER_CLASSES, LOOKUP})
 """Optional parts this code can read; a store that needs another one is refused."""
 
 IMAGES_PER_SHARD = 64
@@ -35,6 +39,9 @@ COUNTS_PER_CHUNK = 64
 ZSTD_LEVEL = 9
 """Label maps take 17 % less than at level 3 and are decoded as fast; 0.6 ms an image to write."""
 MAX_PALETTE = 2**16
+VOC_CLASSES = 21
+MOST_CLASSES = 255
+"""Labels are bytes, and 255 is void."""
 
 ROOT = "zarr.json"
 PARTS = ".parts"
@@ -182,7 +189,6 @@ class Column:
 _BOXES = Column("boxes", "float32", (4,), ROWS_PER_CHUNK, ("corner",), compressed=False)
 _LABELS = Column("labels", "uint8", (), ROWS_PER_CHUNK, (), compressed=False)
 _CONFIDENCES = Column("confidences", "float32", (), ROWS_PER_CHUNK, (), compressed=False)
-_VECTORS = Column("vectors", "float32", (NUM_CLASSES,), VECTORS_PER_CHUNK, ("class",), True)
 _MASKS = Column(
     "masks", "uint8", (MASK_SIDE, MASK_SIDE), MASKS_PER_CHUNK, ("row", "column"), compressed=True
 )
@@ -193,25 +199,50 @@ _COUNTS = Column(
 _WINDOW = Column("window", "float32", (4,), ROWS_PER_CHUNK, ("corner",), compressed=False)
 _CELLS = Column("cells", "int32", (2,), ROWS_PER_CHUNK, ("height_width",), compressed=False)
 
-TABLES: Mapping[str, tuple[Column, ...]] = {
-    "detections": (_BOXES, _LABELS, _CONFIDENCES),
-    "palette": (_VECTORS,),
-    "instances": (_MASKS, _BOXES, _LABELS, _CONFIDENCES),
-    "dropped": (_COUNTS,),
-    "grid": (_WINDOW, _CELLS),
+
+def _vectors(classes: int) -> Column:
+    return Column("vectors", "float32", (classes,), VECTORS_PER_CHUNK, ("class",), compressed=True)
+
+
+def tables(classes: int) -> dict[str, tuple[Column, ...]]:
+    """The ragged tables of a store of so many classes, background included.
+
+    Each also has ``offsets`` (N + 1,) int64 and ``crc32`` (N,) uint32.
+    """
+    return {
+        "detections": (_BOXES, _LABELS, _CONFIDENCES),
+        "palette": (_vectors(classes),),
+        "instances": (_MASKS, _BOXES, _LABELS, _CONFIDENCES),
+        "dropped": (_COUNTS,),
+        "grid": (_WINDOW, _CELLS),
+    }
+
+
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
+    table: tuple(column.name for column in columns) for table, columns in tables(1).items()
 }
-"""The ragged tables; each also has ``offsets`` (N + 1,) int64 and ``crc32`` (N,) uint32."""
+"""The columns of every ragged table."""
 
 
 def optional_features(settings: JSON) -> frozenset[str]:
-    """What a new store of these settings holds beside boxes and label vectors."""
-    wanted = {"instances": settings.get("keep_masks"), "grid": settings.get("grid")}
+    """What a new store of these settings holds beside boxes and label vectors of VOC."""
+    wanted = {
+        "instances": settings.get("keep_masks"),
+        "grid": settings.get("grid"),
+        OTHER_CLASSES: len(settings["class_names"]) != VOC_CLASSES,
+    }
     return frozenset({"dropped", *(name for name, kept in wanted.items() if kept)})
 
 
 def table_names(features: frozenset[str]) -> tuple[str, ...]:
     """The ragged tables of a store with these features."""
-    return tuple(name for name in TABLES if name not in OPTIONAL_TABLES or name in features)
+    return tuple(name for name in COLUMN_NAMES if name not in OPTIONAL_TABLES or name in features)
+
+
+def store_tables(features: frozenset[str], classes: int) -> dict[str, tuple[Column, ...]]:
+    """`tables` without those that a store with these features lacks."""
+    every = tables(classes)
+    return {name: every[name] for name in table_names(features)}
 
 
 def image_specs(images: int, id_bytes: int) -> tuple[ArraySpec, ...]:

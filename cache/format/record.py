@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from kdcli.common.detections import Detections
 
-NUM_CLASSES = 21
-"""Length of a label vector: background at 0, the classes at 1 to 20."""
-
 MASK_SIDE = 28
 """Side of an instance mask as Mask R-CNN predicts it, in cells of its box."""
 
@@ -105,12 +102,12 @@ class TutorOutput:
     ``boxes``, ``labels``, ``scores``: see :class:`Detections`. ``index_map`` (H, W) uint8, or
     uint16 where the image has more than 256 distinct label vectors: the row of ``palette`` that is
     each pixel's label vector. From a dense tutor it is (h, w), each cell's, and ``window`` (4,)
-    float32 says where in it the image lies (`cache.format.grid`), else None. ``palette`` (k, 21)
-    float32, k >= 1, row 0 all zero (background: no instance covers the pixel). Without a detection
-    tutor the boxes are empty; without a segmentation tutor the map is all 0. ``instances`` is None
-    unless the cache keeps the tutor's own masks. ``dropped`` (10,) uint32 counts what did not reach
-    the cache, a column for each of ``DROPPED`` (see :func:`encode_dropped`); None where that is not
-    known.
+    float32 says where in it the image lies (`cache.format.grid`), else None. ``palette`` (k, K)
+    float32 of K classes, background first, k >= 1, row 0 all zero (background: no instance covers
+    the pixel). Without a detection tutor the boxes are empty; without a segmentation tutor the map
+    is all 0. ``instances`` is None unless the cache keeps the tutor's own masks. ``dropped`` (10,)
+    uint32 counts what did not reach the cache, a column for each of ``DROPPED`` (see
+    :func:`encode_dropped`); None where that is not known.
     """
 
     image_id: str
@@ -139,7 +136,7 @@ class TutorOutput:
         return int(self.index_map.shape[1])
 
     def label_vectors(self) -> NDArray[np.float32]:
-        """The dense form of the map, (H, W, 21) float32: 15.75 MB for a 500 x 375 image."""
+        """The dense form of the map, (H, W, K) float32: 15.75 MB for a 500 x 375 image of VOC."""
         return self.palette[self.index_map]
 
     def equals(self, other: TutorOutput) -> bool:

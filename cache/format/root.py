@@ -20,7 +20,9 @@ from kdcli.cache.format.layout import (
     LOW,
     ROOT,
     ArraySpec,
+    Column,
     label_spec,
+    store_tables,
 )
 from kdcli.cache.format.record import DROPPED, MASK_ERROR_BOUND
 from kdcli.common.errors import CacheError
@@ -60,6 +62,11 @@ class Root:
     def shards(self) -> int:
         """Number of shards the images are divided into."""
         return -(-self.images // self.images_per_shard)
+
+    @property
+    def tables(self) -> Mapping[str, tuple[Column, ...]]:
+        """The ragged tables it has, and their columns."""
+        return store_tables(self.features, len(self.settings["class_names"]))
 
     @property
     def label_specs(self) -> tuple[ArraySpec, ArraySpec]:

@@ -8,26 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.layout import MAX_PALETTE
-from kdcli.cache.format.record import DROPPED, MASK_SIDE, NUM_CLASSES, InstanceMasks, TutorOutput
+from kdcli.cache.format.record import DROPPED, MASK_SIDE, InstanceMasks, TutorOutput
+from kdcli.common.detections import Detections
 from kdcli.common.errors import CacheError
 from kdcli.common.images import ImageEntry
 
 
-def check_output(output: TutorOutput, entry: ImageEntry, features: frozenset[str]) -> None:
+def check_output(
+    output: TutorOutput, entry: ImageEntry, features: frozenset[str], classes: int
+) -> None:
     """``CacheError`` naming the image unless the output is fit for it.
 
-    Checked: types and shapes; boxes finite, of positive area and inside the image; labels 1 to 20;
-    confidences within 0..1; the label map of the image's size and within its palette; the palette
-    finite with row 0 all zero; instances, and a grid's window, there if, and only if, the cache has
-    them among its ``features``.
+    Checked: types and shapes; boxes finite, of positive area and inside the image; labels from 1 to
+    below ``classes``; confidences within 0..1; the label map of the image's size and within its
+    palette; the palette finite with row 0 all zero; instances, and a grid's window, there if, and
+    only if, the cache has them among its ``features``.
     """
     keep_masks = "instances" in features
     try:
         if (output.window is not None) != ("grid" in features):
             given = "an image's own map" if output.window is None else "a grid's map"
             raise ValueError(f"expected the other kind of label map (settings.grid), got {given}")
-        _check_detections(output.boxes, output.labels, output.scores, entry)
-        _check_label_map(output, entry)
+        _check_detections(output.detections, entry, classes)
+        _check_label_map(output, entry, classes)
         if (output.instances is not None) != keep_masks:
             there = "none" if output.instances is None else "some"
             raise ValueError(
@@ -35,7 +38,7 @@ def check_output(output: TutorOutput, entry: ImageEntry, features: frozenset[str
                 f"(settings.keep_masks is {str(keep_masks).lower()}), got {there}"
             )
         if output.instances is not None:
-            _check_instances(output.instances, entry)
+            _check_instances(output.instances, entry, classes)
         if output.dropped is not None:
             _check_array("dropped", output.dropped, "uint32", (len(DROPPED),))
     except ValueError as error:
@@ -52,9 +55,8 @@ def _check_array(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, .
         )
 
 
-def _check_detections(
-    boxes: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any], entry: ImageEntry
-) -> None:
+def _check_detections(found: Detections, entry: ImageEntry, classes: int) -> None:
+    boxes, labels, scores = found.boxes, found.labels, found.scores
     n = len(boxes)
     _check_array("boxes", boxes, "float32", (n, 4))
     _check_array("labels", labels, "uint8", (n,))
@@ -73,10 +75,8 @@ def _check_detections(
             f"expected boxes inside {entry.width} x {entry.height} pixels, "
             f"got {_first(boxes, outside)}"
         )
-    if labels.min() < 1 or labels.max() >= NUM_CLASSES:
-        raise ValueError(
-            f"expected labels 1 to {NUM_CLASSES - 1}, got {np.unique(labels).tolist()}"
-        )
+    if labels.min() < 1 or labels.max() >= classes:
+        raise ValueError(f"expected labels 1 to {classes - 1}, got {np.unique(labels).tolist()}")
     if not bool(((scores >= 0) & (scores <= 1)).all()):
         raise ValueError("expected confidences within 0..1, got others (or NaN)")
 
@@ -86,10 +86,10 @@ def _first(boxes: NDArray[Any], bad: np.bool_ | NDArray[np.bool_]) -> str:
     return f"box {index}: {[float(v) for v in boxes[index]]}"
 
 
-def _check_label_map(output: TutorOutput, entry: ImageEntry) -> None:
+def _check_label_map(output: TutorOutput, entry: ImageEntry, classes: int) -> None:
     palette, index_map = output.palette, output.index_map
     k = len(palette)
-    _check_array("palette", palette, "float32", (k, NUM_CLASSES))
+    _check_array("palette", palette, "float32", (k, classes))
     if not 1 <= k <= MAX_PALETTE:
         raise ValueError(f"expected 1 to {MAX_PALETTE} label vectors in the palette, got {k}")
     if palette[0].any():
@@ -126,7 +126,7 @@ def _check_grid(window: NDArray[Any], shape: tuple[int, ...], entry: ImageEntry)
         )
 
 
-def _check_instances(instances: InstanceMasks, entry: ImageEntry) -> None:
+def _check_instances(instances: InstanceMasks, entry: ImageEntry, classes: int) -> None:
     n = len(instances.boxes)
     _check_array("instance masks", instances.masks, "uint8", (n, MASK_SIDE, MASK_SIDE))
-    _check_detections(instances.boxes, instances.labels, instances.scores, entry)
+    _check_detections(instances, entry, classes)

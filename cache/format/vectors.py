@@ -25,13 +25,13 @@ READING = "a vector without entries is background"
 
 
 def from_threshold(vectors: Array, threshold: float) -> Array:
-    """Return label vectors (..., 21) without the entries below ``threshold``."""
+    """Return label vectors (..., K) without the entries below ``threshold``."""
     kept: Array = vectors * (vectors >= threshold)
     return kept
 
 
 def winners(vectors: Any) -> Any:
-    """Return the class of each label vector (..., 21): its largest entry, background without any.
+    """Return the class of each label vector (..., K): its largest entry, background without any.
 
     The first of equal entries wins, so that an all-zero vector is background.
     """

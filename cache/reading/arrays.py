@@ -1,12 +1,11 @@
-"""An open store: its tables in memory, its arrays ready to be read, one image at a time."""
+"""An open store: its arrays ready to be read, one image at a time."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +16,17 @@ from kdcli.cache.format.codec import rows_crc32
 from kdcli.cache.format.images import decode_ids, decode_whole
 from kdcli.cache.format.layout import (
     HIGH,
+    LOOKUP,
     LOW,
-    TABLES,
     ArraySpec,
+    Column,
     image_specs,
     outcome_specs,
-    table_names,
 )
+from kdcli.cache.format.lookup import lookup_specs
 from kdcli.cache.format.root import Root, read_root
 from kdcli.cache.reading.direct import MappedLabels, mapped_column
+from kdcli.cache.reading.images import ImageRecord, Images, LoadedImages, MappedImages
 from kdcli.cache.reading.mapped import MappedFiles, damaged, missing_message
 from kdcli.cache.reading.zarr_arrays import ZarrArray, ZarrLabels
 from kdcli.common.errors import CacheError
@@ -47,62 +48,75 @@ class LabelReader(Protocol):
         """The flat label map (pixels,)."""
 
 
-@dataclass(frozen=True, slots=True)
 class Table:
-    """A ragged table: offsets (N + 1,) and CRC-32 (N,) in memory, columns on disk."""
+    """A ragged table: its columns on disk."""
 
-    offsets: NDArray[np.int64]
-    crc32: NDArray[np.uint32]
-    columns: tuple[RowReader, ...]
-    path: Path
+    def __init__(self, name: str, columns: tuple[RowReader, ...], path: Path) -> None:
+        self.columns = columns
+        self._name = name
+        self._path = path
 
-    def rows(self, image: int) -> tuple[NDArray[Any], ...]:
+    def rows(self, image: ImageRecord) -> tuple[NDArray[Any], ...]:
         """One image's rows of every column; ``CacheError`` if they are not those written."""
-        start, stop = int(self.offsets[image]), int(self.offsets[image + 1])
+        start, stop, crc32 = image.tables[self._name]
         found = tuple(column.rows(start, stop) for column in self.columns)
-        if rows_crc32(found) != int(self.crc32[image]):
-            raise damaged(self.path, "an image's rows are not the ones that were written")
+        if rows_crc32(found) != crc32:
+            raise damaged(self._path, "an image's rows are not the ones that were written")
         return found
 
 
 class CacheArrays:
-    """A complete cache, opened for reading. Images are addressed by their position in the list."""
+    """A complete cache, opened for reading.
+
+    What opening reads does not grow with the images, if the store has a lookup: arrays of all of
+    them (``ids``, ``sizes``, ``digests``, ``outcome``) are read when they are asked for.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.root = _complete_root(path)
-        id_bytes = int(_metadata(self, "image_ids/zarr.json")["shape"][0])
-        ids, sizes, self._digests = image_specs(self.root.images, id_bytes)
-        self.ids = decode_ids(self._whole(ids))
-        self.sizes: NDArray[np.int32] = self._whole(sizes)
-        outcome = {
-            spec.name: self._whole(spec)
-            for spec in outcome_specs(self.root.images, self.root.features)
-        }
-        self.status: NDArray[np.uint8] = outcome["status"]
-        self._label_crc32 = outcome["label_crc32"]
         self.files = MappedFiles(path, self.root.files)
         self.tables: Mapping[str, Table] = {
-            name: self._table(name, outcome) for name in table_names(self.root.features)
+            name: self._table(name, columns) for name, columns in self.root.tables.items()
         }
         self.labels = self._labels()
+        self.images = self._images(tuple(self.root.tables))
+
+    @functools.cached_property
+    def _list_specs(self) -> tuple[ArraySpec, ...]:
+        return image_specs(self.root.images, self._rows_of("image_ids"))
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """The whole list of images, failed ones included."""
+        return decode_ids(self._whole(self._list_specs[0]))
+
+    @functools.cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """Height and width (N, 2) of the images."""
+        return self._whole(self._list_specs[1])
 
     @functools.cached_property
     def digests(self) -> NDArray[np.uint8]:
-        """SHA-256 (N, 32) of the image files, read when asked for."""
-        return self._whole(self._digests)
+        """SHA-256 (N, 32) of the image files."""
+        return self._whole(self._list_specs[2])
 
-    def index_map(self, image: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    @functools.cached_property
+    def outcome(self) -> Mapping[str, NDArray[Any]]:
+        """The arrays of `outcome_specs` by name."""
+        specs = outcome_specs(self.root.images, self.root.features)
+        return {spec.name: self._whole(spec) for spec in specs}
+
+    def index_map(self, image: ImageRecord) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The image's label map, (H, W) or a grid's (h, w)."""
-        height, width = self.sizes[image].tolist()
-        crc32 = int(self._label_crc32[image])
-        flat = self.labels.read(image, height * width, self.is_wide(image), crc32)
+        height, width = image.height, image.width
+        flat = self.labels.read(image.position, height * width, image.is_wide, image.label_crc32)
         if "grid" in self.tables:
             _, cells = self.tables["grid"].rows(image)
             height, width = cells[0].tolist()
         return flat[: height * width].reshape(height, width)
 
-    def window(self, image: int) -> NDArray[np.float32] | None:
+    def window(self, image: ImageRecord) -> NDArray[np.float32] | None:
         """Where in its label map the image lies; None if that is the image's own."""
         if "grid" not in self.tables:
             return None
@@ -110,15 +124,21 @@ class CacheArrays:
         window: NDArray[np.float32] = windows[0]
         return window
 
-    def is_wide(self, image: int) -> bool:
-        """Whether the image has more than 256 label vectors, and so indices of two bytes."""
-        offsets = self.tables["palette"].offsets
-        return int(offsets[image + 1]) - int(offsets[image]) > 256
+    def _rows_of(self, name: str) -> int:
+        return int(_metadata(self, f"{name}/zarr.json")["shape"][0])
 
-    def _table(self, name: str, outcome: Mapping[str, NDArray[Any]]) -> Table:
-        offsets = outcome[f"{name}/offsets"]
-        columns = tuple(self._column(c.spec(name, int(offsets[-1]))) for c in TABLES[name])
-        return Table(offsets, outcome[f"{name}/crc32"], columns, self.path / name)
+    def _images(self, tables: Sequence[str]) -> Images:
+        if LOOKUP not in self.root.features:
+            return LoadedImages(self.ids, self.sizes, lambda: self.digests, self.outcome, tables)
+        for spec in lookup_specs(self.root.images, tables):
+            if _metadata(self, spec.metadata_path) != spec.metadata():
+                raise damaged(self.path / spec.name, "its rows are not of the store's images")
+        return MappedImages(self.files, self.root, tables)
+
+    def _table(self, name: str, columns: Sequence[Column]) -> Table:
+        rows = self._rows_of(f"{name}/{columns[0].name}")
+        readers = tuple(self._column(column.spec(name, rows)) for column in columns)
+        return Table(name, readers, self.path / name)
 
     def _column(self, spec: ArraySpec) -> RowReader:
         if _metadata(self, spec.metadata_path) == spec.metadata():

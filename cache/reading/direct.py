@@ -106,6 +106,11 @@ class MappedRows:
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start`` to ``stop``, a copy."""
+        content = self.content(start, stop)
+        return np.frombuffer(content, dtype=self._dtype).reshape(-1, *self._row_shape)
+
+    def content(self, start: int, stop: int) -> bytearray:
+        """The bytes of the rows ``start`` to ``stop``."""
         content = bytearray()
         while start < stop:
             number, row = divmod(start, self._rows)
@@ -116,7 +121,7 @@ class MappedRows:
             begin = first + row * self._row_bytes
             content += self._files.read(self._name, begin, begin + count * self._row_bytes)
             start += count
-        return np.frombuffer(content, dtype=self._dtype).reshape(-1, *self._row_shape)
+        return content
 
 
 class MappedChunks:

@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ REMEDY = (
 
 MAX_MAPS = 128
 """Files mapped at once: each holds a file descriptor, of which a process has about 1,000."""
+
+MAX_INDEXES = 4096
+"""Parsed shard indexes kept, 1 kB each as a rule; one is parsed again in some microseconds."""
 
 
 def damaged(path: Path, what: object) -> CacheError:
@@ -39,7 +43,7 @@ def missing_message(path: Path) -> str:
 
 
 class MappedFiles:
-    """The data files of one cache, mapped when first touched, the oldest let go.
+    """The data files of one cache, mapped when first touched, those used least let go.
 
     Without a lock, which a fork might copy while it is held: every step on the two plain dicts is
     atomic by itself (an OrderedDict's are not: it can be left broken), and at worst a file is
@@ -64,9 +68,8 @@ class MappedFiles:
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Bytes of a file; ``CacheError`` if it is missing or has another size."""
-        view = self._maps.get(name)
-        if view is None:
-            view = self._map(name)
+        view = self._maps.pop(name, None) or self._map(name)
+        self._maps[name] = view  # behind all others: those used least are let go first
         if view.size() != len(view):
             raise damaged(self.path(name), f"expected {len(view)} bytes, got {view.size()}")
         return view[start:stop]
@@ -81,6 +84,7 @@ class MappedFiles:
                 entries = decode_index(content, size)
             except ValueError as error:
                 raise damaged(self.path(name), error) from error
+            _let_go(self._indexes, MAX_INDEXES)
             self._indexes[name] = entries
         return entries
 
@@ -97,11 +101,7 @@ class MappedFiles:
                 view = self._open(path, self._files[name][0])
             except OSError as again:
                 raise _cannot_read(path, again) from again
-        held = list(self._maps)
-        for oldest in held[: max(0, len(held) - MAX_MAPS + 1)]:
-            # Not closed: another thread may be reading it. It goes with its last reference.
-            self._maps.pop(oldest, None)
-        self._maps[name] = view
+        _let_go(self._maps, MAX_MAPS)
         return view
 
     def _open(self, path: Path, expected: int) -> mmap.mmap:
@@ -117,6 +117,15 @@ class MappedFiles:
             # Without it the kernel reads 128 kB and more around each touched page.
             view.madvise(mmap.MADV_RANDOM)
         return view
+
+
+def _let_go(held: dict[str, Any], limit: int) -> None:
+    """Make room for one more. Maps are not closed: another thread may be reading one, which goes
+    with its last reference.
+    """
+    names = list(held) if len(held) >= limit else []
+    for oldest in names[: len(names) - limit + 1]:
+        held.pop(oldest, None)
 
 
 def _cannot_read(path: Path, error: OSError) -> CacheError:

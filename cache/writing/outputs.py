@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdcli.cache.format.fingerprint import listed
-from kdcli.cache.format.layout import table_names
 from kdcli.cache.format.record import FailedImage, TutorOutput
 from kdcli.cache.format.root import Root
 from kdcli.cache.format.validate import check_output
@@ -30,14 +29,14 @@ def encode_outputs(
             f"{cache}: shard {shard.index}: expected outputs of\n{listed(expected)}\n"
             f"got those of\n{listed(given)}"
         )
-    tables = table_names(root.features)
+    tables, classes = root.tables, len(root.settings["class_names"])
     chunk = root.label_specs[0].chunk[1]
     encoded = {}
     for entry, output in zip(shard.images, outputs, strict=True):
         if isinstance(output, FailedImage):
             encoded[entry.image_id] = failed_image(output.reason, tables)
         else:
-            check_output(output, entry, root.features)
+            check_output(output, entry, root.features, classes)
             pixels = entry.height * entry.width
             encoded[entry.image_id] = encode_image(output, chunk, tables, pixels)
     return encoded

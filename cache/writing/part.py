@@ -20,12 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.codec import chunks_crc32, compress, rows_crc32
-from kdcli.cache.format.layout import PARTS, TABLES
+from kdcli.cache.format.layout import COLUMN_NAMES, PARTS, Column
 from kdcli.cache.format.record import TutorOutput
 from kdcli.common.files import write_atomic
 
 Rows = tuple[NDArray[Any], ...]
 """An image's rows of a table, one array per column."""
+
+Tables = Mapping[str, tuple[Column, ...]]
+"""The tables of a store; see `cache.format.layout.store_tables`."""
 
 SHA_BYTES = 32
 
@@ -45,14 +48,17 @@ class EncodedImage:
         return chunks_crc32((*self.low, *self.high))
 
 
-def failed_image(reason: str, tables: Sequence[str]) -> EncodedImage:
+def failed_image(reason: str, tables: Tables) -> EncodedImage:
     """An image without output. What UTF-8 cannot say of the reason (file names) becomes "?"."""
     reason = reason.encode("utf-8", "replace").decode("utf-8")
-    empty = {name: tuple(c.empty() for c in TABLES[name]) for name in tables}
-    return EncodedImage(empty, reason=reason)
+    return EncodedImage(_no_rows(tables), reason=reason)
 
 
-def output_rows(output: TutorOutput, tables: Sequence[str]) -> dict[str, Rows]:
+def _no_rows(tables: Tables) -> dict[str, Rows]:
+    return {name: tuple(c.empty() for c in columns) for name, columns in tables.items()}
+
+
+def output_rows(output: TutorOutput, tables: Tables) -> dict[str, Rows]:
     """The rows that an output has in each of the store's tables."""
     rows: dict[str, Rows] = {
         "detections": (output.boxes, output.labels, output.scores),
@@ -66,12 +72,11 @@ def output_rows(output: TutorOutput, tables: Sequence[str]) -> dict[str, Rows]:
     if output.window is not None:
         cells = np.array(output.index_map.shape, np.int32)
         rows["grid"] = (output.window[None], cells[None])
-    empty = {name: tuple(c.empty() for c in TABLES[name]) for name in tables}
-    return {name: rows.get(name, empty[name]) for name in tables}
+    return {name: rows.get(name, empty) for name, empty in _no_rows(tables).items()}
 
 
 def encode_image(
-    output: TutorOutput, chunk_pixels: int, tables: Sequence[str], pixels: int
+    output: TutorOutput, chunk_pixels: int, tables: Tables, pixels: int
 ) -> EncodedImage:
     """A checked tutor output in the store's form; ``pixels``: of the image."""
     flat = output.index_map.reshape(-1)
@@ -140,7 +145,8 @@ def build_part(images: Sequence[EncodedImage], files: Mapping[str, tuple[int, st
         crc32={n: np.array([rows_crc32(im.tables[n]) for im in images], np.uint32) for n in names},
         columns={
             n: tuple(
-                np.concatenate([im.tables[n][c] for im in images]) for c in range(len(TABLES[n]))
+                np.concatenate([im.tables[n][c] for im in images])
+                for c in range(len(COLUMN_NAMES[n]))
             )
             for n in names
         },
@@ -161,8 +167,8 @@ def write_part(cache: Path, shard: int, part: Part) -> None:
     for name, columns in part.columns.items():
         arrays[f"{name}.counts"] = part.counts[name]
         arrays[f"{name}.crc32"] = part.crc32[name]
-        for column, values in zip(TABLES[name], columns, strict=True):
-            arrays[f"{name}.{column.name}"] = values
+        for column, values in zip(COLUMN_NAMES[name], columns, strict=True):
+            arrays[f"{name}.{column}"] = values
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     content = buffer.getvalue()
@@ -195,7 +201,7 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Part:
         counts={name: arrays[f"{name}.counts"] for name in names},
         crc32={name: arrays[f"{name}.crc32"] for name in names},
         columns={
-            name: tuple(arrays[f"{name}.{column.name}"] for column in TABLES[name])
+            name: tuple(arrays[f"{name}.{column}"] for column in COLUMN_NAMES[name])
             for name in names
         },
     )

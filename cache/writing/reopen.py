@@ -58,12 +58,11 @@ def _part_of(arrays: CacheArrays, shard: int) -> Part:
 def _encoded(arrays: CacheArrays, image: int) -> EncodedImage:
     name = arrays.ids[image]
     if name in arrays.root.failed:
-        return failed_image(arrays.root.failed[name], tuple(arrays.tables))
-    tables = {table: content.rows(image) for table, content in arrays.tables.items()}
+        return failed_image(arrays.root.failed[name], arrays.root.tables)
+    found = arrays.images.record(image)
+    tables = {table: content.rows(found) for table, content in arrays.tables.items()}
     if not isinstance(arrays.labels, MappedLabels):
         raise CacheError(f"{arrays.path}: written by another program; its label maps stay unread")
-    height, width = arrays.sizes[image].tolist()
-    wide = arrays.is_wide(image)
-    chunks = arrays.labels.chunks(image, height * width, wide)
-    half = len(chunks) // 2 if wide else len(chunks)
+    chunks = arrays.labels.chunks(image, found.height * found.width, found.is_wide)
+    half = len(chunks) // 2 if found.is_wide else len(chunks)
     return EncodedImage(tables, chunks[:half], chunks[half:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,18 +15,18 @@ from kdcli.cache.format.layout import (
     JSON,
     LOW,
     ROOT,
-    TABLES,
     ArraySpec,
     Column,
     image_specs,
     label_spec,
     optional_features,
     outcome_specs,
-    table_names,
+    store_tables,
 )
+from kdcli.cache.format.lookup import lookup_specs
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.format.root import read_root
-from kdcli.cache.writing.part import EncodedImage, encode_image
+from kdcli.cache.writing.part import EncodedImage, Tables, encode_image
 from kdcli.cache.writing.resume import check_settings, failed_positions, labelled_ids, with_images
 from kdcli.cache.writing.shard import done_part
 from kdcli.common.images import ImageEntry
@@ -66,10 +67,15 @@ def expected_bytes(
     pixels = max(1, *(entry.height * entry.width for entry in images))
     low, high = (label_spec(name, len(images), pixels, images_per_shard) for name in (LOW, HIGH))
     first = sample[0]
+    classes = first.palette.shape[1]
     features = optional_features(
-        {"keep_masks": first.instances is not None, "grid": first.window is not None}
+        {
+            "class_names": range(classes),
+            "keep_masks": first.instances is not None,
+            "grid": first.window is not None,
+        }
     )
-    tables = table_names(features)
+    tables = store_tables(features, classes)
     encoded = [encode_image(output, low.chunk[1], tables, pixels=1) for output in sample]
     shards = -(-len(images) // images_per_shard)
     planes = 1 + any(image.high for image in encoded)
@@ -78,6 +84,9 @@ def expected_bytes(
     ids = len("\n".join(entry.image_id for entry in images).encode())
     whole = [*image_specs(len(images), ids), *outcome_specs(len(images), features)]
     columns, rows = _columns(encoded, tables, len(images))
+    lookup = lookup_specs(len(images), tuple(tables))
+    columns += lookup
+    rows += sum(math.prod(spec.shard or spec.shape) for spec in lookup)  # the last chunk is padded
     metadata = sum(len(encode_metadata(s.metadata())) for s in (low, high, *whole, *columns))
     files = planes * shards + 2 * len(whole) + 2 * len(columns)
     root = ROOT_BYTES + FILE_ENTRY_BYTES * files
@@ -85,12 +94,12 @@ def expected_bytes(
 
 
 def _columns(
-    encoded: Sequence[EncodedImage], tables: Sequence[str], images: int
+    encoded: Sequence[EncodedImage], tables: Tables, images: int
 ) -> tuple[list[ArraySpec], float]:
     """The tables' arrays for so many images, and the bytes of their rows."""
     specs, total = [], 0.0
-    for table in tables:
-        for position, column in enumerate(TABLES[table]):
+    for table, columns in tables.items():
+        for position, column in enumerate(columns):
             rows = np.concatenate([image.tables[table][position] for image in encoded])
             spec = column.spec(table, round(len(rows) / len(encoded) * images))
             specs.append(spec)

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.codec import ShardWriter, encode_chunk
-from kdcli.cache.format.images import encode_metadata, write_metadata, write_whole
-from kdcli.cache.format.layout import ROOT, TABLES, ArraySpec, outcome_specs, table_names
+from kdcli.cache.format.images import encode_images, encode_metadata, write_metadata, write_whole
+from kdcli.cache.format.layout import LOOKUP, ROOT, ArraySpec, outcome_specs, table_names
+from kdcli.cache.format.lookup import build_lookup, lookup_specs
 from kdcli.cache.format.root import Root
 from kdcli.cache.writing.part import Part, read_part
 from kdcli.common.errors import CacheError
 from kdcli.common.files import atomic_file, sha256_file, sync, write_atomic
+from kdcli.common.images import ImageEntry
 
 GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
@@ -62,7 +64,7 @@ def parts_of(cache: Path, shards: int) -> Iterable[Part]:
         yield part
 
 
-def write_tables(cache: Path, root: Root, image_ids: Sequence[str]) -> Root:
+def write_tables(cache: Path, root: Root, images: Sequence[ImageEntry]) -> Root:
     """Write every array that needs all parts; the completed root, not yet written.
 
     Running it again writes the same bytes. All files are on the disk when it returns, so that the
@@ -74,17 +76,18 @@ def write_tables(cache: Path, root: Root, image_ids: Sequence[str]) -> Root:
     for shard, part in enumerate(parts_of(cache, root.shards)):
         labels.update(part.files)
         first = shard * root.images_per_shard
-        failed.update({image_ids[first + i]: reason for i, reason in part.reasons.items()})
+        failed.update({images[first + i].image_id: why for i, why in part.reasons.items()})
         _gather(part, pieces)
-    outcome = {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+    outcome = {name: _joined(name, arrays) for name, arrays in pieces.items()}
     for spec in outcome_specs(root.images, root.features):
-        values = outcome[spec.name]
-        write_whole(cache, spec, np.cumsum(values) if spec.name.endswith("/offsets") else values)
-    rows = {name: int(outcome[f"{name}/offsets"].sum()) for name in table_names(root.features)}
-    _write_columns(cache, root, rows)
+        write_whole(cache, spec, outcome[spec.name])
+    names = table_names(root.features)
+    _write_columns(cache, root, {name: int(outcome[f"{name}/offsets"][-1]) for name in names})
+    _write_lookup(cache, images, outcome, names)
     files = _all_files(cache, labels)
     sync(cache / name for name in files if name not in labels)  # those were when committed
-    return replace(root, complete=True, failed=failed, files=files)
+    features = root.features | {LOOKUP}
+    return replace(root, complete=True, features=features, failed=failed, files=files)
 
 
 def _gather(part: Part, pieces: dict[str, list[NDArray[Any]]]) -> None:
@@ -97,9 +100,17 @@ def _gather(part: Part, pieces: dict[str, list[NDArray[Any]]]) -> None:
         pieces.setdefault(f"{table}/crc32", []).append(part.crc32[table])
 
 
+def _joined(name: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    values = np.concatenate(arrays)
+    return np.cumsum(values) if name.endswith("/offsets") else values
+
+
 def _write_columns(cache: Path, root: Root, rows: Mapping[str, int]) -> None:
     """Stream the tables' rows from the parts: masks of a large cache exceed the memory."""
-    specs = {table: [c.spec(table, n) for c in TABLES[table]] for table, n in rows.items()}
+    specs = {
+        table: [column.spec(table, rows[table]) for column in columns]
+        for table, columns in root.tables.items()
+    }
     with contextlib.ExitStack() as stack:
         writers = {
             table: [_column_writer(stack, cache, spec) for spec in columns]
@@ -118,6 +129,23 @@ def _write_columns(cache: Path, root: Root, rows: Mapping[str, int]) -> None:
             write_metadata(cache, spec)
             if rows[table] == 0:
                 (cache / spec.file()).unlink(missing_ok=True)  # of an earlier state
+
+
+def _write_lookup(
+    cache: Path,
+    images: Sequence[ImageEntry],
+    outcome: Mapping[str, NDArray[Any]],
+    tables: Sequence[str],
+) -> None:
+    _, sizes, digests = encode_images(images).values()
+    content = build_lookup([e.image_id for e in images], sizes, digests, outcome, tables)
+    write_atomic(cache / LOOKUP / ROOT, encode_metadata(GROUP))
+    for spec, rows in zip(lookup_specs(len(images), tables), content, strict=True):
+        with contextlib.ExitStack() as stack:
+            writer = _column_writer(stack, cache, spec)
+            writer.append(rows)
+            writer.close()
+        write_metadata(cache, spec)
 
 
 def _column_writer(stack: contextlib.ExitStack, cache: Path, spec: ArraySpec) -> ColumnWriter:

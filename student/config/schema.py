@@ -6,13 +6,16 @@ reads and writes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.common.config import expect
 from kdcli.student.config.asynchronous import AsynchronousConfig
 from kdcli.student.model.config import ModelConfig
+
+AUTO: Literal["auto"] = "auto"
+"""A setting that ``student.config.machine`` decides where the run is started."""
 
 Source = Literal["gt", "tutor", "share", "fill-in", "combination"]
 TargetForm = Literal["softmax", "background", "complement", "remainder", "hard"]
@@ -228,7 +231,8 @@ class OptimConfig:
         milestones: After these steps the learning rate is multiplied by ``decay``.
         decay: See ``milestones``.
         weight_decay: Of the weights of convolutions and linear layers, as part of the loss.
-        bf16: Whether the network runs under bfloat16 autocast.
+        bf16: Whether the network runs under bfloat16 autocast; ``auto``: on a GPU that computes it
+            natively.
         asynchronous: Whether each group of parameters waits for a batch of its own.
     """
 
@@ -239,7 +243,7 @@ class OptimConfig:
     milestones: tuple[int, ...] = (40_000, 50_000)
     decay: float = 0.1
     weight_decay: float = 5e-5
-    bf16: bool = False
+    bf16: bool | Literal["auto"] = AUTO
     asynchronous: AsynchronousConfig = field(default_factory=AsynchronousConfig)
 
     def __post_init__(self) -> None:
@@ -273,10 +277,13 @@ class RuntimeConfig:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        workers: Processes that prepare samples; 0 prepares them in the training process.
-        channels_last: Whether the network runs in channels-last memory format.
+        workers: Processes that prepare samples; 0 prepares them in the training process; ``auto``:
+            by the cores that each training process may use.
+        channels_last: Whether the network runs in channels-last memory format; ``auto``: on a GPU,
+            with bfloat16.
         compile: Whether ``torch.compile`` translates the network for the device first; takes a
-            minute or more and, on a CPU, a C++ compiler.
+            minute or more and, on a CPU, a C++ compiler. ``auto``: on a GPU, in one process, if
+            enough steps are left.
         sync_bn: Whether batch norms see the whole batch when several processes share it, as one
             process would; without, each process' own images, which is faster and less exact.
         log_every: Steps between lines of the loss curve.
@@ -284,9 +291,9 @@ class RuntimeConfig:
     """
 
     device: str = "auto"
-    workers: int = 2
-    channels_last: bool = False
-    compile: bool = False
+    workers: int | Literal["auto"] = AUTO
+    channels_last: bool | Literal["auto"] = AUTO
+    compile: bool | Literal["auto"] = AUTO
     sync_bn: bool = True
     log_every: int = 20
     checkpoint_every: int = 500
@@ -295,7 +302,8 @@ class RuntimeConfig:
         for name in ("log_every", "checkpoint_every"):
             value = getattr(self, name)
             expect(value > 0, f"runtime.{name}", "above 0", value)
-        expect(self.workers >= 0, "runtime.workers", "at least 0", self.workers)
+        expect(self.workers == AUTO or self.workers >= 0, "runtime.workers", "at least 0",
+                self.workers)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -314,3 +322,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         expect(self.seed >= 0, "seed", "at least 0", self.seed)
+
+    def of_classes(self, classes: int) -> RunConfig:
+        """Return it for a data set of so many classes, background included."""
+        return replace(self, model=replace(self.model, num_classes=classes))

@@ -60,8 +60,13 @@ def run_config(
     Raises:
         ConfigError: No such file or preset, not TOML, an unknown key, or a value out of place.
     """
-    table = apply(changes, {} if source is None else _read(source))
-    table = apply(by_keyword(settings), table)
+    asked = apply(by_keyword(settings), apply(changes, {}))
+    if "num_classes" in asked.get("model", {}):
+        raise ConfigError(
+            "model.num_classes is no setting: it is the number of the data set's labels, VOC's 20 "
+            "and the background unless its labels.toml says otherwise; leave it out"
+        )
+    table = merge({} if source is None else _read(source), asked)
     if table.get("preset"):
         base = _read_preset(str(table.pop("preset")))
         table = merge(base, table)

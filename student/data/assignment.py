@@ -6,42 +6,20 @@ import csv
 import hashlib
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import TargetsConfig, TaskTargets
+from kdcli.student.data.targets import TERMS, ImageTargets, Targets
 
 TASKS = ("detection", "segmentation")
 
-
-@dataclass(frozen=True)
-class ImageTargets:
-    """The weights of one image's losses; 0 where it does not learn from that side.
-
-    ``TERMS`` names the weights in the order of a batch's table.
-    """
-
-    image_id: str
-    detection_gt: float = 0.0
-    detection_tutor: float = 0.0
-    segmentation_gt: float = 0.0
-    segmentation_tutor: float = 0.0
-
-    @property
-    def weights(self) -> tuple[float, float, float, float]:
-        """The four weights in the order of ``TERMS``."""
-        return (
-            self.detection_gt,
-            self.detection_tutor,
-            self.segmentation_gt,
-            self.segmentation_tutor,
-        )
-
-
-TERMS: tuple[str, ...] = tuple(field.name for field in fields(ImageTargets)[1:])
+Flags = npt.NDArray[np.bool_]
+Weights = npt.NDArray[np.float64]
 
 
 def assign_targets(
@@ -50,7 +28,7 @@ def assign_targets(
     masks: Collection[str],
     config: TargetsConfig,
     seed: int,
-) -> tuple[ImageTargets, ...]:
+) -> Targets:
     """Return what each image learns from, in the order of ``image_ids``.
 
     A function of the settings, the seed and the image ids alone: an image keeps its teacher
@@ -68,21 +46,18 @@ def assign_targets(
             learn anything.
     """
     kept = _seeded_share(image_ids, config.gt_share, seed, "gt")
-    weights = {}
+    columns: list[Weights] = []
     for task, settings, present in (
         ("detection", config.detection, boxes),
         ("segmentation", config.segmentation, masks),
     ):
-        own = _seeded_share(image_ids, settings.gt_share, seed, f"gt {task}")
-        labelled = {image_id for image_id in image_ids if image_id in present}
-        weights[task] = _task_weights(
-            image_ids, task, settings, labelled & kept & own, (kept & own) - labelled, seed
+        usable = kept & _seeded_share(image_ids, settings.gt_share, seed, f"gt {task}")
+        labelled = np.fromiter((name in present for name in image_ids), bool, len(image_ids))
+        columns += _task_weights(
+            image_ids, task, settings, labelled & usable, usable & ~labelled, seed
         )
-    rows = tuple(
-        ImageTargets(image_id, *weights["detection"][image_id], *weights["segmentation"][image_id])
-        for image_id in image_ids
-    )
-    if not any(sum(row.weights) for row in rows):
+    rows = Targets.of(image_ids, np.stack(columns, axis=1))
+    if not rows.weights.any():
         raise StudentError(
             f"None of the {len(rows)} training images has a target: check targets.detection, "
             "targets.segmentation and targets.gt_share"
@@ -107,7 +82,7 @@ def on_this_visit(row: ImageTargets, config: TargetsConfig, visit: tuple[int, ..
     return row
 
 
-def to_csv(rows: Sequence[ImageTargets]) -> str:
+def to_csv(rows: Targets) -> str:
     """Return the assignment as CSV: image id, and one weight per task and teacher."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -116,68 +91,76 @@ def to_csv(rows: Sequence[ImageTargets]) -> str:
     return text.getvalue()
 
 
-def counts(rows: Sequence[ImageTargets]) -> dict[str, int]:
+def counts(rows: Targets) -> dict[str, int]:
     """Return how many images learn each part, and how many learn nothing at all (``nothing``)."""
-    result = {part: sum(getattr(row, part) > 0 for row in rows) for part in TERMS}
-    result["nothing"] = sum(not any(row.weights) for row in rows)
+    learned = rows.weights > 0
+    result = dict(zip(TERMS, learned.sum(axis=0).tolist(), strict=True))
+    result["nothing"] = int((~learned.any(axis=1)).sum())
     return result
 
 
-def required_roles(rows: Sequence[ImageTargets]) -> frozenset[str]:
+def required_roles(rows: Targets) -> frozenset[str]:
     """Return the tasks that some image learns from a tutor; a cache must hold these roles."""
-    return frozenset(task for task in TASKS if any(getattr(row, f"{task}_tutor") for row in rows))
+    return frozenset(task for task in TASKS if rows.of_term(f"{task}_tutor").any())
 
 
 def _task_weights(
     image_ids: Sequence[str],
     task: str,
     settings: TaskTargets,
-    labelled: Collection[str],
-    missing: Collection[str],
+    labelled: Flags,
+    missing: Flags,
     seed: int,
-) -> dict[str, tuple[float, float]]:
-    """Return (GT weight, tutor weight) by image id.
+) -> tuple[Weights, Weights]:
+    """Return the GT and the tutor weights (n,).
 
     ``labelled`` have usable GT; ``missing`` have none though nothing withholds it.
     """
-    replaced = _seeded_share(image_ids, settings.share, seed, f"share {task}")
-    weights: dict[str, tuple[float, float]] = {}
-    wanted = set()  # images that are to learn from GT
-    for image_id in image_ids:
-        gt, tutor = 1.0, 0.0
-        if settings.source == "combination":
-            gt, tutor = settings.gt_weight, settings.tutor_weight
-        elif settings.source == "share" and settings.share_draw == "visit":
-            # Both are prepared for; `on_this_visit` takes one of them away.
-            gt, tutor = float(settings.share < 1), float(settings.share > 0)
-        elif (
-            settings.source == "tutor"
-            or (settings.source == "fill-in" and image_id not in labelled)
-            or (settings.source == "share" and image_id in replaced)
-        ):
-            gt, tutor = 0.0, 1.0
-        if gt > 0:
-            wanted.add(image_id)
-        weights[image_id] = (gt if image_id in labelled else 0.0, tutor)
-    lacking = wanted & set(missing)
+    gt, tutor = _sides(image_ids, task, settings, labelled, seed)
+    lacking = np.flatnonzero((gt > 0) & missing).tolist()
     if lacking and settings.missing_gt == "error":
         raise StudentError(
             f"{len(lacking)} of the {len(image_ids)} training images have no ground truth for "
             f"{task} though they should learn it from ground truth "
-            f"(targets.{task}.source = {settings.source!r}), {sorted(lacking)[0]} for one. "
+            f"(targets.{task}.source = {settings.source!r}), "
+            f"{min(image_ids[i] for i in lacking)} for one. "
             f"Let a tutor label them with targets.{task}.source=fill-in, or leave them out of "
             f"this task with targets.{task}.missing_gt=skip"
         )
-    return weights
+    return gt * labelled, tutor
 
 
-def _seeded_share(image_ids: Sequence[str], share: float, seed: int, purpose: str) -> set[str]:
-    """Return the first ``share`` of the ids in the order of a hash of seed, purpose and id.
+def _sides(
+    image_ids: Sequence[str], task: str, settings: TaskTargets, labelled: Flags, seed: int
+) -> tuple[Weights, Weights]:
+    """Return what each image is to learn from GT and from the tutor, (n,) both."""
+    count = len(image_ids)
+    if settings.source == "combination":
+        return np.full(count, settings.gt_weight), np.full(count, settings.tutor_weight)
+    if settings.source == "share" and settings.share_draw == "visit":
+        # Both are prepared for; `on_this_visit` takes one of them away.
+        return np.full(count, float(settings.share < 1)), np.full(count, float(settings.share > 0))
+    if settings.source == "fill-in":
+        from_tutor = ~labelled
+    elif settings.source == "share":
+        from_tutor = _seeded_share(image_ids, settings.share, seed, f"share {task}")
+    else:
+        from_tutor = np.full(count, settings.source == "tutor")
+    return (~from_tutor).astype(np.float64), from_tutor.astype(np.float64)
+
+
+def _seeded_share(image_ids: Sequence[str], share: float, seed: int, purpose: str) -> Flags:
+    """Mark the first ``share`` of the ids in the order of a hash of seed, purpose and id, (n,).
 
     A larger share of the same images contains the smaller one.
     """
-
-    def rank(image_id: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{purpose}/{image_id}".encode()).digest()
-
-    return set(sorted(image_ids, key=rank)[: round(share * len(image_ids))])
+    count = round(share * len(image_ids))
+    if count == len(image_ids):
+        return np.ones(count, bool)  # as a rule: nothing to hash
+    hashes = b"".join(
+        hashlib.sha256(f"{seed}/{purpose}/{image_id}".encode()).digest()[:8]
+        for image_id in image_ids
+    )
+    chosen = np.zeros(len(image_ids), bool)
+    chosen[np.argsort(np.frombuffer(hashes, ">u8"))[:count]] = True
+    return chosen

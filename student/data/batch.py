@@ -12,8 +12,9 @@ from torch import Tensor
 
 from kdcli.cache.format.record import InstanceMasks
 from kdcli.common.detections import Detections
-from kdcli.student.data.assignment import TASKS, TERMS
+from kdcli.student.data.assignment import TASKS
 from kdcli.student.data.geometry import FloatArray, UInt8Array
+from kdcli.student.data.targets import TERMS
 
 PADDING = -1
 """In an index map: the pixel lies beyond the image, and teaches nothing."""
@@ -37,7 +38,7 @@ class Sample:
             dense tutor (h, w) cells.
         placement: (8,) float32, where the sample lies among a dense tutor's cells
             (`student.data.grid`); None with other tutors.
-        palette: (k, 21) float32 label vectors.
+        palette: (k, C) float32 label vectors.
         weights: (4,) float32, of the losses in the order of ``TERMS``.
         jitter: (5,) float32, see ``draw_color_jitter``.
     """
@@ -97,7 +98,7 @@ class Batch:
         index_maps: (B, s, s) int32, rows of the palettes or `PADDING`; of a dense tutor (B, h, w)
             cells, the last ones of each repeated as padding.
         placements: (B, 8) float32, of a dense tutor's cells; None with other tutors.
-        palettes: (B, K, 21) float32, padded with zeros.
+        palettes: (B, K, C) float32, C classes, padded with zeros.
         weights: (B, 4) float32 in the order of ``TERMS``.
         jitter: (B, 5) float32; stays on the host (see ``jitter.distort``).
         fractions: Of each of ``TERMS``, the fraction of the batch's images that learn it.

@@ -18,15 +18,18 @@ from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
 from kdcli.common.distributed import rank, ranks
 from kdcli.common.workers import worker_options
+from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.data.assignment import ImageTargets, on_this_visit
+from kdcli.student.data.assignment import on_this_visit
 from kdcli.student.data.augmentation import draw_transform
 from kdcli.student.data.batch import PADDING, Batch, Sample, collate
 from kdcli.student.data.color_jitter import draw_color_jitter
 from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
 from kdcli.student.data.grid import NOWHERE, cut
-from kdcli.student.data.ground_truth import GroundTruth
+from kdcli.student.data.ground_truth import read_truth
 from kdcli.student.data.masks import Masks
+from kdcli.student.data.photographs import PhotographCheck
+from kdcli.student.data.targets import ImageTargets, Targets
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.jpeg import Photograph
 
@@ -67,12 +70,12 @@ class StudentDataset(Dataset[Sample]):
     ) -> None:
         self.devkit = devkit
         self.cache = cache
-        self.rows = tuple(rows)
+        self.rows = rows if isinstance(rows, Targets) else Targets.of_rows(rows)
         self.config = config
         self.masks = Masks(devkit, mask_folder)
         self.map_side = config.model.segmentation_side
-        taught = [row.image_id for row in self.rows if row.detection_gt]
-        self.truth = GroundTruth.read(devkit, taught, config.data.difficult)
+        self.truth = read_truth(devkit, self.rows, config.data.difficult)
+        self.check = PhotographCheck.of(cache, self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,6 +102,7 @@ class StudentDataset(Dataset[Sample]):
         row = on_this_visit(row, config.targets, (config.seed, draw.epoch, key))
         rng = np.random.default_rng([config.seed, draw.epoch, key])
         photograph = Photograph.open(self.devkit.image_path(row.image_id))
+        self.check(draw.row, row.image_id, photograph)
         gt, tutor = self._gt_boxes(row), self._tutor_boxes(row)
         landmarks = np.concatenate([gt.boxes, tutor.boxes[tutor.scores >= SURE]])
         size = photograph.height, photograph.width
@@ -280,5 +284,5 @@ def make_loader(dataset: StudentDataset, start: int, device: torch.device) -> Da
         batch_sampler=RankSampler(schedule, optim.accumulate, rank(), ranks()),
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        **worker_options(config.runtime.workers),
+        **worker_options(int(fitted(config, device).runtime.workers)),
     )

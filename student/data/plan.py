@@ -5,21 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kdcli.cache.checks import check_fits
 from kdcli.cache.format.vectors import READING
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.data.assignment import (
-    ImageTargets,
-    assign_targets,
-    counts,
-    required_roles,
-    to_csv,
-)
-from kdcli.voc.classes import CLASSES
+from kdcli.student.data.assignment import assign_targets, counts, required_roles, to_csv
+from kdcli.student.data.photographs import check_photographs, taught_by_tutor
+from kdcli.student.data.targets import Targets
 from kdcli.voc.devkit import Devkit, mask_folder
-from kdcli.voc.scan import scan_images
 
 
 @dataclass(frozen=True)
@@ -28,23 +24,21 @@ class Plan:
 
     Attributes:
         rows: What each image of the list learns from.
+        learning: The rows of the images that learn something; only these are drawn.
         mask_folder: Folder of the class masks.
         facts: What identifies the run beside its configuration, as JSON values.
     """
 
-    rows: tuple[ImageTargets, ...]
+    rows: Targets
+    learning: Targets
     mask_folder: str
     facts: dict[str, Any]
 
     @property
-    def learning(self) -> tuple[ImageTargets, ...]:
-        """The rows of the images that learn something; only these are drawn."""
-        return tuple(row for row in self.rows if any(row.weights))
-
-    @property
     def every_task(self) -> bool:
         """Whether each of these images learns both tasks, from whomever."""
-        return all(any(row.weights[:2]) and any(row.weights[2:]) for row in self.learning)
+        learned = self.learning.weights > 0
+        return bool((learned[:, :2].any(axis=1) & learned[:, 2:].any(axis=1)).all())
 
     @property
     def targets_csv(self) -> str:
@@ -77,9 +71,10 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
             f"The {' and '.join(sorted(roles))} targets ask for a tutor, but no cache is given: "
             "give the cache that generate-tutors wrote, or set targets.*.source to gt"
         )
-    taught = [row.image_id for row in rows if row.detection_tutor or row.segmentation_tutor]
     if roles and cache is not None:
-        check_fits(cache, scan_images(devkit, taught), roles=roles, class_names=CLASSES)
+        taught = rows.ids(taught_by_tutor(rows))
+        check_fits(cache, taught, roles=roles, class_names=devkit.labels.all_names)
+        check_photographs(devkit, cache, taught)
         if "segmentation" in roles and segmentation.masks == "soft" and not cache.has_instances:
             raise StudentError(
                 'targets.segmentation.masks = "soft" asks for the tutor\'s own masks, which this '
@@ -93,7 +88,8 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
         "cache": cache.fingerprint if roles and cache is not None else None,
         "label_vectors": READING if "segmentation" in roles else None,
     }
-    return Plan(rows, folder, facts)
+    learning = np.flatnonzero(rows.weights.any(axis=1))
+    return Plan(rows, rows.take(learning), folder, facts)
 
 
 def class_masks(config: RunConfig, list_name: str) -> str:

@@ -15,8 +15,9 @@ from kdcli.common.errors import StudentError
 from kdcli.common.files import write_json, write_text
 from kdcli.common.progress import Progress, no_progress
 from kdcli.student.data.plan import class_masks
-from kdcli.student.evaluation.inference import InferenceSettings, infer
-from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
+from kdcli.student.evaluation.inference import infer
+from kdcli.student.runs.directory import check_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
 from kdcli.voc.annotation import Annotation
@@ -98,19 +99,20 @@ def evaluate_student(
         save: Whether the result is saved.
 
     Raises:
-        StudentError: No such run or checkpoint, images without boxes, or no room for the result.
+        StudentError: No such run or checkpoint, another's labels, images without boxes, or no room
+            for the result.
     """
+    check_labels(run, devkit.labels)
     config, model, step = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = InferenceSettings.of_run(config, batch_size, bf16)
     if workers is not None:
         settings = replace(settings, workers=workers)
     with explained_shortage(config, "--batch-size"):
         evaluation = evaluate_model(
-            model,
+            Engine(model, settings),
             devkit,
             devkit.image_ids(list_name),
             folder=class_masks(config, list_name),
-            settings=settings,
             metric=metric or config.evaluation.metric,
             progress=progress,
         )
@@ -147,12 +149,11 @@ def evaluation_path(run: Path, list_name: str) -> Path:
 
 
 def evaluate_model(
-    model: BlitzNet,
+    engine: Engine,
     devkit: Devkit,
     image_ids: Sequence[str],
     *,
     folder: str,
-    settings: InferenceSettings,
     metric: Metric = "area",
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -164,27 +165,28 @@ def evaluate_model(
     own = image_ids[rank() :: ranks()]
     images = [(image_id, devkit.image_path(image_id)) for image_id in own]
     found: dict[str, Detections] = {}
-    confusion, masks = ConfusionMatrix(), 0
-    predictions = infer(model, images, settings)
+    names = devkit.labels.all_names
+    confusion, masks = ConfusionMatrix(names), 0
+    predictions = infer(engine, images)
     for prediction in progress(predictions, len(images), "evaluate"):
         found[prediction.image_id] = prediction.detections
         mask = devkit.mask(prediction.image_id, folder)
         if mask is not None:
             masks += 1
             confusion.update(prediction.class_map, mask)
-    found, confusion, masks = _gathered(found, confusion, masks)
+    found, confusion, masks = _gathered(found, confusion, masks, names)
     ordered = {image_id: found[image_id] for image_id in image_ids}
-    detection = evaluate_detections(ordered, annotations, metric=metric)
+    detection = evaluate_detections(ordered, annotations, metric=metric, names=names)
     segmentation = confusion.result(detection.frequent_classes) if masks else None
     return Evaluation(len(image_ids), detection, segmentation)
 
 
 def _gathered(
-    found: dict[str, Detections], confusion: ConfusionMatrix, masks: int
+    found: dict[str, Detections], confusion: ConfusionMatrix, masks: int, names: Sequence[str]
 ) -> tuple[dict[str, Detections], ConfusionMatrix, int]:
     """Put together what the processes found."""
     parts = objects_of_ranks((found, confusion.counts, masks))
-    together = ConfusionMatrix()
+    together = ConfusionMatrix(names)
     for _, counts, _ in parts:
         together.counts += counts
     everything = {name: boxes for part, _, _ in parts for name, boxes in part.items()}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kdcli.common.files import atomic_file
 from kdcli.student.data.geometry import UInt8Array
-from kdcli.student.evaluation.inference import InferenceSettings, infer
+from kdcli.student.evaluation.engine import Engine
+from kdcli.student.evaluation.inference import infer_arrays
 from kdcli.student.evaluation.predict import PredictionFiles
-from kdcli.student.model.blitznet import BlitzNet
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import read_picture
+from kdcli.voc.labels import LabelSet
 from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 from kdcli.voc.view.overlay import enlarged, overlay
 
@@ -23,6 +23,7 @@ def write_prediction_gallery(
     path: Path,
     run: Path,
     files: Sequence[PredictionFiles],
+    labels: LabelSet,
     devkit: Devkit | None,
     folder: str | None = None,
 ) -> None:
@@ -32,49 +33,50 @@ def write_prediction_gallery(
         path: The page.
         run: The student's.
         files: The predictions.
+        labels: The student's.
         devkit: Of the photographs, if they are of one.
         folder: Of the class masks; see ``ground_truth_panels``.
     """
     facts = {"student": str(run), "images": str(len(files))}
     rows = prediction_rows(files, devkit, folder)
     with atomic_file(path) as file:
-        write_gallery(file, "What the student says", facts, rows)
+        write_gallery(file, "What the student says", facts, rows, labels)
 
 
 def beside_ground_truth(
-    model: BlitzNet,
+    engine: Engine,
     devkit: Devkit,
     image_ids: Sequence[str],
     folder: str,
-    settings: InferenceSettings,
     threshold: float = 0.5,
 ) -> dict[str, UInt8Array]:
     """Return a picture of each image: ground truth to the left, the student's word to the right.
 
     Args:
-        model: The student.
+        engine: The student.
         devkit: Photographs and ground truth.
         image_ids: Which images.
         folder: Of the class masks.
-        settings: Of inference.
         threshold: Confidence that a box must have to be drawn.
     """
-    paths = [(image_id, devkit.image_path(image_id)) for image_id in image_ids]
+    images = [devkit.read_image(image_id) for image_id in image_ids]
     pictures = {}
-    for prediction in infer(model, paths, replace(settings, workers=0)):
-        name, found = prediction.image_id, prediction.detections
-        image, annotation = devkit.read_image(name), devkit.annotation(name)
+    for name, image, prediction in zip(
+        image_ids, images, infer_arrays(engine, images), strict=True
+    ):
+        found, annotation = prediction.detections, devkit.annotation(name)
         scale, drawn = panel_scale(image), found.scores >= threshold
         true = overlay(
             image,
             None if annotation is None else annotation.boxes,
             None if annotation is None else annotation.labels,
             class_map=devkit.mask(name, folder),
+            label_set=devkit.labels,
             scale=scale,
         )
         said = overlay(
             image, found.boxes[drawn], found.labels[drawn], found.scores[drawn],
-            prediction.class_map, scale=scale,
+            prediction.class_map, label_set=devkit.labels, scale=scale,
         )  # fmt: skip
         pictures[name] = np.concatenate([true, said], axis=1)
     return pictures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -15,11 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from kdcli.common.detections import Detections
 from kdcli.common.errors import DevkitError
 from kdcli.common.workers import read_batches, worker_options
-from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import Transform, UInt8Array
-from kdcli.student.model.blitznet import BlitzNet
-from kdcli.student.model.decode import DetectionLimits, detect, segment
-from kdcli.student.model.preprocessing import normalise
+from kdcli.student.evaluation.engine import Engine
 from kdcli.voc.images import is_jpeg, read_picture
 from kdcli.voc.jpeg import Photograph
 
@@ -37,34 +34,6 @@ class Prediction:
     image_id: str
     detections: Detections
     class_map: UInt8Array
-
-
-@dataclass(frozen=True)
-class InferenceSettings:
-    """How inference is carried out.
-
-    Attributes:
-        batch_size: Images at once.
-        workers: Processes that read and resize images; 0 reads them in this one.
-        bf16: Whether the network runs under bfloat16 autocast.
-        limits: Which boxes survive.
-    """
-
-    batch_size: int = 16
-    workers: int = 0
-    bf16: bool = False
-    limits: DetectionLimits = field(default_factory=DetectionLimits)
-
-    @classmethod
-    def of_run(
-        cls, config: RunConfig, batch_size: int | None = None, bf16: bool | None = None
-    ) -> InferenceSettings:
-        """Return what a run's configuration says, but for what is given."""
-        return cls(
-            batch_size=config.evaluation.batch_size if batch_size is None else batch_size,
-            workers=config.runtime.workers,
-            bf16=config.optim.bf16 if bf16 is None else bf16,
-        )
 
 
 _Sample = tuple[UInt8Array, tuple[int, int]] | DevkitError
@@ -110,20 +79,17 @@ def _resized(image: UInt8Array, side: int) -> tuple[UInt8Array, tuple[int, int]]
 
 
 def infer(
-    model: BlitzNet,
+    engine: Engine,
     images: Sequence[tuple[str, Path]],
-    settings: InferenceSettings,
     failed: MutableMapping[str, str] | None = None,
 ) -> Iterator[Prediction]:
     """Yield the prediction of each of the (name, file), in order.
 
-    Each image is resized as a whole to the network's square. The model runs where it is, in
-    evaluation mode.
+    Each image is resized as a whole to the network's square.
 
     Args:
-        model: The network.
+        engine: The network, and how it is to be asked.
         images: Photographs of any format of Pillow's, JPEG as the devkit's, whatever their ending.
-        settings: How.
         failed: Takes the names of those that cannot be read, and why; they are left out.
 
     Raises:
@@ -131,52 +97,39 @@ def infer(
     """
     paths = [path for _, path in images]
     loader = DataLoader(
-        cast("Dataset[_Inputs]", _Photographs(paths, model.config.input_size)),
-        batch_size=settings.batch_size,
+        cast("Dataset[_Inputs]", _Photographs(paths, engine.config.input_size)),
+        batch_size=engine.settings.batch_size,
         collate_fn=_collate,
-        **worker_options(min(settings.workers, len(paths))),
+        **worker_options(min(engine.settings.workers, len(paths))),
     )
     names = iter(name for name, _ in images)
-    was_training = model.training
-    model.eval()
-    try:
-        for inputs in read_batches(loader, "--workers or runtime.workers"):
-            good = _readable(inputs, names, failed)
-            if good:
-                yield from _predict(model, inputs, good, settings)
-    finally:
-        model.train(was_training)
+    for inputs in read_batches(loader, "--workers or runtime.workers"):
+        good = _readable(inputs, names, failed)
+        if good:
+            yield from _predict(engine, inputs, good)
 
 
-def infer_arrays(
-    model: BlitzNet, images: Sequence[UInt8Array], settings: InferenceSettings
-) -> list[Prediction]:
+def infer_arrays(engine: Engine, images: Sequence[UInt8Array]) -> list[Prediction]:
     """Return the predictions of images that are there already, as `infer` does of files.
 
     Args:
-        model: The network.
+        engine: The network, and how it is to be asked; its ``workers`` play no part.
         images: (H, W, 3) uint8 RGB each, of any sizes.
-        settings: How; ``workers`` play no part.
 
     Raises:
         ValueError: An image of another shape or type.
     """
-    side, found = model.config.input_size, []
+    side, found = engine.config.input_size, []
     for image in images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 f"expected images (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}"
             )
-    was_training = model.training
-    model.eval()
-    try:
-        for first in range(0, len(images), settings.batch_size):
-            some = images[first : first + settings.batch_size]
-            samples = [_resized(image, side) for image in some]
-            names = [str(first + n) for n in range(len(some))]
-            found += _predict(model, _collate(samples), names, settings)
-    finally:
-        model.train(was_training)
+    at_once = engine.settings.batch_size
+    for first in range(0, len(images), at_once):
+        samples = [_resized(image, side) for image in images[first : first + at_once]]
+        names = [str(first + n) for n in range(len(samples))]
+        found += _predict(engine, _collate(samples), names)
     return found
 
 
@@ -195,21 +148,9 @@ def _readable(
     return good
 
 
-@torch.no_grad()
-def _predict(
-    model: BlitzNet, inputs: _Inputs, names: Sequence[str], settings: InferenceSettings
-) -> list[Prediction]:
-    device = model.anchors.device
-    images = normalise(inputs.images.to(device, non_blocking=True), model.config)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-        output = model(images)
-    found = detect(output, model.anchors, inputs.sizes, settings.limits)
-    return [
-        Prediction(name, detections, segment(logits, size).cpu().numpy())
-        for name, detections, logits, size in zip(
-            names, found, output.segmentation, inputs.sizes, strict=True
-        )
-    ]
+def _predict(engine: Engine, inputs: _Inputs, names: Sequence[str]) -> list[Prediction]:
+    found = engine(inputs.images, inputs.sizes)
+    return [Prediction(name, *each) for name, each in zip(names, found, strict=True)]
 
 
 def _collate(samples: Sequence[_Sample]) -> _Inputs:

@@ -19,8 +19,10 @@ from kdcli.student.model.anchors import decode_boxes
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.decode import DetectionLimits
 from kdcli.student.model.preprocessing import normalise
+from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import LoadedRun, load_run
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels_file import format_labels
 
 INPUT = "images"
 TOLERANCE = 1e-4
@@ -28,13 +30,13 @@ TOLERANCE = 1e-4
 
 
 class StudentOutput(NamedTuple):
-    """The outputs of the ONNX file: B images, A anchors, 21 classes, s the segmentation's side.
+    """The outputs of the ONNX file: B images, A anchors, C classes, s the segmentation's side.
 
     Attributes:
         boxes: (B, A, 4) float32 x1 y1 x2 y2, relative to the image, clipped to 0..1.
-        probabilities: (B, A, 21) float32 of the classes, 0 the background; before non-maximum
+        probabilities: (B, A, C) float32 of the classes, 0 the background; before non-maximum
             suppression.
-        segmentation: (B, 21, s, s) float32 class probabilities of the cells.
+        segmentation: (B, C, s, s) float32 class probabilities of the cells.
     """
 
     boxes: Tensor
@@ -157,11 +159,13 @@ classes = {classes}
 
 
 def _facts(run: Path, loaded: LoadedRun) -> dict[str, str]:
-    side = loaded.config.model.input_size
-    sidecar = {"side": side, "nms": DetectionLimits().nms_iou, "classes": json.dumps(CLASSES)}
+    side, labels = loaded.config.model.input_size, recorded_labels(run)
+    classes = json.dumps(labels.all_names, ensure_ascii=False)
+    sidecar = {"side": side, "nms": DetectionLimits().nms_iou, "classes": classes}
     return {
         "kdcli_sidecar": _SIDECAR.format(**sidecar),
-        "classes": ",".join(CLASSES),
+        "classes": ",".join(labels.all_names),
+        **({} if labels.names == VOC.names else {"labels": format_labels(labels)}),
         "input": f"uint8 RGB, (batch, {side}, {side}, 3), the whole image resized to the square",
         "boxes": "x1 y1 x2 y2 relative to the image, before non-maximum suppression",
         "run": run.name,

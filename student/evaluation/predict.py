@@ -12,11 +12,13 @@ from kdcli.common.device import pick_device
 from kdcli.common.errors import DevkitError, StudentError
 from kdcli.common.files import atomic_file, explained, write_json
 from kdcli.common.progress import Progress, no_progress
-from kdcli.student.evaluation.inference import InferenceSettings, Prediction, infer
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
+from kdcli.student.evaluation.inference import Prediction, infer
+from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
-from kdcli.voc.classes import CLASSES
 from kdcli.voc.images import read_picture, write_mask
+from kdcli.voc.labels import LabelSet
 from kdcli.voc.view.overlay import overlay
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -92,9 +94,9 @@ def predict(
     """Predict images with a trained run and write the results to ``out``.
 
     For an image called N: ``N.overlay.png`` shows the class mask and the boxes of at least
-    ``threshold``; ``N.mask.png`` is the class mask with VOC's palette; ``N.json`` holds *all*
-    boxes, in continuous 0-based pixels x1 y1 x2 y2. An image that cannot be read is left out, and
-    said in the result.
+    ``threshold``; ``N.mask.png`` is the class mask with the palette of the run's labels; ``N.json``
+    holds *all* boxes, in continuous 0-based pixels x1 y1 x2 y2. An image that cannot be read is
+    left out, and said in the result.
 
     Args:
         run: The run's directory.
@@ -107,23 +109,25 @@ def predict(
         bf16: Whether the network runs under bfloat16 autocast; by default as in the run.
         progress: Shows progress.
     """
+    labels = recorded_labels(run)
     config, model, _ = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = replace(InferenceSettings.of_run(config, batch_size, bf16), workers=0)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     paths, failed, written = dict(images), dict[str, str](), []
     with explained_shortage(config, "--batch-size"):
-        for prediction in progress(infer(model, images, settings, failed), len(images), "predict"):
+        predictions = infer(Engine(model, settings), images, failed)
+        for prediction in progress(predictions, len(images), "predict"):
             name = prediction.image_id
             try:
-                written.append(write_prediction(prediction, paths[name], out, threshold))
+                written.append(write_prediction(prediction, paths[name], out, threshold, labels))
             except DevkitError as error:  # read a second time, to draw on it
                 failed[name] = str(error)
     return PredictionResult(written, failed)
 
 
 def write_prediction(
-    prediction: Prediction, photograph: Path, out: Path, threshold: float
+    prediction: Prediction, photograph: Path, out: Path, threshold: float, labels: LabelSet
 ) -> PredictionFiles:
     """Write the three files of one prediction."""
     name, found = prediction.image_id, prediction.detections
@@ -137,15 +141,16 @@ def write_prediction(
         labels=found.labels[drawn],
         scores=found.scores[drawn],
         class_map=prediction.class_map,
+        label_set=labels,
     )
     with atomic_file(files.overlay) as file:
         Image.fromarray(picture).save(file, "PNG")
     with atomic_file(files.mask) as file:
-        write_mask(file, prediction.class_map)
+        write_mask(file, prediction.class_map, labels.palette)
     height, width = prediction.class_map.shape
     boxes = [
         {
-            "class": CLASSES[label],
+            "class": labels.all_names[label],
             "confidence": round(float(confidence), 6),
             "box": [round(float(side), 2) for side in box],
         }

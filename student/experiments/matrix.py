@@ -26,6 +26,7 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import run_config
 from kdcli.student.data.plan import class_masks
 from kdcli.student.experiments.recipe import Cell, Recipe
+from kdcli.voc.classes import VOC
 from kdcli.voc.devkit import Devkit
 
 CELLS = "cells"
@@ -94,11 +95,13 @@ class Matrix:
             DevkitError: Its training list does not exist.
         """
         config = self.config(recipe, cell, seed)
-        identity = {
+        identity: dict[str, Any] = {
             "settings": changed_settings(config),
             "images": self._list_digest(config),
             "cache": self.cache.fingerprint if self.cache and learns_from_tutors(config) else None,
         }
+        if self.devkit.labels.names != VOC.names:
+            identity["labels"] = list(self.devkit.labels.names)
         if config.targets.segmentation.source != "gt":
             identity["label_vectors"] = READING
         digest = hashlib.sha256(canonical_json(identity)).hexdigest()[:_HEX]
@@ -116,7 +119,7 @@ class Matrix:
             source, budget = self.scale.config, {}
         own: Mapping[str, Any] = {} if cell is None else cell.settings
         changes: Changes = [budget, recipe.settings, *self.scale.overrides, own, {"seed": seed}]
-        return run_config(source, changes)
+        return run_config(source, changes).of_classes(self.devkit.labels.size)
 
     def _list_digest(self, config: RunConfig) -> str:
         """SHA-256 of the training list's ids, and of which have boxes and masks."""
@@ -151,7 +154,8 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that are not the defaults and change what is learned, without the seed.
 
     Only these: a setting that a later version adds leaves the identity of earlier runs alone, and
-    what becomes of a tutor's word plays no part where a task has none.
+    what becomes of a tutor's word plays no part where a task has none. Nor does the machine: what
+    ``auto`` means there is no setting, and ``optim.bf16=false`` is what earlier runs' default was.
     """
     default = flatten(RunConfig())
     targets = {task: getattr(config.targets, task) for task in _TASKS}
@@ -162,6 +166,7 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
         if value != default[key]
         and not key.startswith("runtime.")
         and key != "seed"
+        and not (key == "optim.bf16" and value is False)
         and not (key.startswith(without) and key.rpartition(".")[2] not in _OF_GT)
     }
 

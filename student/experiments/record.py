@@ -11,6 +11,7 @@ from kdcli.common.files import read_json, write_json
 from kdcli.common.lock import Lock
 from kdcli.student.experiments.matrix import Matrix, changed_settings
 from kdcli.student.experiments.recipe import Recipe
+from kdcli.voc.classes import VOC
 from kdcli.voc.devkit import Devkit, mask_folder
 
 RECORDS = "recipes"
@@ -54,8 +55,10 @@ def _identity(recipe: Recipe, matrix: Matrix, list_name: str) -> dict[str, Any]:
         key: list(value) if isinstance(value, tuple) else value
         for key, value in changed_settings(config).items()
     }
+    labels = matrix.devkit.labels.names
     return {
         **settings,
+        **({} if labels == VOC.names else {"labels": list(labels)}),
         "evaluated on": list_name,
         "cache": matrix.cache and matrix.cache.fingerprint,
     }

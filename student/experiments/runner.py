@@ -181,6 +181,7 @@ class Runner:
                     boxes=None if known is None else known.boxes,
                     labels=None if known is None else known.labels,
                     class_map=self.devkit.mask(image_id, mask_folder(self.list_name)),
+                    label_set=self.devkit.labels,
                 )
                 with atomic_file(path) as file:
                     Image.fromarray(picture).save(file, "PNG")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from kdcli.common.distributed import gather_over_ranks, rank, ranks, sum_over_ranks
 from kdcli.student.losses.matching import Matches
+from kdcli.voc.labels import VOID
 
-VOID = 255
 NEGATIVES_PER_POSITIVE = 3
 WEIGHT_DECAY = 5e-5
 

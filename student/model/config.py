@@ -26,7 +26,7 @@ class ModelConfig:
         input_size: side of the square input, pixels.
         stride4: whether the decoder goes on to the stride-4 map ("x4"), which then is the
             finest of the maps; else the stride-8 map is.
-        num_classes: classes with the background.
+        num_classes: classes with the background; a run takes it from its data set's labels.
         trunk: ``blitznet-resnet``, the reference's, or the name of a torchvision network (see
             ``trunks``; docs/trunks.md).
         preprocessing: what images become before the trunk reads them, see ``preprocessing``;

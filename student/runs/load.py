@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from kdcli.common.errors import StudentError
+from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.checkpoint import LAST, checkpoint_path, load_checkpoint
@@ -15,7 +16,10 @@ from kdcli.student.runs.directory import recorded_config
 
 
 class LoadedRun(NamedTuple):
-    """A run's configuration, its network in evaluation mode, and how many steps trained it."""
+    """A run's configuration, its network in evaluation mode, and how many steps trained it.
+
+    What was ``auto`` is what fits the device that the network is on now.
+    """
 
     config: RunConfig
     model: BlitzNet
@@ -28,7 +32,7 @@ def load_run(run: Path, *, checkpoint: str = LAST, device: torch.device | str = 
     Raises:
         StudentError: No such run or checkpoint.
     """
-    config = recorded_config(run)
+    config = fitted(recorded_config(run), torch.device(device))
     path = checkpoint_path(run, checkpoint)
     state = load_checkpoint(path)
     model = BlitzNet(config.model).to(device)

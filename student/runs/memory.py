@@ -50,7 +50,7 @@ def _advice_for_step(config: RunConfig) -> str:
             f"set optim.accumulate={parts} ({optim.accumulate} now) to work the {optim.batch_size} "
             f"images of a step off in more parts, or lower optim.batch_size"
         )
-    if not optim.bf16:
+    if optim.bf16 is not True:
         remedies.append("set optim.bf16=true")
     remedies.append("take a smaller model")
     images = f"{at_once} image{'s' * (at_once > 1)} at once"

@@ -41,9 +41,14 @@ class TrainingSummary:
         write_json(run / SUMMARY, asdict(self))
 
 
-def finished_summary(run: Path) -> TrainingSummary | None:
-    """Return the summary of a run that has nothing left to do, else None."""
+def summary_of(run: Path) -> TrainingSummary | None:
+    """Return how far a run was when it last ended in good order; None before that."""
     if not (run / SUMMARY).is_file():
         return None
-    summary = TrainingSummary(**read_json(run / SUMMARY))
-    return summary if summary.finished else None
+    return TrainingSummary(**read_json(run / SUMMARY))
+
+
+def finished_summary(run: Path) -> TrainingSummary | None:
+    """Return the summary of a run that has nothing left to do, else None."""
+    summary = summary_of(run)
+    return summary if summary is not None and summary.finished else None

@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdcli.common.distributed import ranks, sum_over_ranks
 from kdcli.student.config.schema import RunConfig, TargetsConfig
-from kdcli.student.data.assignment import TERMS
 from kdcli.student.data.batch import Batch, BoxTable
 from kdcli.student.data.color_jitter import distort
+from kdcli.student.data.targets import TERMS
 from kdcli.student.losses.losses import detection_loss, segmentation_loss, soft_segmentation_loss
 from kdcli.student.losses.matching import match
 from kdcli.student.losses.soft_labels import tutor_targets
@@ -81,14 +81,14 @@ class LossModule(nn.Module):
         self.anchors = anchors
         self.config = config
         self.memory_format = (
-            torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+            torch.channels_last if config.runtime.channels_last is True else torch.contiguous_format
         )
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms without a gradient."""
         images = normalise(distort(batch.images, batch.jitter), self.config.model)
         images = images.contiguous(memory_format=self.memory_format)
-        bf16 = self.config.optim.bf16
+        bf16 = self.config.optim.bf16 is True
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             output = self.network(images)
         total, terms = objective(output, batch, self.anchors, self.config.targets)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import as_settings
 from kdcli.common.device import pick_device
 from kdcli.common.distributed import (
     all_raise,
@@ -23,17 +26,24 @@ from kdcli.common.distributed import (
 )
 from kdcli.common.errors import StudentError
 from kdcli.common.progress import Progress, no_progress
+from kdcli.student.config.machine import Machine, meaning, resolved
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.loading import Step, steps
 from kdcli.student.data.plan import Plan, class_masks, make_plan
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model, write_evaluation
 from kdcli.student.evaluation.gallery import beside_ground_truth
-from kdcli.student.evaluation.inference import InferenceSettings
 from kdcli.student.runs.checkpoint import BEST, LAST, checkpoint_path, save_checkpoint
-from kdcli.student.runs.directory import check_same, locked, prepare_run
+from kdcli.student.runs.directory import (
+    as_begun,
+    check_same,
+    locked,
+    meant_at_first,
+    prepare_run,
+)
 from kdcli.student.runs.memory import explained_shortage
-from kdcli.student.runs.summary import TrainingSummary, finished_summary
+from kdcli.student.runs.summary import TrainingSummary, finished_summary, summary_of
 from kdcli.student.training.curves import draw_curves
 from kdcli.student.training.interrupts import Interrupts, TrainingInterrupted
 from kdcli.student.training.metric_logger import MetricLogger
@@ -50,6 +60,7 @@ def train(
     cache: TutorCache | None,
     out: Path | str,
     progress: Progress = no_progress,
+    tell: Callable[[str], None] | None = None,
 ) -> TrainingSummary:
     """Train a student into ``out``, or go on where a stopped run of the same settings stands.
 
@@ -62,19 +73,24 @@ def train(
         cache: What the tutors said; None if nothing is learned from them.
         out: The run's folder, new or to go on with.
         progress: Wraps the loop over steps, for a progress bar.
+        tell: Called with a line that says what ``auto`` means here, if something is auto.
 
     Raises:
         StudentError: Settings, data or ``out`` do not allow it, or the loss is not finite.
         CacheError, DevkitError: The cache or the devkit does not fit.
         TrainingInterrupted: After Ctrl-C, SIGTERM or SIGUSR1.
     """
-    out = Path(out)
+    out, config = Path(out), config.of_classes(devkit.labels.size)
     device = pick_device(config.runtime.device)
     with process_group(device), contextlib.ExitStack() as held:
-        plan = first_rank_does(lambda: _prepare(config, devkit, cache, out, held))
+        plan, config, meant = first_rank_does(
+            lambda: _prepare(config, devkit, cache, out, device, held)
+        )
         if finished := first_rank_does(lambda: finished_summary(out)):
             return finished
-        trainer = Trainer.start(config, out, device, every_task=plan.every_task)
+        if meant and tell is not None and is_first_process():
+            tell(f"On {device} auto means {', '.join(as_settings(meant))}")
+        trainer = Trainer.start(config, out, device, every_task=plan.every_task, meant=meant)
         dataset = StudentDataset(devkit, cache, plan.learning, config, plan.mask_folder)
         loader = make_loader(dataset, trainer.step, device)
         todo = config.optim.steps - trainer.step
@@ -93,9 +109,14 @@ def _prepare(
     devkit: Devkit,
     cache: TutorCache | None,
     out: Path,
+    device: torch.device,
     held: contextlib.ExitStack,
-) -> Plan:
-    """Check all that can be checked beforehand, and make the run's directory."""
+) -> tuple[Plan, RunConfig, dict[str, Any]]:
+    """Check all that can be checked beforehand, and make the run's directory.
+
+    Returns:
+        Who learns what, the configuration with nothing left auto, and what auto means.
+    """
     share = config.optim.accumulate * ranks()
     if config.optim.batch_size % share:
         raise StudentError(
@@ -109,12 +130,16 @@ def _prepare(
             f"with weights for {model.trunk} as init.trunk, or set model.frozen_stages=0"
         )
     plan = make_plan(config, devkit, cache)
+    config = as_begun(out, config)
     if finished_summary(out):  # which may lie where nothing can be written
-        check_same(out, config, plan.targets_csv, plan.facts)
+        check_same(out, config, plan.targets_csv, plan.facts, devkit.labels)
     else:
         held.enter_context(locked(out))
-        prepare_run(out, config, plan.targets_csv, plan.facts)
-    return plan
+        prepare_run(out, config, plan.targets_csv, plan.facts, devkit.labels)
+    before = summary_of(out)
+    left = config.optim.steps - (before.step if before else 0)
+    meant = meaning(config, Machine.here(device), left, meant_at_first(out))
+    return plan, resolved(config, meant), meant
 
 
 def _anyone(requested: bool) -> bool:
@@ -212,12 +237,11 @@ class Loop:
         trainer, settings = self.trainer, self.config.evaluation
         trainer.share_statistics()
         ids, folder = self.devkit.image_ids(settings.list), class_masks(self.config, settings.list)
-        inference = InferenceSettings.of_run(self.config)
+        # Without graphs: a recording takes memory that the next training step needs.
+        inference = replace(InferenceSettings.of_run(self.config), graphs=False)
         with explained_shortage(self.config, "evaluation.batch_size"):
-            result = evaluate_model(
-                trainer.model, self.devkit, ids,
-                folder=folder, settings=inference, metric=settings.metric,
-            )  # fmt: skip
+            engine = Engine(trainer.model, inference)
+            result = evaluate_model(engine, self.devkit, ids, folder=folder, metric=settings.metric)
         scalars = {"evaluation/map": result.detection.map}
         if result.segmentation is not None:
             scalars["evaluation/miou"] = result.segmentation.miou
@@ -225,7 +249,7 @@ class Loop:
         self.logger.add(trainer.step, scalars)
         if rank() == 0:
             write_evaluation(self.out, settings.list, LAST, trainer.step, result)
-            shown = beside_ground_truth(trainer.model, self.devkit, ids[:SHOWN], folder, inference)
+            shown = beside_ground_truth(engine, self.devkit, ids[:SHOWN], folder)
             self.logger.show(trainer.step, result, shown)
             draw_curves(self.out)
         if result.score > trainer.best_score:

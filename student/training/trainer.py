@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from kdcli.common.distributed import (
     ranks,
 )
 from kdcli.common.errors import StudentError
+from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import OptimConfig, RunConfig
 from kdcli.student.data.batch import Batch
 from kdcli.student.losses.losses import parameter_groups
@@ -38,7 +39,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.config = config
+        self.config = config = fitted(config, device)
         self.device = device
         self.model = BlitzNet(config.model)
         self.step = 0
@@ -50,7 +51,13 @@ class Trainer:
 
     @classmethod
     def start(
-        cls, config: RunConfig, out: Path, device: torch.device, *, every_task: bool = False
+        cls,
+        config: RunConfig,
+        out: Path,
+        device: torch.device,
+        *,
+        every_task: bool = False,
+        meant: Mapping[str, Any] | None = None,
     ) -> Trainer:
         """Return a fresh trainer, or the one of the run's last checkpoint.
 
@@ -59,6 +66,7 @@ class Trainer:
             out: The run's directory.
             device: Of this process.
             every_task: Whether every batch is known to teach both tasks.
+            meant: What ``auto`` meant in ``config``, for the run's record.
         """
         trainer = cls(config, device)
         trainer.every_task = every_task
@@ -75,7 +83,8 @@ class Trainer:
             all_raise(StudentError(f"The processes do not see the same files in {out}: it must "
                                    "be one folder for all machines"))  # fmt: skip
         if rank() == 0:
-            record_start(out, trainer.step, device, processes=ranks(), trunk=trainer.weights)
+            facts = {"processes": ranks(), "trunk": trainer.weights, "auto": dict(meant or {})}
+            record_start(out, trainer.step, device, **facts)
         return trainer
 
     def update(self, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:

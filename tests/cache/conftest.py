@@ -53,6 +53,13 @@ def sound_cache(
 
 
 @pytest.fixture
+def without_lookup(drawn: ModuleType, spoilable: Path) -> Path:
+    """The spoilable copy as earlier versions wrote it."""
+    drawn.leave_out(spoilable, "lookup")
+    return spoilable
+
+
+@pytest.fixture
 def spoilable(sound_cache: tuple[Path, list[TutorOutput]], tmp_path: Path) -> Path:
     """A copy of the sound cache that a test may damage."""
     copy = tmp_path / "cache.zarr"

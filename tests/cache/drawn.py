@@ -7,12 +7,15 @@ would, and says ``ready`` before its first write.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kdcli.cache.format.record import DROPPED, FailedImage, InstanceMasks, TutorOutput
+from kdcli.cache.format.root import read_root
 from kdcli.cache.writer import CacheWriter
 from kdcli.common.images import ImageEntry
 
@@ -41,7 +44,7 @@ def draw_entries(count: int, seed: int = 0, largest: int = 60) -> list[ImageEntr
 
 
 def draw_boxes(
-    rng: np.random.Generator, count: int, height: int, width: int
+    rng: np.random.Generator, count: int, height: int, width: int, classes: int = 21
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes inside the image, labels, confidences; duplicates and exact 0 and 1 among them."""
     corners = np.sort(rng.integers(0, 5, (count, 2, 2)), axis=1).astype(np.float32) / 4
@@ -50,7 +53,7 @@ def draw_boxes(
     corners[:, 0] -= over * np.float32(0.125)
     corners[:, 1] -= over * np.float32(0.125)
     boxes = (corners * np.array([width, height], dtype=np.float32)).reshape(-1, 4)
-    labels = rng.integers(1, 21, count).astype(np.uint8)
+    labels = rng.integers(1, classes, count).astype(np.uint8)
     scores = rng.choice(np.array([0, 1, 0.5, *rng.random(5)], dtype=np.float32), count)
     return boxes, labels, scores
 
@@ -62,6 +65,7 @@ def draw_output(
     boxes: int | None = None,
     masks: int | None = None,
     grid: bool = False,
+    classes: int = 21,
 ) -> TutorOutput:
     """A valid output for an image, a function of the arguments alone.
 
@@ -71,7 +75,7 @@ def draw_output(
     k = int(rng.integers(1, 8)) if vectors is None else vectors
     n = int(rng.integers(0, 6)) if boxes is None else boxes
     h, w = entry.height, entry.width
-    palette = rng.random((k, 21), dtype=np.float32) * (rng.random((k, 21)) < 0.2)
+    palette = rng.random((k, classes), dtype=np.float32) * (rng.random((k, classes)) < 0.2)
     palette[0] = 0
     cells = rng.integers(0, k, (-(-h // 4), -(-w // 4)))
     index_map = np.kron(cells, np.ones((4, 4), dtype=np.int64))[:h, :w]
@@ -79,8 +83,8 @@ def draw_output(
     kept = None
     if masks is not None:
         probabilities = rng.integers(0, 256, (masks, 28, 28)).astype(np.uint8)
-        kept = InstanceMasks(*draw_boxes(rng, masks, h, w), probabilities)
-    detections = draw_boxes(rng, n, h, w)
+        kept = InstanceMasks(*draw_boxes(rng, masks, h, w, classes), probabilities)
+    detections = draw_boxes(rng, n, h, w, classes)
     dropped = rng.integers(0, 300, len(DROPPED)).astype(np.uint32) if rng.random() < 0.8 else None
     window = None
     if grid:
@@ -114,6 +118,15 @@ def write_drawn(path: Path, count: int = 10, seed: int = 0) -> list[TutorOutput]
     outputs = [draw_output(e, seed, 300 if i == 3 else None) for i, e in enumerate(entries)]
     write_cache(path, outputs, entries)
     return outputs
+
+
+def leave_out(path: Path, *features: str) -> None:
+    """Take optional parts out of a cache: it is then one that an earlier version wrote."""
+    root = read_root(path)
+    for feature in features:
+        shutil.rmtree(path / feature)
+    left = {n: entry for n, entry in root.files.items() if n.split("/")[0] not in features}
+    replace(root, features=root.features - {*features}, files=left).write(path)
 
 
 if __name__ == "__main__":

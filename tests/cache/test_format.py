@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_the_example_reads_a_cache_with_zarr_alone(
 def test_every_array_of_a_store_is_described(sound_cache: Sound) -> None:
     group = zarr.open_group(sound_cache[0], mode="r")
     names = [name for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]
-    assert len(names) == 18
+    assert len(names) == 21
     for name in names:
         table, _, column = name.rpartition("/")
         assert f"`{name}`" in TEXT or (f"`{table}/" in TEXT and f"`{column}`" in TEXT), name
@@ -104,6 +105,28 @@ def test_a_label_map_is_found_as_described(sound_cache: Sound) -> None:
             shift = 8 if plane.endswith("high") else 0
             assert np.array_equal(pixels, output.index_map >> shift & 255)
         assert crc == group["label_crc32"][i]
+
+
+def test_the_lookup_is_found_as_described(sound_cache: Sound) -> None:
+    path, outputs = sound_cache
+    group = zarr.open_group(path, mode="r")
+    about, buckets = group.attrs["tutor_cache"], group["lookup/buckets"][:]
+    assert "lookup" in about["features"]
+    tables = ("detections", "palette", "dropped")
+    for i, output in enumerate(outputs):
+        digest = hashlib.sha256(output.image_id.encode()).digest()[:16]
+        bucket = int.from_bytes(digest[:8], "big") * len(buckets) // 2**64
+        first, count, check = struct.unpack("<QII", buckets[bucket].tobytes())
+        rows = group["lookup/ids"][first : first + count]
+        assert check == zlib.crc32(rows.tobytes(), bucket + 1)
+        assert digest + i.to_bytes(8, "little") in [row.tobytes() for row in rows]
+        row = group["lookup/images"][i].tobytes()
+        entry = struct.pack("<ii", *group["image_size"][i]) + group["image_sha256"][i].tobytes()
+        entry += struct.pack("<I", group["label_crc32"][i])
+        for table in tables:
+            start, stop = group[f"{table}/offsets"][i : i + 2].tolist()
+            entry += struct.pack("<QII", start, stop - start, group[f"{table}/crc32"][i])
+        assert row == entry + struct.pack("<I", zlib.crc32(entry, i + 1))
 
 
 def test_rows_have_the_check_sum_that_is_described(sound_cache: Sound) -> None:

@@ -36,7 +36,7 @@ def test_what_was_written_comes_back(dense: tuple[Path, list]) -> None:
     path, outputs = dense
     cache = TutorCache.open(path)
     assert cache.has_grids
-    assert cache.features == {"dropped", "grid"}
+    assert cache.features == {"dropped", "grid", "lookup"}
     assert any(output.index_map.size < np.prod(cache_size(cache, output)) for output in outputs)
     for output in outputs:
         assert cache[output.image_id].equals(output)

@@ -12,10 +12,10 @@ import torch
 
 from kdcli.cache.reader import TutorCache
 from kdcli.student.config.schema import AugmentationConfig, RunConfig
-from kdcli.student.data.assignment import ImageTargets
 from kdcli.student.data.batch import PADDING, collate
 from kdcli.student.data.dataset import Draw, Schedule, StudentDataset, compact, make_loader
 from kdcli.student.data.plan import make_plan
+from kdcli.student.data.targets import ImageTargets
 from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdcli.student.model.anchors import encode_boxes
 from kdcli.student.model.blitznet import BlitzNetOutput
-from kdcli.student.model.decode import DetectionLimits, detect, segment
+from kdcli.student.model.decode import DetectionLimits, all_at_once, detect, one_by_one, segment
 
 NOTHING = torch.zeros(1, 1)
 
@@ -85,6 +85,41 @@ def test_detection_follows_the_rule(seed: int, anchors: int, limits: DetectionLi
         scale = np.array([width, height, width, height])
         wanted = np.array([e[2] for e in expected]).reshape(-1, 4) * scale
         np.testing.assert_allclose(result.boxes, wanted, atol=1e-2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    groups=st.integers(1, 4),
+    boxes=st.integers(0, 80),
+    spread=st.sampled_from([0.01, 0.1, 1.0]),
+)
+def test_both_ways_of_suppression_keep_the_same(
+    seed: int, groups: int, boxes: int, spread: float
+) -> None:
+    """In crowds, too, where one box keeps another that keeps a third, and of empty boxes."""
+    rng = torch.Generator().manual_seed(seed)
+    corners = torch.rand(groups, boxes, 2, generator=rng) * spread
+    sizes = torch.rand(groups, boxes, 2, generator=rng)
+    sizes *= torch.rand(groups, boxes, 1, generator=rng) > 0.1
+    table = torch.cat([corners, (corners + sizes).clamp(max=1)], dim=2)
+    scores = torch.rand(groups, boxes, generator=rng).sort(dim=1, descending=True).values
+    alive = scores > 0.2
+    kept = all_at_once(table, alive, 0.45)
+    assert kept.tolist() == one_by_one(table, scores, alive, 0.45).tolist()
+    assert not boxes or kept[:, 0].tolist() == alive[:, 0].tolist()
+
+
+def test_an_image_is_told_the_same_alone_as_among_others() -> None:
+    output, anchors = random_output(3, 5, 300)
+    sizes = [(100, 200 + i) for i in range(5)]
+    together = detect(output, anchors, sizes)
+    for i, result in enumerate(together):
+        own = BlitzNetOutput(output.offsets[i : i + 1], output.logits[i : i + 1], NOTHING)
+        (alone,) = detect(own, anchors, sizes[i : i + 1])
+        assert len(result.boxes) > 20
+        np.testing.assert_array_equal(alone.boxes, result.boxes)
+        np.testing.assert_array_equal(alone.labels, result.labels)
 
 
 def test_the_default_limits_are_the_papers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from kdcli.cli import main
 from kdcli.common.errors import DevkitError, StudentError
 from kdcli.common.files import TEMPORARY
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model, evaluate_student
-from kdcli.student.evaluation.inference import InferenceSettings, infer
+from kdcli.student.evaluation.inference import infer
 from kdcli.student.evaluation.predict import find_images, predict
 from kdcli.student.model.decode import DetectionLimits
 from kdcli.student.runs.load import load_run
@@ -64,8 +67,8 @@ def test_a_student_that_learned_its_images_by_heart_scores_high(devkit: Devkit, 
 def test_batches_and_workers_change_nothing(devkit: Devkit, run: Path) -> None:
     model = load_run(run).model
     images = [(image_id, devkit.image_path(image_id)) for image_id in devkit.image_ids(LIST)]
-    one = list(infer(model, images, InferenceSettings(batch_size=1)))
-    other = list(infer(model, images, InferenceSettings(batch_size=3, workers=2)))
+    one = list(infer(Engine(model, InferenceSettings(batch_size=1)), images))
+    other = list(infer(Engine(model, InferenceSettings(batch_size=3, workers=2)), images))
     assert [prediction.image_id for prediction in one] == [image_id for image_id, _ in images]
     for here, there in zip(one, other, strict=True):
         assert here.detections.boxes == pytest.approx(there.detections.boxes, abs=0.05)
@@ -83,16 +86,14 @@ def test_half_the_bits_say_much_the_same(devkit: Devkit, run: Path) -> None:
     assert half.segmentation != whole.segmentation  # it did compute otherwise
 
 
-def test_evaluation_leaves_the_training_mode_as_it_was(devkit: Devkit, run: Path) -> None:
+def test_evaluation_leaves_the_network_as_it_was(devkit: Devkit, run: Path) -> None:
     model = load_run(run).model.train()
-    evaluate_model(
-        model,
-        devkit,
-        devkit.image_ids(LIST)[:1],
-        folder="SegmentationClass",
-        settings=InferenceSettings(limits=DetectionLimits(score=0.5)),
-    )
+    before = copy.deepcopy(model.state_dict())
+    engine = Engine(model, InferenceSettings(limits=DetectionLimits(score=0.5)))
+    evaluate_model(engine, devkit, devkit.image_ids(LIST)[:1], folder="SegmentationClass")
     assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_evaluating_without_ground_truth_is_refused(
@@ -215,9 +216,8 @@ def test_a_broken_photograph_ends_an_evaluation_by_its_name(
     path = own.image_path(ids[2])
     path.write_bytes(path.read_bytes()[:-900])
     settings = InferenceSettings(batch_size=2, workers=workers)
-    model = load_run(run).model
+    engine = Engine(load_run(run).model, settings)
     with pytest.raises(DevkitError) as caught:
-        evaluate_model(model, own, ids, folder="SegmentationClass", settings=settings)
+        evaluate_model(engine, own, ids, folder="SegmentationClass")
     assert str(caught.value).startswith(f"{path} cannot be read")
     assert "Traceback" not in str(caught.value)
-    assert not model.training

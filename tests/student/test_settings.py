@@ -64,7 +64,7 @@ def test_another_architecture_replaces_the_whole_model() -> None:
             "one of gt, tutor, share, fill-in, combination, got 'gtt'",
         ),
         ("optim.steps=2.5", "Expected optim.steps .* a whole number, got 2.5"),
-        ("optim.bf16=1", "Expected optim.bf16 .* true or false, got 1"),
+        ("optim.bf16=1", "Expected optim.bf16 .* true or false, or auto, got 1"),
         ("optim.milestones=[1, 'x']", "Expected optim.milestones .* a whole number, got 'x'"),
         ("augmentation.crop_area=[1]", "crop_area .* a list of 2 numbers, got"),
         ("optim.lr=nan", "Expected optim.lr .* a number, got nan"),

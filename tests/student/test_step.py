@@ -9,8 +9,8 @@ import torch
 from kdcli.cache.format.record import InstanceMasks
 from kdcli.common.detections import Detections
 from kdcli.student.config.schema import SegmentationTargets, TargetsConfig
-from kdcli.student.data.assignment import TERMS
 from kdcli.student.data.batch import Batch, Sample, collate
+from kdcli.student.data.targets import TERMS
 from kdcli.student.losses.losses import (
     detection_loss,
     segmentation_loss,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.classes.coco import COCO_CLASSES, VOC_OF_COCO, voc_ids
+from kdcli.tutor_gen.classes.coco import COCO_CLASSES, VOC_OF_COCO
 from kdcli.tutor_gen.classes.names import (
     check_class_names,
     describe_class_names,
     gaps,
     never_labelled,
 )
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.detectron2.door import MetadataCatalog
 from kdcli.voc.classes import CLASSES
 
@@ -48,7 +49,7 @@ def described(names: list[str]) -> dict[str, object]:
 
 def read_as(names: list[str]) -> dict[str, str]:
     """VOC's name of each name that means one of its classes."""
-    return {name: CLASSES[i] for name, i in zip(names, voc_ids(names), strict=True) if i}
+    return {name: CLASSES[i] for name, i in zip(names, label_ids(names), strict=True) if i}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def read_as(names: list[str]) -> dict[str, str]:
     ],
 )
 def test_case_spaces_underscores_and_hyphens_do_not_matter(names: tuple[str, ...]) -> None:
-    assert voc_ids(names) == (15, 16, 20, 1, 14, 11)
+    assert label_ids(names) == (15, 16, 20, 1, 14, 11)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_cityscapes_classes() -> None:
 
 
 def test_of_coco_only_the_twenty_are_read() -> None:
-    ids = dict(zip(COCO_CLASSES, voc_ids(COCO_CLASSES), strict=True))
+    ids = dict(zip(COCO_CLASSES, label_ids(COCO_CLASSES), strict=True))
     assert {name: i for name, i in ids.items() if i} == VOC_OF_COCO
 
 
@@ -102,7 +103,7 @@ def test_of_coco_only_the_twenty_are_read() -> None:
     ],
 )  # Objects365, Open Images, and what is something else
 def test_names_of_other_data_sets(names: tuple[str, ...], expected: tuple[int, ...]) -> None:
-    assert voc_ids(names) == expected
+    assert label_ids(names) == expected
 
 
 def test_a_tutor_of_other_classes_only_is_refused_with_its_names() -> None:

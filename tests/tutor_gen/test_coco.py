@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from kdcli.tutor_gen.classes.coco import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_OF_COCO, voc_ids
+from kdcli.tutor_gen.classes.coco import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_OF_COCO
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.detectron2.door import MetadataCatalog
 from kdcli.voc.classes import CLASSES
 
@@ -29,4 +30,4 @@ def test_six_classes_are_renamed_and_fourteen_keep_their_names() -> None:
 
 
 def test_voc_ids_takes_both_spellings_and_gives_zero_to_the_rest() -> None:
-    assert voc_ids(["tv", "tvmonitor", "zebra", "train"]) == (20, 20, 0, 19)
+    assert label_ids(["tv", "tvmonitor", "zebra", "train"]) == (20, 20, 0, 19)

@@ -17,7 +17,7 @@ from kdcli.student.training.train import train
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.gallery import write_cache_gallery
 from kdcli.tutor_gen.generate import generate
-from kdcli.tutor_gen.labels.dense import code_semantic, to_voc
+from kdcli.tutor_gen.labels.dense import code_semantic, to_labels
 from kdcli.tutor_gen.pipeline.pair import TutorPair
 from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
 from kdcli.tutor_gen.tutors.label_form import LabelForm
@@ -106,7 +106,7 @@ def test_tiny_images_have_no_more_cells_than_pixels() -> None:
 
 def test_classes_of_another_list_add_up() -> None:
     given = np.array([0.5, 0.125, 0.25, 0.125], np.float32).reshape(4, 1, 1)
-    found = to_voc(given, np.array([0, 8, 8, 0]))
+    found = to_labels(given, np.array([0, 8, 8, 0]))
     assert found[[0, 8], 0, 0].tolist() == [0.625, 0.375]
     assert found.shape == (21, 1, 1)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdcli.common.errors import TutorError
 from kdcli.common.files import sha256_file
-from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.detectron2 import zoo
 from kdcli.tutor_gen.detectron2.door import (
     DefaultPredictor,
@@ -140,7 +140,7 @@ def test_a_full_mask_rcnn_of_the_zoo_equals_detectron2(
     output = theirs(np.ascontiguousarray(image[..., ::-1]))["instances"]
     assert len(output) == 12
     assert len(ours) > 0
-    coco = voc_ids(MetadataCatalog.get("coco_2017_val").thing_classes)
+    coco = label_ids(MetadataCatalog.get("coco_2017_val").thing_classes)
     assert_same(ours, output, list(coco))
     assert_label_vectors_follow_the_definition(ours, image)
 

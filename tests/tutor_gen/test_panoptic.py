@@ -16,7 +16,7 @@ from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
 from kdcli.cli import main
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.door import DefaultPredictor, get_cfg, paste_masks_in_image
 from kdcli.tutor_gen.detectron2.kind import SAMPLE_FILES as SAMPLE
@@ -91,7 +91,7 @@ def slow_vectors(
     things: NDArray[np.float64], numbers: Any, scores: Any, covers: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The definition, pixel by pixel: every class's mass, its share of the things, the rest."""
-    voc = voc_ids(NAMES)
+    voc = label_ids(NAMES)
     height, width = things.shape
     vectors = np.zeros((height, width, 21))
     for y in range(height):

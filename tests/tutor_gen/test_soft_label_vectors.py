@@ -19,6 +19,7 @@ from kdcli.tutor_gen.labels.hard import add_background, at_class, code_hard
 from kdcli.tutor_gen.labels.soft import code_planes, code_soft
 from kdcli.tutor_gen.tutors.label_form import THESIS, Background, LabelForm
 from kdcli.tutor_gen.tutors.tutor import Instances
+from kdcli.voc.classes import VOC
 
 Floats = NDArray[np.float32]
 
@@ -219,6 +220,6 @@ def test_background_mass_leaves_the_gallery_s_photograph_clear() -> None:
     palette = np.zeros((3, 21), dtype=np.float32)
     palette[1, 0], palette[2, 8] = 1, 0.5
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.float32)
-    tinted = _tinted(image, TutorOutput("one", *nothing, index_map, palette))
+    tinted = _tinted(image, TutorOutput("one", *nothing, index_map, palette), VOC.palette)
     assert (tinted.reshape(-1, 3)[:5] == 100).all()
     assert (tinted[1, 2] != 100).any()

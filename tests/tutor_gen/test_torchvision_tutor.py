@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from kdcli.common.errors import TutorError
 from kdcli.common.files import sha256_file
-from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.config import GenerationConfig, generation_config
 from kdcli.tutor_gen.registry import load_tutor
 from kdcli.tutor_gen.torchvision.outputs import keep_distributions
@@ -93,7 +93,7 @@ def says(model: Any, image: Image) -> dict[str, Any]:
     with torch.inference_mode():
         (found,) = model([pixels])
     arrays = {key: value.numpy() for key, value in found.items()}
-    labels = np.array(voc_ids(CATEGORIES))[arrays["labels"]]
+    labels = np.array(label_ids(CATEGORIES))[arrays["labels"]]
     kept = {key: value[labels > 0] for key, value in arrays.items()}
     return {**kept, "labels": labels[labels > 0]}
 
@@ -162,7 +162,7 @@ def test_each_box_has_the_softmax_that_it_was_made_of(mask_model: Any, scenes: l
     assert found.distributions is not None
     assert found.distributions.shape == (len(found), NUM_CLASSES)
     probabilities = logits[0].softmax(-1).numpy()
-    ids = np.array(voc_ids(CATEGORIES))
+    ids = np.array(label_ids(CATEGORIES))
     columns = [int(np.flatnonzero(ids == label)[0]) for label in range(1, NUM_CLASSES)]
     regions = probabilities[:, columns]
     for own, label, score in zip(found.distributions, found.labels, found.scores, strict=True):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from kdcli.common.errors import DevkitError
 from kdcli.voc.annotation import Annotation, parse_annotation
+from kdcli.voc.annotation_xml import annotation_xml
 from kdcli.voc.classes import CLASS_IDS
-from kdcli.voc.scenes.dataset import annotation_xml
 
 
 def write(folder: Path, objects: str, size: str = "<width>50</width><height>40</height>") -> Path:
@@ -61,8 +61,8 @@ def test_no_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("objects", "size", "message"),
     [
-        (an_object("Cat"), None, "unknown class 'Cat'; VOC's classes are aeroplane"),
-        (an_object("background"), None, "unknown class 'background'"),
+        (an_object("Cat"), None, "Unknown class 'Cat', did you mean cat or car?"),
+        (an_object("background"), None, "the class of an object, got 'background'"),
         (an_object(box="0 1 5 5"), None, "leaves the image of 50 x 40"),
         (an_object(box="1 1 51 5"), None, "xmax 50 the last"),
         (an_object(box="9 1 5 5"), None, "inverted"),

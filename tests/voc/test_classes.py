@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from kdcli.voc.classes import CLASS_IDS, CLASSES, NUM_CLASSES, PALETTE, VOID
+from kdcli.voc.classes import CLASS_IDS, CLASSES, NUM_CLASSES
+from kdcli.voc.colours import PALETTE
+from kdcli.voc.labels import VOID
 
 
 def test_classes_are_background_and_twenty_in_alphabetical_order() -> None:
@@ -46,7 +48,14 @@ def test_class_list_is_cheap_to_import() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["voc.classes", "voc.devkit", "voc.metrics.detection", "voc.metrics.segmentation"]
+    "module",
+    [
+        "voc.colours",
+        "common.names",
+        "voc.devkit",
+        "voc.metrics.detection",
+        "voc.metrics.segmentation",
+    ],
 )
 def test_examples_in_docstrings(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))

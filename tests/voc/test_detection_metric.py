@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kdcli.common.detections import Detections
 from kdcli.tutor_gen.detectron2 import v06 as _detectron2_v06
 from kdcli.voc.annotation import Annotation
+from kdcli.voc.annotation_xml import annotation_xml
 from kdcli.voc.classes import CLASS_IDS, CLASSES
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
@@ -21,7 +22,6 @@ from kdcli.voc.metrics import (
     box_iou,
     evaluate_detections,
 )
-from kdcli.voc.scenes.dataset import annotation_xml
 
 CAT, DOG = CLASS_IDS["cat"], CLASS_IDS["dog"]
 METRICS: tuple[Metric, ...] = ("area", "11point")

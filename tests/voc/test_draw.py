@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdcli.voc.classes import CLASSES, PALETTE, VOID
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.colours import PALETTE
+from kdcli.voc.labels import VOID
 from kdcli.voc.scenes.dataset import draw_scene
 from kdcli.voc.view.overlay import overlay
 

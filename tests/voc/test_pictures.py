@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.classes import PALETTE, labels_of_colours
+from kdcli.voc.colours import PALETTE, labels_of_colours
 from kdcli.voc.images import read_mask, read_photograph, read_picture, write_mask
 
 Pixels = NDArray[np.uint8]

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.classes import CLASS_IDS, PALETTE, VOID
+from kdcli.voc.classes import CLASS_IDS
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.labels import VOID
 from kdcli.voc.scenes.dataset import Scene, draw_scene, make_sample
 from kdcli.voc.scenes.shapes import KINDS
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcli.voc.classes import CLASSES, NUM_CLASSES, VOID
+from kdcli.voc.classes import CLASSES, NUM_CLASSES
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.labels import VOID
 from kdcli.voc.metrics import ConfusionMatrix
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from kdcli.tutor_gen.classes.synonyms import VOC_NAMES, folded
-from kdcli.voc.classes import CLASS_IDS
+from kdcli.tutor_gen.classes.words import label_ids
 
 COCO_CLASSES: tuple[str, ...] = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
@@ -30,18 +27,6 @@ COCO_CATEGORY_IDS: tuple[int, ...] = tuple(
 """COCO's own category ids (80 of 1..90), in the same order as `COCO_CLASSES`."""
 
 VOC_OF_COCO: dict[str, int] = {
-    name: CLASS_IDS[VOC_NAMES[folded(name)]] for name in COCO_CLASSES if folded(name) in VOC_NAMES
+    name: label for name, label in zip(COCO_CLASSES, label_ids(COCO_CLASSES), strict=True) if label
 }
 """VOC class id (1..20) of each of the 20 COCO classes that VOC has too."""
-
-
-def voc_ids(class_names: Iterable[str]) -> tuple[int, ...]:
-    """Return the VOC class id of each name, 0 where VOC lacks the class.
-
-    Names may be spelt as COCO, VOC, LVIS, Cityscapes, Objects365 or Open Images spell them, with
-    any case, spaces, underscores and hyphens.
-
-    >>> voc_ids(["airplane", "aeroplane", "zebra", "person", "Potted Plant", "bus_(vehicle)"])
-    (1, 1, 0, 15, 16, 6)
-    """
-    return tuple(CLASS_IDS.get(VOC_NAMES.get(folded(name), ""), 0) for name in class_names)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kdcli.voc.classes import CLASSES
-
 # Names of the class itself in the data sets' own lists (LVIS v0.5 and v1: Detectron2's category
 # lists, first synonyms, with their definitions; Cityscapes: Detectron2's; Objects365 and Open
 # Images: their class lists); kinds that VOC's annotation guidelines count in, where a data set
@@ -13,7 +11,7 @@ from kdcli.voc.classes import CLASSES
 # mopeds, scooters, ships, babies, standalone screens; and people by age, sex or doing.
 # Left out: kinds of which the guidelines say nothing (wine bottles, ducks, school buses), and what
 # is another thing (flowerpots, vases, coffee tables, sofa beds, trucks, trams).
-_NAMES: Mapping[str, tuple[str, ...]] = {
+VOC_WORDS: Mapping[str, tuple[str, ...]] = {
     "aeroplane": ("airplane",),
     "bird": ("wild bird",),
     "boat": ("sailboat", "ship"),
@@ -36,20 +34,4 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         "monitor_(computer_equipment) computer_monitor",
     ),
 }
-
-
-def folded(name: str) -> str:
-    """Return a class name without what spellings differ in: case, spaces, ``_`` and ``-``.
-
-    >>> folded("Potted Plant"), folded("potted_plant")
-    ('pottedplant', 'pottedplant')
-    """
-    return name.casefold().translate(_IGNORED)
-
-
-_IGNORED = dict.fromkeys(map(ord, " _-"))
-
-VOC_NAMES: dict[str, str] = {
-    folded(other): name for name in CLASSES[1:] for other in (name, *_NAMES.get(name, ()))
-}
-"""VOC's name by each of its `folded` names in other data sets."""
+"""Of each class the names that other data sets have for it, beside its own."""

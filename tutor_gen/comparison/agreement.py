@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from kdcli.tutor_gen.comparison.said import Said
 from kdcli.tutor_gen.quality.compare import counterparts
-from kdcli.voc.classes import NUM_CLASSES, VOID
-from kdcli.voc.metrics import intersection_over_union
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import VOID
+from kdcli.voc.metrics import class_iou
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Agreement:
         boxes: boxes of the first and of the second.
         matched: pairs of boxes, one of each, of one class and with an IoU of .5 or more; each box
             in one pair at most, those that overlap most first.
-        pixels: (21, 21) int64, pixels by the first's class (rows) and the second's (columns).
+        pixels: (K, K) int64, pixels by the first's class (rows) and the second's (columns).
     """
 
     boxes: tuple[int, int]
@@ -32,9 +33,9 @@ class Agreement:
     pixels: NDArray[np.int64]
 
     @classmethod
-    def none(cls) -> Self:
-        """Return that of no image."""
-        return cls((0, 0), 0, np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64))
+    def none(cls, classes: int = VOC.size) -> Self:
+        """Return that of no image, of so many classes with the background."""
+        return cls((0, 0), 0, np.zeros((classes, classes), dtype=np.int64))
 
     def plus(self, other: Agreement) -> Agreement:
         """Both together."""
@@ -55,31 +56,34 @@ class Agreement:
     @property
     def same_class(self) -> float:
         """The share of the pixels of one class in both; nan without pixels."""
-        return intersection_over_union(self.pixels).pixel_accuracy
+        total = int(self.pixels.sum())
+        return float(np.trace(self.pixels) / total) if total else float("nan")
 
     @property
     def miou(self) -> float:
         """Mean intersection over union of the classes that either says; nan without pixels."""
-        iou = np.array(list(intersection_over_union(self.pixels).iou.values()))
+        iou = class_iou(self.pixels)
         known = iou[~np.isnan(iou)]
         return float(known.mean()) if len(known) else float("nan")
 
 
-def agreement(first: Said, second: Said) -> Agreement:
+def agreement(first: Said, second: Said, classes: int = VOC.size) -> Agreement:
     """Compare what two sources say of an image; what one of them does not speak of is left out."""
-    boxes, matched, pixels = (0, 0), 0, np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    boxes, matched, pixels = (0, 0), 0, np.zeros((classes, classes), dtype=np.int64)
     if first.boxes is not None and second.boxes is not None:
         boxes = len(first.boxes), len(second.boxes)
         matched = sum(1 for _ in counterparts(first.boxes, second.boxes))
     if first.class_map is not None and second.class_map is not None:
-        pixels = _joint(first.class_map, second.class_map)
+        pixels = _joint(first.class_map, second.class_map, classes)
     return Agreement(boxes, matched, pixels)
 
 
-def _joint(first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.int64]:
+def _joint(
+    first: NDArray[np.integer], second: NDArray[np.integer], classes: int
+) -> NDArray[np.int64]:
     known = (first != VOID) & (second != VOID)
-    cells = first[known].astype(np.int64) * NUM_CLASSES + second[known]
-    return np.bincount(cells, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+    cells = first[known].astype(np.int64) * classes + second[known]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,8 @@ class ImageDifference:
 
 
 def image_difference(image_id: str, pairs: Iterable[Agreement]) -> ImageDifference:
-    """Put the pairs of one image together."""
-    total = reduce(Agreement.plus, pairs, Agreement.none())
+    """Put the pairs of one image together, at least one."""
+    total = reduce(Agreement.plus, pairs)
     pixels = int(total.pixels.sum())
     other = 1 - total.same_class if pixels else 0.0
     return ImageDifference(image_id, sum(total.boxes), total.unmatched, other)

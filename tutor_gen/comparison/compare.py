@@ -57,7 +57,7 @@ class StoreScores:
             `THRESHOLD`: what follows is what the store says from them on.
         mistakes: of its boxes.
         reliability: of all its boxes.
-        pixels: (21, 21) int64, rows are the true classes, columns the label vectors'.
+        pixels: (K, K) int64, rows are the true classes, columns the label vectors'.
         seconds: that its tutors take for an image, where that was measured (see `timing`).
     """
 
@@ -119,6 +119,7 @@ class Comparison:
 
     Attributes:
         stores: in the order in which they were named.
+        names: of the K classes, background first.
         objects: by class name, how many the list has that are not difficult.
         images: how many images were compared.
         agreements: of each pair of stores, by their places.
@@ -127,6 +128,7 @@ class Comparison:
     """
 
     stores: tuple[StoreScores, ...]
+    names: tuple[str, ...]
     objects: Mapping[str, int]
     images: int
     agreements: Mapping[tuple[int, int], Agreement]
@@ -160,12 +162,13 @@ def compare_stores(
 
     Raises:
         TutorError: a store lacks images.
-        CacheError: a store was made from other photographs.
+        CacheError: a store was made from other photographs, or of other labels.
     """
     check_stores(list(stores.values()), devkit, image_ids)
     found = {i: devkit.annotation(i) for i in image_ids}
     annotations = {i: each for i, each in found.items() if each is not None}
-    objects = count_objects(annotations.values())
+    names = devkit.labels.all_names
+    objects = count_objects(annotations.values(), names)
     frequent = frequent_classes(objects)
     evaluations = [
         evaluate_tutors(
@@ -182,23 +185,24 @@ def compare_stores(
         for cache in stores.values()
     ]
     thresholds = [chosen_thresholds(each, frequent) for each in evaluations]
-    sums = [_Sums(*each) for each in zip(stores.values(), thresholds, strict=True)]
-    pairs = {pair: Agreement.none() for pair in combinations(range(len(sums)), 2)}
+    sums = [_Sums(*each, names) for each in zip(stores.values(), thresholds, strict=True)]
+    pairs = {pair: Agreement.none(len(names)) for pair in combinations(range(len(sums)), 2)}
     differences = []
     for image_id in progress(image_ids, len(image_ids), "compare"):
         truth = said_by_truth(found[image_id], devkit.mask(image_id, mask_folder))
         size = devkit.image_size(image_id)
         said = [each.add(image_id, found[image_id], truth, size) for each in sums]
-        here = {(i, j): agreement(said[i], said[j]) for i, j in pairs}
+        here = {(i, j): agreement(said[i], said[j], len(names)) for i, j in pairs}
         pairs = {pair: pairs[pair].plus(each) for pair, each in here.items()}
         # One store has no other to differ from.
-        apart = here.values() or [agreement(said[0], truth)]
+        apart = here.values() or [agreement(said[0], truth, len(names))]
         differences.append(image_difference(image_id, apart))
     return Comparison(
         stores=tuple(
             each.scores(name, evaluation, frequent, annotations)
             for name, evaluation, each in zip(stores, evaluations, sums, strict=True)
         ),
+        names=names,
         objects=objects,
         images=len(image_ids),
         agreements=pairs,
@@ -210,9 +214,9 @@ def compare_stores(
 class _Sums:
     """What is added up of one store, image by image, from its best thresholds on."""
 
-    def __init__(self, cache: TutorCache, thresholds: Thresholds) -> None:
-        self.cache, self.thresholds = cache, thresholds
-        self.mistakes, self.pixels = BoxMistakes.none(), ConfusionMatrix()
+    def __init__(self, cache: TutorCache, thresholds: Thresholds, names: tuple[str, ...]) -> None:
+        self.cache, self.thresholds, self.classes = cache, thresholds, len(names)
+        self.mistakes, self.pixels = BoxMistakes.none(len(names)), ConfusionMatrix(names)
 
     def add(
         self, image_id: str, annotation: Annotation | None, truth: Said, size: tuple[int, int]
@@ -220,7 +224,7 @@ class _Sums:
         """Count an image, and return what the store says of it."""
         said = said_by_store(self.cache, image_id, self.thresholds, size)
         if said.boxes is not None and annotation is not None:
-            self.mistakes = self.mistakes.plus(box_mistakes(said.boxes, annotation))
+            self.mistakes = self.mistakes.plus(box_mistakes(said.boxes, annotation, self.classes))
         if said.class_map is not None and truth.class_map is not None:
             self.pixels.update(said.class_map, truth.class_map)
         return said

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from kdcli.tutor_gen.comparison.compare import Comparison, StoreScores
 from kdcli.tutor_gen.comparison.measures import MEASURES
 from kdcli.tutor_gen.quality.mistakes import KINDS
-from kdcli.voc.classes import CLASSES
 from kdcli.voc.metrics.detection import number
 
 
@@ -27,7 +27,7 @@ def to_json(found: Comparison, list_name: str) -> dict[str, Any]:
         "objects": dict(found.objects),
         "frequent_classes": list(found.frequent),
         "segmentation_threshold": found.segmentation_threshold,
-        "stores": {store.name: _store(store) for store in found.stores},
+        "stores": {store.name: _store(store, found.names) for store in found.stores},
         "agreement": [
             {
                 "stores": [found.stores[i].name, found.stores[j].name],
@@ -42,7 +42,8 @@ def to_json(found: Comparison, list_name: str) -> dict[str, Any]:
     }
 
 
-def _store(store: StoreScores) -> dict[str, Any]:
+def _store(store: StoreScores, names: tuple[str, ...]) -> dict[str, Any]:
+    by_class, by_classes = partial(_by_class, names=names), partial(_by_classes, names=names)
     evaluation, mistakes = store.evaluation, store.mistakes
     return {
         "path": str(store.cache.path),
@@ -51,21 +52,21 @@ def _store(store: StoreScores) -> dict[str, Any]:
         **{measure.key: measure.of(store) for measure in MEASURES},
         "detection": evaluation.detection and evaluation.detection.to_dict(),
         "segmentation": evaluation.segmentation and evaluation.segmentation.to_dict(),
-        "missed": mistakes and _by_class(mistakes.missed),
-        "invented": mistakes and dict(zip(KINDS, map(_by_class, mistakes.invented), strict=True)),
-        "mixed_up": mistakes and _by_classes(mistakes.confused),
-        "pixels": None if store.pixels is None else _by_classes(store.pixels),
+        "missed": mistakes and by_class(mistakes.missed),
+        "invented": mistakes and dict(zip(KINDS, map(by_class, mistakes.invented), strict=True)),
+        "mixed_up": mistakes and by_classes(mistakes.confused),
+        "pixels": None if store.pixels is None else by_classes(store.pixels),
         "reliability": store.reliability and _defined(asdict(store.reliability)),
     }
 
 
-def _by_class(counts: NDArray[np.int64]) -> dict[str, int]:
+def _by_class(counts: NDArray[np.int64], names: Sequence[str]) -> dict[str, int]:
     """The classes that have any."""
-    return {CLASSES[i]: int(count) for i, count in enumerate(counts) if count}
+    return {names[i]: int(count) for i, count in enumerate(counts) if count}
 
 
-def _by_classes(counts: NDArray[np.int64]) -> dict[str, dict[str, int]]:
-    return {CLASSES[i]: _by_class(row) for i, row in enumerate(counts) if row.any()}
+def _by_classes(counts: NDArray[np.int64], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    return {names[i]: _by_class(row, names) for i, row in enumerate(counts) if row.any()}
 
 
 def _defined(columns: Mapping[str, Any]) -> dict[str, list[Any]]:

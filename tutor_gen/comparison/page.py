@@ -39,6 +39,7 @@ def write_page(
             "Which tutor is best?" if len(found.stores) > 1 else "How good is the tutor?",
             facts,
             rows,
+            devkit.labels,
             _TEMPLATE,
             tables=all_tables(found),
             curves=f"data:image/svg+xml;base64,{drawing}",

@@ -10,7 +10,6 @@ from kdcli.tutor_gen.comparison.table import Cell, Row, Table, cells
 from kdcli.tutor_gen.quality.calibration import BINS
 from kdcli.tutor_gen.quality.mistakes import KINDS, BoxMistakes, confusions, share
 from kdcli.tutor_gen.quality.reliability import LEAST_SCORE
-from kdcli.voc.classes import CLASSES
 from kdcli.voc.metrics import LEAST_OBJECTS
 
 MIXED_UP = 5
@@ -50,7 +49,7 @@ def class_scores(found: Comparison) -> Table:
     detected = [s.evaluation.detection for s in found.stores]
     segmented = [s.evaluation.segmentation for s in found.stores]
     rows = []
-    for name in CLASSES:
+    for name in found.names:
         objects = found.objects.get(name)
         if objects or any(s is not None and s.pixels[name] for s in segmented):
             precision = [None if d is None else d.average_precision.get(name) for d in detected]
@@ -67,7 +66,7 @@ def box_table(found: Comparison) -> Table:
     known = [m for m in mistakes if m is not None]
     rows = [
         _counts(name, found.objects[name], mistakes, label)
-        for label, name in enumerate(CLASSES)
+        for label, name in enumerate(found.names)
         if any(m.missed[label] or m.invented[:, label].any() for m in known)
     ]
     if known:
@@ -103,7 +102,7 @@ def pixel_table(found: Comparison) -> Table:
             *cells([None if p is None else share(p[label, 0], p[label].sum()) for p in pixels]),
             *cells([None if p is None else share(p[0, label], p[:, label].sum()) for p in pixels]),
         )
-        for label, name in enumerate(CLASSES)
+        for label, name in enumerate(found.names)
         if label and any(p is not None and p[[label]].any() | p[:, label].any() for p in pixels)
     ]
     note = (
@@ -118,11 +117,11 @@ def mixed_up(found: Comparison) -> Table:
     rows = []
     for store in found.stores:
         if store.mistakes is not None:
-            pairs = confusions(store.mistakes.confused, MIXED_UP)
+            pairs = confusions(store.mistakes.confused, MIXED_UP, found.names)
             rows.append((store.name, "boxes", [f"{p.true} > {p.said} {p.count}" for p in pairs]))
         if store.pixels is not None:
             objects = int(store.pixels[1:].sum())
-            pairs = confusions(store.pixels, MIXED_UP)
+            pairs = confusions(store.pixels, MIXED_UP, found.names)
             shares = [f"{p.true} > {p.said} {p.count / objects:.1%}" for p in pairs]
             rows.append((store.name, "pixels", shares))
     note = "From each store's best threshold: how many boxes, which share of all objects' pixels."

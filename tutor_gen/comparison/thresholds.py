@@ -9,7 +9,7 @@ from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.tutor_gen.comparison.said import Thresholds
 from kdcli.tutor_gen.quality.calibration import ThresholdScore, VectorThresholdScore
 from kdcli.tutor_gen.quality.evaluate import TutorEvaluation
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.labels import BACKGROUND
 from kdcli.voc.metrics import mean_over
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -57,4 +57,4 @@ def with_background(evaluation: TutorEvaluation, frequent: Iterable[str]) -> tup
     """Return the frequent classes that the masks show, and before them the background."""
     found = evaluation.segmentation
     present = () if found is None else tuple(n for n in frequent if found.pixels[n])
-    return (CLASSES[0], *present) if present else ()
+    return (BACKGROUND, *present) if present else ()

@@ -46,7 +46,7 @@ def with_seconds(
     stores = []
     for store in found.stores:
         try:
-            pair = load_again(store.cache, *named_in_provenance(store.cache), device)
+            pair = load_again(store.cache, *named_in_provenance(store.cache), device, devkit.labels)
         except KdcliError:
             stores.append(store)
             continue

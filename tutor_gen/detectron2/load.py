@@ -13,6 +13,7 @@ from typing import Any
 from kdcli.cache.format.record import MASK_SIDE
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.classes.names import check_class_names, describe_class_names
+from kdcli.tutor_gen.classes.words import whose
 from kdcli.tutor_gen.detectron2 import zoo
 from kdcli.tutor_gen.detectron2.config import read_config
 from kdcli.tutor_gen.detectron2.door import CfgNode, MetadataCatalog
@@ -21,6 +22,7 @@ from kdcli.tutor_gen.detectron2.outputs import THINGS
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, no_own_masks
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
+from kdcli.voc.labels import LabelSet
 
 
 def from_zoo(name: str, weights: Path | str | None, settings: ModelSettings) -> Detectron2Tutor:
@@ -34,6 +36,7 @@ def from_zoo(name: str, weights: Path | str | None, settings: ModelSettings) -> 
     names = _data_set_class_names(config)
     if len(names) != _number_of_classes(config):
         raise TutorError(f"{full_name}: Detectron2 does not say what its class numbers mean")
+    check_class_names(full_name, names, "Take another tutor", settings.labels)
     where = weights or download(weights_url(full_name))
     return _load(full_name, config, names, where, settings)
 
@@ -53,7 +56,7 @@ def from_config(path: Path, weights: Path | str | None, settings: ModelSettings)
             f"{path} needs a weights file: give it with --detection-weights or "
             "--segmentation-weights (or random:SEED for random weights)"
         )
-    return _load(path.name, config, _class_names(path, config), weights, settings)
+    return _load(path.name, config, _class_names(path, config, settings.labels), weights, settings)
 
 
 def _load(
@@ -66,12 +69,14 @@ def _load(
     if settings.keep_masks:
         _check_mask_side(name, config)
     model, origin = load_model(config, weights)
-    description = {"kind": "detectron2", "name": name, **origin, **_describe(config, class_names)}
+    described = _describe(config, class_names, settings.labels)
+    description = {"kind": "detectron2", "name": name, **origin, **described}
     if settings.amp is not None:
         description["amp"] = settings.amp
     return Detectron2Tutor(
-        config, model, class_names, description, settings.keep_masks, settings.form, settings.amp
-    )
+        config, model, class_names, description, settings.keep_masks, settings.form, settings.amp,
+        settings.labels,
+    )  # fmt: skip
 
 
 def _check_mask_side(name: str, config: CfgNode) -> None:
@@ -82,7 +87,7 @@ def _check_mask_side(name: str, config: CfgNode) -> None:
         raise no_own_masks(name, f"its mask head gives {side} x {side}")
 
 
-def _class_names(path: Path, config: CfgNode) -> list[str]:
+def _class_names(path: Path, config: CfgNode, labels: LabelSet) -> list[str]:
     """What the class numbers of a configuration file mean: sidecar first, then its data set."""
     has_sidecar = sidecar_path(path).exists()
     names = read_class_names(path) if has_sidecar else _data_set_class_names(config)
@@ -92,7 +97,8 @@ def _class_names(path: Path, config: CfgNode) -> list[str]:
             f"{path} has {expected} classes but {len(names)} class names are known; say what they "
             f'mean in {sidecar_path(path)}: class_names = ["...", ...]'
         )
-    check_class_names(str(path), names, f"Say in {sidecar_path(path)} which are VOC's: class_names")
+    remedy = f"Say in {sidecar_path(path)} which are {whose(labels)}: class_names"
+    check_class_names(str(path), names, remedy, labels)
     return names
 
 
@@ -110,13 +116,13 @@ def _number_of_classes(config: CfgNode) -> int:
     return int(config.MODEL.ROI_HEADS.NUM_CLASSES)
 
 
-def _describe(config: CfgNode, class_names: Sequence[str]) -> dict[str, Any]:
+def _describe(config: CfgNode, class_names: Sequence[str], labels: LabelSet) -> dict[str, Any]:
     """The settings that decide what the model says, and a digest of the whole configuration."""
     whole = config.clone()
     whole.MODEL.WEIGHTS = whole.MODEL.DEVICE = whole.OUTPUT_DIR = ""
     return {
         "class_names": list(class_names),
-        **describe_class_names(class_names),
+        **describe_class_names(class_names, labels),
         "min_size": int(config.INPUT.MIN_SIZE_TEST),
         "max_size": int(config.INPUT.MAX_SIZE_TEST),
         "score_threshold": float(config.MODEL.ROI_HEADS.SCORE_THRESH_TEST),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdcli.cache.format.record import MASK_SIDE
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.detectron2.door import (
     CfgNode,
     GeneralizedRCNN,
@@ -28,10 +28,12 @@ from kdcli.tutor_gen.detectron2.outputs import (
     postprocess,
     run_network,
 )
-from kdcli.tutor_gen.tutors.distributions import voc_part
+from kdcli.tutor_gen.tutors.distributions import label_part
 from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
 from kdcli.tutor_gen.tutors.tutor import Instances, Panoptic
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 
 class Detectron2Tutor:
@@ -49,6 +51,7 @@ class Detectron2Tutor:
         keep_masks: whether `Instances.mask_probabilities` are wanted.
         form: whether masks are wanted soft, and `Instances.distributions`.
         amp: see `tutor_gen.tutors.settings.ModelSettings`.
+        labels: see there.
 
     Raises:
         TutorError: something is wanted that the model does not make.
@@ -63,6 +66,7 @@ class Detectron2Tutor:
         keep_masks: bool = False,
         form: LabelForm = THESIS,
         amp: str | None = None,
+        labels: LabelSet = VOC,
     ) -> None:
         name = str(description["name"])
         if keep_masks and not isinstance(model, GeneralizedRCNN):
@@ -86,7 +90,8 @@ class Detectron2Tutor:
         self._two_steps = apart or isinstance(model, PanopticFPN)
         if self._distributions:
             keep_distributions(model, name)
-        self._voc_ids = np.array(voc_ids(class_names), dtype=np.uint8)
+        self._ids = np.array(label_ids(class_names, labels), dtype=np.uint8)
+        self._classes = labels.size
         self._name = name
         self._description = dict(description)
 
@@ -152,10 +157,10 @@ class Detectron2Tutor:
             own = found.mask_probabilities.numpy().astype(np.float32)
         if self._distributions:
             probabilities = found.distributions.float().numpy()
-            distributions = voc_part(probabilities, numbers, self._voc_ids)
+            distributions = label_part(probabilities, numbers, self._ids, self._classes)
         everything = Instances(
             boxes=boxes,
-            labels=self._voc_ids[numbers],
+            labels=self._ids[numbers],
             scores=found.scores.float().numpy(),
             masks=masks,
             mask_probabilities=own,

@@ -1,4 +1,4 @@
-"""The classes of an export: what its sidecar says of them, and which of VOC's they are."""
+"""The classes of an export: what its sidecar says of them, and which labels they are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.tutor_gen.classes.coco import COCO_CATEGORY_IDS, COCO_CLASSES, voc_ids
+from kdcli.tutor_gen.classes.coco import COCO_CATEGORY_IDS, COCO_CLASSES
 from kdcli.tutor_gen.classes.names import check_class_names
+from kdcli.tutor_gen.classes.words import label_ids, whose
 from kdcli.tutor_gen.exported.toml import Table
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
+from kdcli.voc.labels import LabelSet
 
 _NUMBERINGS = ("coco-categories", "coco-contiguous")
 _WANTED = f"one of {', '.join(_NUMBERINGS)}, or a list of names"
@@ -31,19 +33,23 @@ def _is_classes(value: object) -> bool:
     return value in _NUMBERINGS
 
 
-def voc_of_numbers(path: Path, table: str, names: Mapping[int, str]) -> NDArray[np.uint8]:
-    """Return the VOC class id of each class number from 0 on, 0 for none.
+def ids_of_numbers(
+    path: Path, table: str, names: Mapping[int, str], labels: LabelSet
+) -> NDArray[np.uint8]:
+    """Return the class id of each class number from 0 on, 0 for none.
 
     Args:
         path: the export's file.
         table: of its sidecar, that holds the names.
         names: of the numbers.
+        labels: what it is to label.
 
     Raises:
-        TutorError: none of them is one of VOC's.
+        TutorError: none of them is one of the labels.
     """
     where = f"{sidecar_path(path)}, [{table}] classes"
-    check_class_names(str(path), names.values(), f"Say in {where}, which are VOC's")
+    remedy = f"Say in {where}, which are {whose(labels)}"
+    check_class_names(str(path), names.values(), remedy, labels)
     found = np.zeros(max(names) + 1, dtype=np.uint8)
-    found[list(names)] = voc_ids(names.values())
+    found[list(names)] = label_ids(names.values(), labels)
     return found

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.tutor_gen.exported.class_list import voc_of_numbers
+from kdcli.tutor_gen.exported.class_list import ids_of_numbers
 from kdcli.tutor_gen.exported.export import Export
 from kdcli.tutor_gen.exported.frame import Frame
 from kdcli.tutor_gen.exported.returned import Returned
 from kdcli.tutor_gen.exported.semantic import Semantic, class_probabilities
-from kdcli.tutor_gen.labels.dense import to_voc
+from kdcli.tutor_gen.labels.dense import to_labels
 from kdcli.tutor_gen.tutors.preparation import Prepared
 from kdcli.tutor_gen.tutors.tutor import SemanticOutput
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 
 class DenseExport:
@@ -24,18 +26,20 @@ class DenseExport:
     Args:
         export: what is run.
         semantic: how to read what it returns.
+        labels: what it is to label.
 
     Raises:
-        TutorError: the sidecar names no class of VOC's.
+        TutorError: the sidecar names none of the labels.
     """
 
-    def __init__(self, export: Export, semantic: Semantic) -> None:
+    def __init__(self, export: Export, semantic: Semantic, labels: LabelSet = VOC) -> None:
         self._export = export
         self._semantic = semantic
         self.preparation = export.preparation
-        self._voc_ids = voc_of_numbers(export.path, "semantic", semantic.class_names)
+        self._ids = ids_of_numbers(export.path, "semantic", semantic.class_names, labels)
+        self._classes = labels.size
         self._description = {
-            **export.describe(semantic.class_names),
+            **export.describe(semantic.class_names, labels),
             "semantic": f"{semantic.values} at '{semantic.at}'",
         }
 
@@ -60,9 +64,9 @@ class DenseExport:
         semantic = self._semantic
         value = self._export(prepared)
         returned = Returned(self._export.path, value, semantic.path, semantic.batched)
-        cells = class_probabilities(returned, semantic, len(self._voc_ids))
+        cells = class_probabilities(returned, semantic, len(self._ids))
         window = _window(self._export.frame(prepared), *cells.shape[1:])
-        return SemanticOutput(to_voc(cells, self._voc_ids), window)
+        return SemanticOutput(to_labels(cells, self._ids, self._classes), window)
 
 
 def _window(frame: Frame, rows: int, columns: int) -> NDArray[np.float32]:

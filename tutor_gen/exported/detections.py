@@ -35,14 +35,12 @@ class Detected:
     count: int
 
 
-def read_detections(
-    values: Values, voc_ids: NDArray[np.uint8], settings: ModelSettings
-) -> Detected:
+def read_detections(values: Values, ids: NDArray[np.uint8], settings: ModelSettings) -> Detected:
     """Read what an export found, in its own order or, where it is chosen here, the best first.
 
     Args:
         values: what the export returned.
-        voc_ids: VOC class id of each class number, 0 for none. Where each class has a column of
+        ids: class id of each class number, 0 for none. Where each class has a column of
             confidences, the others are not looked at.
         settings: the least score and how many, where the detections are chosen here.
 
@@ -52,8 +50,8 @@ def read_detections(
     output = values.output
     boxes = values.array(output.boxes, 2).astype(np.float32)
     if output.labels is None:
-        scores = _by_class(values, len(boxes), len(voc_ids))
-        numbers = np.broadcast_to(np.arange(len(voc_ids)), scores.shape)
+        scores = _by_class(values, len(boxes), len(ids))
+        numbers = np.broadcast_to(np.arange(len(ids)), scores.shape)
     else:
         numbers = _class_numbers(values)
         scores = values.confidences(output.scores, 1)
@@ -74,7 +72,7 @@ def read_detections(
         return Detected(boxes, numbers, scores, np.arange(len(boxes)), len(boxes))
     wanted = scores >= settings.score_threshold
     if scores.ndim == 2:
-        wanted &= voc_ids > 0
+        wanted &= ids > 0
     rows = np.nonzero(wanted)[0]
     chosen = numbers[wanted].astype(np.int64), scores[wanted]
     found = Detected(boxes[rows], *chosen, rows, count=len(boxes))

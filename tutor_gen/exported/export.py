@@ -17,6 +17,7 @@ from kdcli.tutor_gen.exported.frame import Frame
 from kdcli.tutor_gen.exported.sidecar import Input
 from kdcli.tutor_gen.tutors.preparation import Prepared
 from kdcli.tutor_gen.tutors.sidecar import sidecar_path
+from kdcli.voc.labels import LabelSet
 
 
 class Export:
@@ -71,7 +72,7 @@ class Export:
             pixels /= torch.tensor(self._input.std, device=self._device).view(shape)
         return pixels
 
-    def describe(self, class_names: Mapping[int, str]) -> dict[str, Any]:
+    def describe(self, class_names: Mapping[int, str], labels: LabelSet) -> dict[str, Any]:
         """Kind, name, digests, and how it is fed; where the sidecar says nothing of it, nothing."""
         given = self._input
         return {
@@ -83,7 +84,7 @@ class Export:
             "short_side": given.short_side,
             "long_side": given.long_side,
             "class_names": {str(number): name for number, name in class_names.items()},
-            **describe_class_names(class_names.values()),
+            **describe_class_names(class_names.values(), labels),
             **said(given, ("layout", "mean", "std", "size", "fit", "image_at", "fill")),
         }
 

@@ -47,7 +47,7 @@ def _tutor(
 ) -> ExportedTutor | DenseExport:
     export = Export(path, sidecar.input, engine, settings.device)
     if settings.masks and sidecar.semantic is not None:
-        return DenseExport(export, sidecar.semantic)
+        return DenseExport(export, sidecar.semantic, settings.labels)
     if sidecar.output is None:
         raise TutorError(
             f"{path} gives a class for each pixel, no boxes: name it with --segmentation-tutor"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kdcli.cache.format.record import MASK_SIDE
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.exported.class_list import voc_of_numbers
+from kdcli.tutor_gen.exported.class_list import ids_of_numbers
 from kdcli.tutor_gen.exported.detections import Detected, read_detections
 from kdcli.tutor_gen.exported.export import Export, said
 from kdcli.tutor_gen.exported.frame import Frame, check_frame
@@ -36,7 +36,7 @@ class ExportedTutor:
         settings: how it is run; its size and its precision are the export's own.
 
     Raises:
-        TutorError: the sidecar names no masks where they are wanted, or no class of VOC's.
+        TutorError: the sidecar names no masks where they are wanted, or none of the labels.
     """
 
     def __init__(self, export: Export, output: Output, settings: ModelSettings) -> None:
@@ -48,9 +48,9 @@ class ExportedTutor:
         self._settings = settings
         self._mask_frame = output.mask_frame
         self.preparation = export.preparation
-        self._voc_ids = voc_of_numbers(export.path, "output", output.class_names)
+        self._ids = ids_of_numbers(export.path, "output", output.class_names, settings.labels)
         self._description = {
-            **export.describe(output.class_names),
+            **export.describe(output.class_names, settings.labels),
             "masks": settings.masks,
             **_describe(output, settings),
         }
@@ -77,7 +77,7 @@ class ExportedTutor:
         return self._as_instances(values, self._export.frame(prepared))
 
     def _as_instances(self, values: Values, frame: Frame) -> Instances:
-        found = read_detections(values, self._voc_ids, self._settings)
+        found = read_detections(values, self._ids, self._settings)
         if self._output.box_frame == "input":
             check_frame(self._path, found.boxes, found.scores, frame.given)
         boxes = frame.boxes(found.boxes, self._output.box_frame)
@@ -85,8 +85,8 @@ class ExportedTutor:
             height, width = frame.original
             boxes = boxes.clip(0, np.array([width, height] * 2, dtype=np.float32))
         numbers = found.numbers
-        known = (numbers >= 0) & (numbers < len(self._voc_ids))
-        labels = np.where(known, self._voc_ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
+        known = (numbers >= 0) & (numbers < len(self._ids))
+        labels = np.where(known, self._ids[np.where(known, numbers, 0)], 0).astype(np.uint8)
         masks = own = None
         if self._settings.masks:
             masks, own = self._masks(values, found, boxes, frame)

@@ -13,11 +13,11 @@ from kdcli.tutor_gen.labels.panoptic import code_panoptic
 from kdcli.tutor_gen.labels.soft import Coded, code_soft, with_levels_that_fit
 from kdcli.tutor_gen.tutors.label_form import LabelForm
 from kdcli.tutor_gen.tutors.tutor import Instances
-from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.classes import VOC
 
 
 def code_instances(
-    found: Instances, form: LabelForm, height: int, width: int
+    found: Instances, form: LabelForm, height: int, width: int, classes: int = VOC.size
 ) -> tuple[IndexMap, NDArray[np.float32]]:
     """Code the label vectors of one image.
 
@@ -26,6 +26,7 @@ def code_instances(
         form: what the vectors are made of.
         height: image height in pixels.
         width: image width in pixels.
+        classes: length of a vector, background included.
 
     Returns:
         Map and palette as `tutor_gen.labels.hard.code_label_vectors`.
@@ -40,7 +41,7 @@ def code_instances(
         )
     if found.masks is None:
         empty = np.zeros((height, width), dtype=np.uint8)
-        return empty, np.zeros((1, NUM_CLASSES), dtype=np.float32)
+        return empty, np.zeros((1, classes), dtype=np.float32)
     soft = found.masks.dtype == np.uint8
     if soft != (form.masks == "soft"):
         raise TutorError(
@@ -49,8 +50,10 @@ def code_instances(
         )
     panoptic = found.panoptic
     if panoptic is not None:
-        return with_levels_that_fit(lambda n: code_panoptic(found, panoptic, n), form.levels)
-    weights = _weights(found, form)
+        return with_levels_that_fit(
+            lambda n: code_panoptic(found, panoptic, n, classes), form.levels
+        )
+    weights = _weights(found, form, classes)
     if not soft:
         marks = cast("NDArray[np.bool_]", found.masks)
         coded = code_hard(marks, weights, height, width, found.boxes)
@@ -64,10 +67,10 @@ def code_instances(
     return with_levels_that_fit(code, form.levels)
 
 
-def _weights(found: Instances, form: LabelForm) -> NDArray[np.float32]:
-    """What each instance puts into each entry, (n, 21)."""
+def _weights(found: Instances, form: LabelForm, classes: int) -> NDArray[np.float32]:
+    """What each instance puts into each entry, (n, classes)."""
     if form.classes == "top":
-        return at_class(found.labels, found.scores)
+        return at_class(found.labels, found.scores, classes)
     if found.distributions is None:
         raise TutorError(
             "the segmentation tutor does not give the class distribution of its boxes: "

@@ -16,7 +16,7 @@ from kdcli.cache.format.grid import spread, whole_window
 from kdcli.tutor_gen.labels.hard import IndexMap
 from kdcli.tutor_gen.labels.soft import Planes, code_planes, with_levels_that_fit
 from kdcli.tutor_gen.tutors.tutor import SemanticOutput
-from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.classes import VOC
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Coded:
 
     Attributes:
         index_map: (H, W), or (h, w) cells of a dense tutor.
-        palette: (k, 21) float32.
+        palette: (k, K) float32.
         dropped: How many of the tutor's objects are not in them, by reason.
         window: (4,) float32, where in a dense tutor's cells the image lies.
     """
@@ -56,21 +56,24 @@ def code_semantic(said: SemanticOutput, levels: int, height: int, width: int) ->
     def code(steps: int) -> tuple[IndexMap, NDArray[np.float32]]:
         rounded = np.rint(probabilities * np.float32(steps)).astype(np.uint8)
         planes: Planes = {label: plane for label, plane in enumerate(rounded) if plane.any()}
-        return code_planes(planes, rounded.shape[1:], steps)
+        return code_planes(planes, rounded.shape[1:], steps, len(rounded))
 
     index_map, palette = with_levels_that_fit(code, levels)
     return Coded(index_map, palette, said.dropped, window.astype(np.float32))
 
 
-def to_voc(probabilities: NDArray[np.float32], voc_ids: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Probabilities (21, h, w) of VOC's classes from those of a tutor's own (K, h, w).
+def to_labels(
+    probabilities: NDArray[np.float32], ids: NDArray[np.integer], classes: int = VOC.size
+) -> NDArray[np.float32]:
+    """Probabilities (``classes``, h, w) of the labels from those of a tutor's own (K, h, w).
 
-    Classes of one VOC class add up; all that are none of VOC's are background.
+    Classes of one label add up; all that are no labels are background.
 
     Args:
         probabilities: (K, h, w) float32.
-        voc_ids: (K,) the VOC class of each, 0 for none.
+        ids: (K,) the class id of each, 0 for none.
+        classes: of the data set, background included.
     """
-    adds = np.zeros((NUM_CLASSES, len(voc_ids)), np.float32)
-    adds[voc_ids, np.arange(len(voc_ids))] = 1
+    adds = np.zeros((classes, len(ids)), np.float32)
+    adds[ids, np.arange(len(ids))] = 1
     return np.tensordot(adds, probabilities, axes=1)

@@ -1,9 +1,10 @@
 """Instances to label vectors, palette-coded from the start.
 
-A label vector (the thesis, section on the segmentation tutor) has 21 entries. Per pixel, the entry
-of class c is the box confidence of the instance of class c that covers the pixel, and 0 where none
-does; of several instances of one class the largest confidence stays. The H x W x 21 array is never
-made: an image holds few distinct vectors, so it is a map of codes and the table they point into.
+A label vector (the thesis, section on the segmentation tutor) has an entry for each of K classes,
+background first. Per pixel, the entry of class c is the box confidence of the instance of class c
+that covers the pixel, and 0 where none does; of several instances of one class the largest
+confidence stays. The H x W x K array is never made: an image holds few distinct vectors, so it is a
+map of codes and the table they point into.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.tutors.label_form import Background
-from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.classes import VOC
 
 LARGEST_PALETTE = 2**16
 
@@ -25,7 +26,6 @@ class TooManyVectorsError(TutorError):
 IndexMap = NDArray[np.uint8] | NDArray[np.uint16]
 
 _Vector = tuple[float, ...]
-_ZERO: _Vector = (0.0,) * NUM_CLASSES
 
 
 def code_label_vectors(
@@ -35,33 +35,37 @@ def code_label_vectors(
     height: int,
     width: int,
     boxes: NDArray[np.float32] | None = None,
+    classes: int = VOC.size,
 ) -> tuple[IndexMap, NDArray[np.float32]]:
     """Code the label vectors of one image in the thesis' form.
 
     Args:
         masks: (n, height, width) bool, pasted instance masks.
-        labels: (n,) VOC class ids 1..20.
+        labels: (n,) class ids 1..``classes`` - 1.
         scores: (n,) float32.
         height: image height in pixels.
         width: image width in pixels.
         boxes: (n, 4) float32 x1 y1 x2 y2, or None. An instance covers the pixels that its box
             touches and its mask marks; without boxes, those that its mask marks.
+        classes: K, background included.
 
     Returns:
         The (height, width) map of codes, uint8, or uint16 beyond 256 distinct vectors, and the
-        (k, 21) float32 palette. ``palette[map]`` are the label vectors. Palettes are canonical:
+        (k, K) float32 palette. ``palette[map]`` are the label vectors. Palettes are canonical:
         only vectors that occur, each once, in lexicographic order, except that the zero vector is
         always ``palette[0]``.
 
     Raises:
         TutorError: the image has more than 65,536 distinct vectors.
     """
-    return code_hard(masks, at_class(labels, scores), height, width, boxes)
+    return code_hard(masks, at_class(labels, scores, classes), height, width, boxes)
 
 
-def at_class(labels: NDArray[np.integer], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (n, 21) float32 rows that are 0 but for each value at its label."""
-    rows = np.zeros((len(labels), NUM_CLASSES), dtype=np.float32)
+def at_class(
+    labels: NDArray[np.integer], values: NDArray[np.float32], classes: int = VOC.size
+) -> NDArray[np.float32]:
+    """Return (n, ``classes``) float32 rows that are 0 but for each value at its label."""
+    rows = np.zeros((len(labels), classes), dtype=np.float32)
     rows[np.arange(len(labels)), labels] = values
     return rows
 
@@ -73,13 +77,14 @@ def code_hard(
     width: int,
     boxes: NDArray[np.float32] | None = None,
 ) -> tuple[IndexMap, NDArray[np.float32]]:
-    """Code the entrywise largest of the ``weights`` (n, 21) of the instances that cover a pixel.
+    """Code the entrywise largest of the ``weights`` (n, K) of the instances that cover a pixel.
 
     The other arguments, the result and errors are those of `code_label_vectors`. Exact.
     """
     codes = np.zeros((height, width), dtype=np.int32)
-    vectors: list[_Vector] = [_ZERO]
-    known: dict[_Vector, int] = {_ZERO: 0}
+    zero: _Vector = (0.0,) * weights.shape[1]
+    vectors: list[_Vector] = [zero]
+    known: dict[_Vector, int] = {zero: 0}
     for index, weight in enumerate(weights.tolist()):
         window = window_of(None if boxes is None else boxes[index], height, width)
         region = codes[window]
@@ -123,7 +128,7 @@ def add_background(
     mass = 1 - entries.max(axis=1) if background == "rest" else np.prod(1 - entries, axis=1)
     filled = palette.copy()
     filled[:, 0] = mass if levels is None else np.rint(mass * levels) / levels
-    vectors = np.concatenate([np.zeros((1, NUM_CLASSES), np.float32), filled])
+    vectors = np.concatenate([np.zeros((1, filled.shape[1]), np.float32), filled])
     return canonical(index_map.astype(np.int32) + 1, vectors)
 
 

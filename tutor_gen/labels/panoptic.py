@@ -1,14 +1,14 @@
-"""Label vectors of a panoptic tutor: every pixel a distribution over VOC's classes.
+"""Label vectors of a panoptic tutor: every pixel a distribution over the labels.
 
 With p(things) the semantic head's probability that a pixel belongs to countable objects and m[c]
 the largest confidence times mask of the instances of class c over it, for all of the tutor's
 classes:
 
-    v[c] = p(things) * m[c] / max(1, sum of m over all classes)      for VOC's 20 classes
+    v[c] = p(things) * m[c] / max(1, sum of m over all classes)      for every label c
     v[0] = 1 - sum of v[c]
 
-So the instances share the mass of the things in proportion; classes that VOC lacks take their part
-of it to the background, where the part that no instance claims and all stuff go, too.
+So the instances share the mass of the things in proportion; classes that are no labels take their
+part of it to the background, where the part that no instance claims and all stuff go, too.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from numpy.typing import NDArray
 from kdcli.tutor_gen.labels.hard import IndexMap, window_of
 from kdcli.tutor_gen.labels.soft import Planes, code_planes
 from kdcli.tutor_gen.tutors.tutor import Instances, Panoptic
+from kdcli.voc.classes import VOC
 
 
 def code_panoptic(
-    found: Instances, panoptic: Panoptic, levels: int
+    found: Instances, panoptic: Panoptic, levels: int, classes: int = VOC.size
 ) -> tuple[IndexMap, NDArray[np.float32]]:
     """Code the label vectors of one image, every entry rounded to multiples of 1 / levels.
 
     Args:
-        found: instances of VOC's classes; masks of bool, or of uint8 as probability times 255.
+        found: instances of the labels; masks of bool, or of uint8 as probability times 255.
         panoptic: the semantic head's part, and the instances of other classes.
         levels: how many steps from 0 to 1; an entry is at most half a step off.
+        classes: length of a vector.
 
     Returns:
         Map and palette as `tutor_gen.labels.hard.code_label_vectors`.
@@ -50,7 +52,7 @@ def code_panoptic(
         background -= entry
         planes[label] = np.rint(entry * levels).astype(np.uint8)
     planes[0] = np.rint(np.clip(background, 0, 1) * levels).astype(np.uint8)
-    return code_planes(planes, shape, levels)
+    return code_planes(planes, shape, levels, classes)
 
 
 def _mass_by_class(found: Instances, shape: tuple[int, ...]) -> dict[int, NDArray[np.float32]]:

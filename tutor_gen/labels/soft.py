@@ -19,7 +19,7 @@ from kdcli.tutor_gen.labels.hard import (
     check_palette_size,
     window_of,
 )
-from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.classes import VOC
 
 Planes = dict[int, NDArray[np.uint8]]
 """(H, W) levels by class id; a class without a plane is 0 everywhere."""
@@ -51,7 +51,7 @@ def code_soft(
 
     Args:
         masks: (n, H, W) uint8, pasted mask probabilities times 255.
-        weights: (n, 21) float32 in 0..1.
+        weights: (n, K) float32 in 0..1.
         boxes: (n, 4) float32 x1 y1 x2 y2; an instance counts in the pixels its box touches.
         levels: how many steps from 0 to 1.
 
@@ -71,11 +71,14 @@ def code_soft(
             rounded = np.rint(probabilities * (weight[label] * levels)).astype(np.uint8)
             plane = planes.setdefault(label, np.zeros(shape, dtype=np.uint8))
             np.maximum(plane[window], rounded[mask[window]], out=plane[window])
-    return code_planes(planes, shape, levels)
+    return code_planes(planes, shape, levels, weights.shape[1])
 
 
 def code_planes(
-    planes: Mapping[int, NDArray[np.uint8]], shape: tuple[int, ...], levels: int
+    planes: Mapping[int, NDArray[np.uint8]],
+    shape: tuple[int, ...],
+    levels: int,
+    classes: int = VOC.size,
 ) -> Coded:
     """Palette-code the vectors whose entry c is ``planes[c] / levels``.
 
@@ -83,12 +86,13 @@ def code_planes(
         planes: (H, W) uint8 in 0..levels by class id; absent ones are 0.
         shape: (H, W).
         levels: how many steps from 0 to 1.
+        classes: length of a vector.
 
     Raises:
         TooManyVectorsError: the image has more than 65,536 distinct vectors.
     """
     codes = np.zeros(shape, dtype=np.int32)
-    vectors = np.zeros((1, NUM_CLASSES), dtype=np.float32)
+    vectors = np.zeros((1, classes), dtype=np.float32)
     for label, plane in planes.items():
         pairs = codes * (levels + 1) + plane
         # By counting, not by sorting: a pixel's pair is one of few numbers.
@@ -100,7 +104,7 @@ def code_planes(
         earlier, level = np.divmod(present, levels + 1)
         vectors = vectors[earlier]
         vectors[:, label] = level / levels
-    zero = np.zeros((1, NUM_CLASSES), dtype=np.float32)
+    zero = np.zeros((1, classes), dtype=np.float32)
     if vectors[0].any():
         return canonical(codes + 1, np.concatenate([zero, vectors]))
     return canonical(codes, vectors)

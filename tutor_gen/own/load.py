@@ -152,5 +152,6 @@ def _origin(file: Path, where: str, name: str, settings: ModelSettings | None) -
     if settings is None:
         return origin
     took = asdict(settings)
-    del took["device"], took["form"]  # the first is no setting, the other the whole store's
+    del took["device"]  # which is no setting
+    del took["form"], took["labels"]  # which are the whole store's
     return {**origin, "settings": took}

@@ -17,6 +17,7 @@ from kdcli.cache.format.record import (
     quantise_masks,
 )
 from kdcli.common.errors import TutorError
+from kdcli.tutor_gen.classes.names import check_words
 from kdcli.tutor_gen.config import GenerationConfig
 from kdcli.tutor_gen.labels.coding import code_instances
 from kdcli.tutor_gen.labels.dense import Coded, code_semantic
@@ -32,7 +33,8 @@ from kdcli.tutor_gen.tutors.tutor import (
     predict_prepared,
     preparation_of,
 )
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 Answers = tuple[Answer, Answer]
 """What the detection and the segmentation tutor said about one image."""
@@ -51,9 +53,11 @@ class TutorPair:
             label vectors, for which only masks and levels of it count, and a dense one gives them
             itself, so that only levels do.
         loaded: whether the tutors are those that ``config`` names.
+        labels: what they give: the data set's.
 
     Raises:
-        TutorError: both are absent, or the one whose masks are to be kept; a dense tutor is to give
+        TutorError: both are absent, or the one whose masks are to be kept; the labels have words
+            that are no classes of theirs; a dense tutor is to give
             boxes or masks; or a panoptic or dense one is to make other vectors than its own.
     """
 
@@ -61,6 +65,7 @@ class TutorPair:
     segmentation: Tutor | None
     config: GenerationConfig = field(default_factory=GenerationConfig)
     loaded: bool = False
+    labels: LabelSet = VOC
 
     def __post_init__(self) -> None:
         if self.detection is None and self.segmentation is None:
@@ -74,6 +79,7 @@ class TutorPair:
             )
         if self._dense and self.config.segmentation.keep_masks:
             raise TutorError("a dense tutor has no masks of instances: leave out --keep-masks")
+        check_words(self.labels, [tutor.description for tutor in self._tutors])
         own_vectors = self._panoptic or self._dense
         if own_vectors and (self._form.classes, self._form.background) != ("top", "none"):
             raise TutorError(
@@ -81,6 +87,10 @@ class TutorPair:
                 "distributions with a background of their own: leave out --label-classes and "
                 "--label-background"
             )
+
+    @property
+    def _tutors(self) -> list[Tutor]:
+        return [tutor for tutor in (self.detection, self.segmentation) if tutor is not None]
 
     @property
     def _form(self) -> LabelForm:
@@ -105,7 +115,7 @@ class TutorPair:
         """Everything that decides what a cache holds, for its provenance."""
         described = {"detection": self.detection, "segmentation": self.segmentation}
         return {
-            "class_names": list(CLASSES),
+            "class_names": list(self.labels.all_names),
             **{role: tutor and dict(tutor.description) for role, tutor in described.items()},
             "detection_floor": self.config.detection.score_threshold,
             "segmentation_floor": self.config.segmentation.score_threshold,
@@ -127,8 +137,7 @@ class TutorPair:
     @property
     def preparations(self) -> tuple[Preparation, ...]:
         """How the tutors want their images, each way once."""
-        tutors = (self.detection, self.segmentation)
-        return tuple(dict.fromkeys(preparation_of(tutor) for tutor in tutors if tutor is not None))
+        return tuple(dict.fromkeys(map(preparation_of, self._tutors)))
 
     def ask(self, images: Sequence[Views]) -> list[Answers]:
         """Let the tutors look at images, each prepared in all of `preparations`; in one batch."""
@@ -153,7 +162,9 @@ class TutorPair:
             TutorError: a tutor's output cannot be true; the message names the image.
         """
         boxes, vectors = answer
-        detected = check_instances(_instances(boxes, image_id), image_id, height, width)
+        detected = check_instances(
+            _instances(boxes, image_id), image_id, height, width, self.labels.size
+        )
         above = detected.scores >= self.config.detection.score_threshold
         detected = detected.select(above, "floor")
         coded, masks = self._code(vectors, image_id, height, width)
@@ -176,12 +187,13 @@ class TutorPair:
     ) -> tuple[Coded, InstanceMasks | None]:
         """The label vectors of an image, and the masks that made them if they are kept."""
         if self._dense:
-            semantic = check_semantic(said, image_id)
+            semantic = check_semantic(said, image_id, self.labels.size)
             return code_semantic(semantic, self._form.levels, height, width), None
-        found = check_instances(_instances(said, image_id), image_id, height, width)
+        classes = self.labels.size
+        found = check_instances(_instances(said, image_id), image_id, height, width, classes)
         found = found.above(self.config.segmentation.score_threshold)
         try:
-            index_map, palette = code_instances(found, self._form, height, width)
+            index_map, palette = code_instances(found, self._form, height, width, classes)
         except TutorError as error:
             raise TutorError(f"image {image_id}: {error}") from None
         kept = self._own_masks(found) if self.config.segmentation.keep_masks else None

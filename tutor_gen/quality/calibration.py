@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kdcli.cache.format.vectors import background_mass, from_threshold, winners
 from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import NUM_CLASSES, VOID
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.labels import VOID
 from kdcli.voc.metrics.detection import evaluate_detections, judge
 from kdcli.voc.metrics.segmentation import intersection_over_union
 
@@ -62,6 +63,7 @@ def sweep_thresholds(
     predictions: Mapping[str, Detections],
     annotations: Mapping[str, Annotation],
     thresholds: Sequence[float | None] = THRESHOLDS,
+    names: Sequence[str] = CLASSES,
 ) -> tuple[ThresholdScore, ...]:
     """Score the boxes above each threshold; difficult objects are ignored as the devkit does.
 
@@ -69,6 +71,7 @@ def sweep_thresholds(
         predictions: by image id.
         annotations: by image id, every image that is evaluated.
         thresholds: least confidences.
+        names: of the classes, background first.
     """
     objects = sum(int((~each.difficult).sum()) for each in annotations.values())
     none = np.zeros(0, dtype=np.bool_)
@@ -86,7 +89,7 @@ def sweep_thresholds(
         results.append(
             ThresholdScore(
                 threshold,
-                evaluate_detections(chosen, annotations).map,
+                evaluate_detections(chosen, annotations, names=names).map,
                 int(kept.sum()),
                 found / judged if judged else float("nan"),
                 found / objects if objects else float("nan"),
@@ -106,14 +109,14 @@ def count_vectors(
 
     Args:
         index_map: (H, W) rows of the palette.
-        palette: (k, 21) label vectors.
+        palette: (k, K) label vectors.
         truth: (H, W) class ids; void is left out.
 
     Returns:
-        (k, 21) int64.
+        (k, K) int64.
     """
     known = truth != VOID
-    cells = index_map[known].astype(np.int64) * NUM_CLASSES + truth[known]
+    cells = index_map[known].astype(np.int64) * palette.shape[1] + truth[known]
     return np.bincount(cells, minlength=palette.size).reshape(palette.shape)
 
 
@@ -140,12 +143,13 @@ class VectorSums:
     """Adds up, image by image, what label vectors from one threshold on say of pixels.
 
     Attributes:
-        counts: (21, 21) int64, rows are the true classes, columns the vectors'.
+        counts: (K, K) int64, rows are the true classes, columns the vectors'.
     """
 
-    def __init__(self, threshold: float | None) -> None:
+    def __init__(self, threshold: float | None, names: Sequence[str] = CLASSES) -> None:
         self.threshold = threshold
-        self.counts: NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+        self._names = names
+        self.counts: NDArray[np.int64] = np.zeros((len(names), len(names)), dtype=np.int64)
 
     def add(self, palette: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
         """Count one image, see `count_vectors`; a pixel is of the class that the student learns."""
@@ -153,7 +157,8 @@ class VectorSums:
 
     def score(self) -> VectorThresholdScore:
         """Return the score of everything counted so far."""
-        found, total = intersection_over_union(self.counts), int(self.counts.sum())
+        found = intersection_over_union(self.counts, names=self._names)
+        total = int(self.counts.sum())
         covered = int(self.counts[:, 1:].sum()) / total if total else float("nan")
         return VectorThresholdScore(
             self.threshold, found.miou, found.pixel_accuracy, covered, found.iou
@@ -180,7 +185,7 @@ class CalibrationScore:
 
 
 def softmax_form(vectors: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Return softmax(v / T) of (k, 21) label vectors, the thesis' target; all zero is background.
+    """Return softmax(v / T) of (k, K) label vectors, the thesis' target; all zero is background.
 
     In the student: `student.losses.soft_labels.label_vector_target`.
     """
@@ -191,7 +196,7 @@ def softmax_form(vectors: NDArray[np.floating], temperature: float) -> NDArray[n
 
 
 def background_form(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return (k, 21) label vectors as distributions: what they lack of 1 is background.
+    """Return (k, K) label vectors as distributions: what they lack of 1 is background.
 
     The background form of the student's targets, `student.losses.soft_labels`.
     """
@@ -213,7 +218,7 @@ class CalibrationSums:
     """Per bin: summed confidence and right pixels."""
 
     def add(self, vectors: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
-        """Count one image: (k, 21) label vectors, (k, 21) pixels of each by true class."""
+        """Count one image: (k, K) label vectors, (k, K) pixels of each by true class."""
         t = self.temperature
         p = background_form(vectors) if t is None else softmax_form(vectors, t)
         each = counts.sum(axis=1)

@@ -154,7 +154,7 @@ def compare_with_tutors(
     """
     chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
     ids = [cache.image_ids[i] for i in chosen]
-    check_fits(cache, scan_images(devkit, ids))
+    check_fits(cache, scan_images(devkit, ids), class_names=devkit.labels.all_names)
     total = Difference()
     for image_id in progress(ids, len(ids), "tutors"):
         again, _ = pair.label(devkit.read_image(image_id), image_id)

@@ -87,7 +87,8 @@ def evaluate_tutors(
     check_stores([cache], devkit, image_ids)
     predictions: dict[str, Detections] = {}
     annotations: dict[str, Annotation] = {}
-    own, *swept = (VectorSums(t) for t in (segmentation_threshold, *vector_thresholds))
+    names = devkit.labels.all_names
+    own, *swept = (VectorSums(t, names) for t in (segmentation_threshold, *vector_thresholds))
     softened = [CalibrationSums(t) for t in (*temperatures, None)] if temperatures else []
     everything: list[VectorSums | CalibrationSums] = [own, *swept, *softened]
     masks = 0
@@ -105,12 +106,12 @@ def evaluate_tutors(
                     sums.add(palette, counts)
                 masks += 1
     # Objects say which classes are frequent, also where no tutor looked for them.
-    frequent = frequent_classes(count_objects(annotations.values()))
+    frequent = frequent_classes(count_objects(annotations.values(), names))
     detected = bool(annotations) and "detection" in cache.roles
     return TutorEvaluation(
-        evaluate_detections(predictions, annotations) if detected else None,
-        intersection_over_union(own.counts, frequent) if masks else None,
-        sweep_thresholds(predictions, annotations, thresholds) if detected else (),
+        evaluate_detections(predictions, annotations, names=names) if detected else None,
+        intersection_over_union(own.counts, frequent, names) if masks else None,
+        sweep_thresholds(predictions, annotations, thresholds, names) if detected else (),
         tuple(sums.score() for sums in swept) if masks else (),
         tuple(sums.score() for sums in softened) if masks else (),
     )

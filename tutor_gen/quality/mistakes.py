@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import CLASSES, NUM_CLASSES
+from kdcli.voc.classes import CLASSES, VOC
 from kdcli.voc.metrics.detection import box_iou, judge
 
 KINDS = ("found already", "another class", "badly placed", "nothing there")
@@ -25,10 +26,10 @@ class BoxMistakes:
     """Boxes against the objects of one image or many.
 
     Attributes:
-        found: (21,) int64, objects that a box finds, by class.
-        missed: (21,) int64, objects that none finds; difficult ones are in neither.
-        invented: (4, 21) int64, boxes that find nothing, by `KINDS` and the class they say.
-        confused: (21, 21) int64, those of "another class": rows are the objects' classes, columns
+        found: (K,) int64, objects that a box finds, by class.
+        missed: (K,) int64, objects that none finds; difficult ones are in neither.
+        invented: (4, K) int64, boxes that find nothing, by `KINDS` and the class they say.
+        confused: (K, K) int64, those of "another class": rows are the objects' classes, columns
             the boxes'.
     """
 
@@ -38,9 +39,9 @@ class BoxMistakes:
     confused: NDArray[np.int64]
 
     @classmethod
-    def none(cls) -> Self:
-        """Return those of no image."""
-        n = NUM_CLASSES
+    def none(cls, classes: int = VOC.size) -> Self:
+        """Return those of no image, of so many classes with the background."""
+        n = classes
         return cls(*(np.zeros(s, dtype=np.int64) for s in (n, n, (len(KINDS), n), (n, n))))
 
     def plus(self, other: BoxMistakes) -> BoxMistakes:
@@ -53,8 +54,8 @@ class BoxMistakes:
         )
 
 
-def box_mistakes(boxes: Detections, annotation: Annotation) -> BoxMistakes:
-    """Tell what the boxes of one image find, miss and invent.
+def box_mistakes(boxes: Detections, annotation: Annotation, classes: int = VOC.size) -> BoxMistakes:
+    """Tell what the boxes of one image find, miss and invent; ``classes`` with the background.
 
     Which boxes are right, and which count, `voc.metrics.detection.judge` says. A wrong one has
     *found already* an object of its class (IoU above .5), or lies on one of *another class* (above
@@ -63,8 +64,8 @@ def box_mistakes(boxes: Detections, annotation: Annotation) -> BoxMistakes:
     and wrong place are here in the last.
     """
     right, counts = judge(boxes, annotation)
-    objects = np.bincount(annotation.labels[~annotation.difficult], minlength=NUM_CLASSES)
-    found = np.bincount(boxes.labels[right], minlength=NUM_CLASSES)
+    objects = np.bincount(annotation.labels[~annotation.difficult], minlength=classes)
+    found = np.bincount(boxes.labels[right], minlength=classes)
     wrong = boxes.take(counts & ~right)
     overlap = box_iou(wrong.boxes, annotation.boxes)
     same = wrong.labels[:, None] == annotation.labels[None]
@@ -72,12 +73,12 @@ def box_mistakes(boxes: Detections, annotation: Annotation) -> BoxMistakes:
     best = own.max(axis=1, initial=0)
     elsewhere = other.max(axis=1, initial=0) > FOREGROUND
     kinds = np.select([best > FOREGROUND, elsewhere, best > NEARBY], [0, 1, 2], 3)
-    confused = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    confused = np.zeros((classes, classes), dtype=np.int64)
     mixed_up = np.flatnonzero(kinds == 1)
     if len(mixed_up):
         objects_there = annotation.labels[other[mixed_up].argmax(axis=1)]
         np.add.at(confused, (objects_there, wrong.labels[mixed_up]), 1)
-    invented = np.zeros((len(KINDS), NUM_CLASSES), dtype=np.int64)
+    invented = np.zeros((len(KINDS), classes), dtype=np.int64)
     np.add.at(invented, (kinds, wrong.labels), 1)
     return BoxMistakes(found, objects - found, invented, confused)
 
@@ -101,7 +102,7 @@ def pixel_mistakes(counts: NDArray[np.int64]) -> PixelMistakes:
     """Tell what is wrong with the pixels of all classes together.
 
     Args:
-        counts: (21, 21), rows are the true classes, columns what was said.
+        counts: (K, K), rows are the true classes, columns what was said.
     """
     objects, said = int(counts[1:].sum()), int(counts[:, 1:].sum())
     both = int(counts[1:, 1:].sum())
@@ -121,12 +122,15 @@ class Confusion:
     count: int
 
 
-def confusions(counts: NDArray[np.int64], most: int) -> tuple[Confusion, ...]:
+def confusions(
+    counts: NDArray[np.int64], most: int, names: Sequence[str] = CLASSES
+) -> tuple[Confusion, ...]:
     """Return the classes mixed up most often, background left out; at most so many.
 
     Args:
-        counts: (21, 21), rows are the true classes, columns what was said.
+        counts: (K, K), rows are the true classes, columns what was said.
         most: how many to return.
+        names: of the classes, background first.
     """
     mixed_up = counts.copy()
     np.fill_diagonal(mixed_up, 0)
@@ -134,7 +138,7 @@ def confusions(counts: NDArray[np.int64], most: int) -> tuple[Confusion, ...]:
     order = np.argsort(-mixed_up, axis=None, kind="stable")[:most]
     pairs = zip(*np.unravel_index(order, mixed_up.shape), strict=True)
     return tuple(
-        Confusion(CLASSES[true], CLASSES[said], int(mixed_up[true, said]))
+        Confusion(names[true], names[said], int(mixed_up[true, said]))
         for true, said in pairs
         if mixed_up[true, said]
     )

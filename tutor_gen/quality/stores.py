@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdcli.cache.checks import check_fits
 from kdcli.cache.format.fingerprint import entry_differences, listed
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import CacheError, TutorError
@@ -33,8 +34,10 @@ def check_stores(stores: Sequence[TutorCache], devkit: Devkit, image_ids: Sequen
 
     Raises:
         TutorError: some lack images, a line each.
-        CacheError: one was made from other files.
+        CacheError: one was made from other files, or of other labels.
     """
+    for store in stores:
+        check_fits(store, class_names=devkit.labels.all_names)
     lines = [line for store in stores for line in _absent(store, image_ids)]
     if lines:
         raise TutorError(

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision import models
 
 from kdcli.common.errors import TutorError
-from kdcli.tutor_gen.classes.coco import voc_ids
 from kdcli.tutor_gen.classes.names import describe_class_names
-from kdcli.tutor_gen.labels.dense import to_voc
+from kdcli.tutor_gen.classes.words import label_ids
+from kdcli.tutor_gen.labels.dense import to_labels
 from kdcli.tutor_gen.torchvision.model import load_model
 from kdcli.tutor_gen.torchvision.preparation import ShortSide
 from kdcli.tutor_gen.tutors.preparation import Prepared
@@ -37,7 +37,7 @@ def load_dense(name: str, weights: str, settings: ModelSettings) -> DenseTutor:
             f"torchvision:{name} gives a class for each pixel, no boxes: name it with "
             "--segmentation-tutor"
         )
-    loaded = load_model(name, weights)
+    loaded = load_model(name, weights, settings.labels)
     preset = models.get_model_weights(name).DEFAULT.transforms()
     (short_side,) = preset.resize_size
     return DenseTutor(
@@ -58,7 +58,7 @@ class DenseTutor:
 
     Args:
         model: of `tutor_gen.torchvision.model.load_model`, on its device.
-        class_names: what its class numbers mean; what is none of VOC's is background.
+        class_names: what its class numbers mean; what is none of the labels is background.
         origin: kind, name and weights, for the description.
         preparation: the resize of the photograph.
         normalisation: mean and deviation of the channels, of 0..1.
@@ -75,7 +75,7 @@ class DenseTutor:
         settings: ModelSettings,
     ) -> None:
         self._model = model
-        self._voc_ids = np.array(voc_ids(class_names))
+        self._ids = np.array(label_ids(class_names, settings.labels))
         self._settings = settings
         self._device = torch.device(settings.device)
         self._mean, self._std = (
@@ -85,7 +85,7 @@ class DenseTutor:
         self._description = {
             **origin,
             "class_names": list(class_names),
-            **describe_class_names(class_names),
+            **describe_class_names(class_names, settings.labels),
             "min_size": preparation.short_side,
             "semantic": SEMANTIC,
             **({} if settings.amp is None else {"amp": settings.amp}),
@@ -109,7 +109,8 @@ class DenseTutor:
             with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
                 logits = self._logits(images.sub_(self._mean).div_(self._std))
             probabilities = torch.softmax(logits.float(), dim=1).cpu().numpy()
-        return [SemanticOutput(to_voc(each, self._voc_ids)) for each in probabilities]
+        classes = self._settings.labels.size
+        return [SemanticOutput(to_labels(each, self._ids, classes)) for each in probabilities]
 
     def _logits(self, images: Tensor) -> Tensor:
         """(B, K, h, w) of the network's own cells."""

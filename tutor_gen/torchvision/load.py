@@ -16,6 +16,7 @@ from kdcli.tutor_gen.torchvision.model import load_model
 from kdcli.tutor_gen.torchvision.tutor import TorchvisionTutor
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import Tutor
+from kdcli.voc.labels import LabelSet
 
 
 def from_name(name: str, weights: str, settings: ModelSettings) -> Tutor:
@@ -32,10 +33,11 @@ def from_name(name: str, weights: str, settings: ModelSettings) -> Tutor:
     if name in models.list_models(models.segmentation):
         return load_dense(name, weights, settings)
     _check_name(name, settings)
-    loaded = load_model(name, weights)
+    loaded = load_model(name, weights, settings.labels)
     model, names = loaded.model, loaded.class_names
     _lay_over(name, model, settings)
-    description = {"kind": "torchvision", "name": name, **loaded.origin, **_describe(model, names)}
+    described = _describe(model, names, settings.labels)
+    description = {"kind": "torchvision", "name": name, **loaded.origin, **described}
     if settings.amp is not None:
         description["amp"] = settings.amp
     return TorchvisionTutor(model.to(settings.device), names, description, settings)
@@ -84,7 +86,7 @@ def _decides(model: Any) -> Any:
     return model.roi_heads if isinstance(model, FasterRCNN) else model
 
 
-def _describe(model: Any, class_names: Sequence[str]) -> Mapping[str, Any]:
+def _describe(model: Any, class_names: Sequence[str], labels: LabelSet) -> Mapping[str, Any]:
     """The settings that decide what the model says."""
     transform, decides = model.transform, _decides(model)
     size = {"min_size": transform.min_size[-1], "max_size": transform.max_size}
@@ -92,7 +94,7 @@ def _describe(model: Any, class_names: Sequence[str]) -> Mapping[str, Any]:
         size = {"size": list(transform.fixed_size[::-1])}
     return {
         "class_names": list(class_names),
-        **describe_class_names(class_names),
+        **describe_class_names(class_names, labels),
         **size,
         "score_threshold": decides.score_thresh,
         "nms_threshold": decides.nms_thresh,

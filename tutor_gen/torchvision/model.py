@@ -16,7 +16,10 @@ from kdcli.common.errors import TutorError
 from kdcli.common.files import sha256_file
 from kdcli.common.torch_file import read_torch_file, reason
 from kdcli.tutor_gen.classes.names import check_class_names
+from kdcli.tutor_gen.classes.words import whose
 from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 _OF_OFFICIAL_WEIGHTS = {
     "fasterrcnn_resnet50_fpn": 0.0,
@@ -39,15 +42,17 @@ class Loaded(NamedTuple):
     origin: Mapping[str, str]
 
 
-def load_model(name: str, weights: str) -> Loaded:
+def load_model(name: str, weights: str, labels: LabelSet = VOC) -> Loaded:
     """Build one of torchvision's detectors or segmentation networks and fill it.
 
     Args:
         name: one of ``torchvision.models.list_models`` of these.
         weights: a name of its weights ("" for the default), a file, or ``random:SEED``.
+        labels: what it is to label.
 
     Raises:
-        TutorError: the weights cannot be had or read, or do not fit.
+        TutorError: the weights cannot be had or read, or do not fit, or it knows none of the
+            labels.
     """
     known = models.get_model_weights(name)
     label, _, member = weights.rpartition(".")
@@ -57,7 +62,8 @@ def load_model(name: str, weights: str) -> Loaded:
         names = known.DEFAULT.meta["categories"]
         loaded = Loaded(_random(name, weights), names, {"weights": weights})
     else:
-        loaded = _from_file(name, Path(weights), known)
+        loaded = _from_file(name, Path(weights), known, labels)
+    check_class_names(f"torchvision:{name}", loaded.class_names, "Take another tutor", labels)
     return loaded._replace(model=loaded.model.eval())
 
 
@@ -92,7 +98,7 @@ def _empty(name: str, **how: Any) -> nn.Module:
     return model
 
 
-def _from_file(name: str, path: Path, known: Any) -> Loaded:
+def _from_file(name: str, path: Path, known: Any, labels: LabelSet) -> Loaded:
     if not path.is_file():
         words = [*known.__members__, path.name]
         near = difflib.get_close_matches(path.name, known.__members__, n=1)
@@ -104,8 +110,8 @@ def _from_file(name: str, path: Path, known: Any) -> Loaded:
     given = {key: value for key, value in _read(path).items() if not key.startswith(_UNUSED)}
     has_sidecar = sidecar_path(path).exists()
     names = read_class_names(path) if has_sidecar else known.DEFAULT.meta["categories"]
-    where = f"Say in {sidecar_path(path)}, which are VOC's: class_names"
-    check_class_names(f"torchvision:{name}", names, where)
+    where = f"Say in {sidecar_path(path)}, which are {whose(labels)}: class_names"
+    check_class_names(f"torchvision:{name}", names, where, labels)
     model = _empty(name, num_classes=len(names))
     if not any(key.endswith("num_batches_tracked") for key in given):
         _freeze_norms(model, _OF_OFFICIAL_WEIGHTS.get(name, 1e-5))

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from kdcli.tutor_gen.classes.coco import voc_ids
+from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.torchvision.outputs import (
     decide_in_float32,
     keep_distributions,
     keep_masks_unpasted,
 )
 from kdcli.tutor_gen.torchvision.preparation import InsideModel
-from kdcli.tutor_gen.tutors.distributions import voc_part
+from kdcli.tutor_gen.tutors.distributions import label_part
 from kdcli.tutor_gen.tutors.preparation import Prepared
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import Instances
@@ -49,7 +49,7 @@ class TorchvisionTutor:
     ) -> None:
         self._model = model
         self._description = dict(description)
-        self._voc_ids = np.array(voc_ids(class_names), dtype=np.uint8)
+        self._ids = np.array(label_ids(class_names, settings.labels), dtype=np.uint8)
         self._settings = settings
         self._device = torch.device(settings.device)
         self._distributions: list[torch.Tensor] | None = None
@@ -96,10 +96,12 @@ class TorchvisionTutor:
             own = found["masks"][:, 0].float().cpu().numpy()
         if "distributions" in found:
             probabilities = found["distributions"].float().cpu().numpy()
-            distributions = voc_part(probabilities, numbers, self._voc_ids)
+            distributions = label_part(
+                probabilities, numbers, self._ids, self._settings.labels.size
+            )
         everything = Instances(
             boxes=found["boxes"].float().cpu().numpy(),
-            labels=self._voc_ids[numbers],
+            labels=self._ids[numbers],
             scores=found["scores"].float().cpu().numpy(),
             masks=masks,
             mask_probabilities=own,

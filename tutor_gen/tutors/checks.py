@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.record import MASK_SIDE
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.tutors.tutor import Answer, Instances, SemanticOutput
-from kdcli.voc.classes import NUM_CLASSES
+from kdcli.voc.classes import VOC
 
 LARGEST_OVERHANG = 1.0
 """Pixels by which a box may stick out of the image, from rounding; it is clipped."""
@@ -39,7 +39,9 @@ def check_answers(answers: object, images: int, name: str) -> list[Answer]:
     )
 
 
-def check_instances(found: Instances, image_id: str, height: int, width: int) -> Instances:
+def check_instances(
+    found: Instances, image_id: str, height: int, width: int, classes: int = VOC.size
+) -> Instances:
     """Return ``found`` with boxes inside the image and of positive area.
 
     Boxes that stick out by at most `LARGEST_OVERHANG` are clipped, boxes without area are left out;
@@ -47,9 +49,9 @@ def check_instances(found: Instances, image_id: str, height: int, width: int) ->
 
     Raises:
         TutorError: naming the image: wrong shapes or types, values that are no numbers, negative
-            sizes, boxes further outside, labels that are no VOC class, confidences outside 0..1.
+            sizes, boxes further outside, labels beyond 1..``classes`` - 1, confidences beyond 0..1.
     """
-    problem = _problem(found, height, width)
+    problem = _problem(found, height, width, classes)
     if problem:
         raise TutorError(
             f"image {image_id}: the tutor's output cannot be true: {problem}; check that its "
@@ -73,29 +75,29 @@ def check_instances(found: Instances, image_id: str, height: int, width: int) ->
     return checked.select(filled, "empty")
 
 
-def check_semantic(said: Answer, image_id: str) -> SemanticOutput:
-    """Return a dense tutor's output, its probabilities clipped to 0..1.
+def check_semantic(said: Answer, image_id: str, classes: int = VOC.size) -> SemanticOutput:
+    """Return a dense tutor's output for so many classes, its probabilities clipped to 0..1.
 
     Raises:
         TutorError: naming the image: no such output, a wrong shape, a window that is none, values
             that are no probabilities, sums far from 1.
     """
-    problem = _wrong_semantic(said)
+    problem = _wrong_semantic(said, classes)
     if problem or not isinstance(said, SemanticOutput):
         raise TutorError(
             f"image {image_id}: the tutor's output cannot be true: {problem}; check that it gives "
-            "probabilities (after the softmax) of its own classes, mapped to VOC's"
+            "probabilities (after the softmax) of its own classes, mapped to the labels"
         )
     probabilities = np.clip(said.probabilities, 0, 1).astype(np.float32)
     return replace(said, probabilities=probabilities)
 
 
-def _wrong_semantic(said: Answer) -> str | None:
+def _wrong_semantic(said: Answer, classes: int) -> str | None:
     if not isinstance(said, SemanticOutput):
         return f"expected class probabilities (SemanticOutput), got {type(said).__name__}"
     given = said.probabilities
-    if given.ndim != 3 or given.shape[0] != NUM_CLASSES or not given.size:
-        return f"expected probabilities of shape ({NUM_CLASSES}, h, w), got {given.shape}"
+    if given.ndim != 3 or given.shape[0] != classes or not given.size:
+        return f"expected probabilities of shape ({classes}, h, w), got {given.shape}"
     if not ((given >= -_CONFIDENCE_ROUNDING) & (given <= 1 + _CONFIDENCE_ROUNDING)).all():
         return "expected probabilities within 0..1, got others (or NaN)"
     sums = given.sum(axis=0)
@@ -112,7 +114,7 @@ def _wrong_semantic(said: Answer) -> str | None:
     return None
 
 
-def _problem(found: Instances, height: int, width: int) -> str | None:
+def _problem(found: Instances, height: int, width: int, classes: int) -> str | None:
     """Say what is wrong, or None."""
     for name, numbers in (("boxes", "fiu"), ("labels", "iu"), ("scores", "fiu")):
         value = getattr(found, name)
@@ -134,13 +136,13 @@ def _problem(found: Instances, height: int, width: int) -> str | None:
     if own is not None and not ((own >= 0) & (own <= 1)).all():
         return "expected mask probabilities 0..1, got others (or NaN)"
     return (
-        _wrong_numbers(found, height, width)
-        or _wrong_distributions(found)
-        or _wrong_panoptic(found, height, width)
+        _wrong_numbers(found, height, width, classes)
+        or _wrong_distributions(found, classes)
+        or _wrong_panoptic(found, height, width, classes)
     )
 
 
-def _wrong_numbers(found: Instances, height: int, width: int) -> str | None:
+def _wrong_numbers(found: Instances, height: int, width: int, classes: int) -> str | None:
     boxes, scores = found.boxes, found.scores
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         return "it holds NaN or infinite numbers"
@@ -152,21 +154,20 @@ def _wrong_numbers(found: Instances, height: int, width: int) -> str | None:
     outside = np.flatnonzero(beyond)
     if outside.size:
         return f"expected boxes within {width} x {height} pixels, got {_row(boxes, outside)}"
-    if ((found.labels < 1) | (found.labels >= NUM_CLASSES)).any():
-        return f"expected VOC class ids 1..20, got {sorted(set(found.labels.tolist()))}"
+    if ((found.labels < 1) | (found.labels >= classes)).any():
+        got = sorted(set(found.labels.tolist()))
+        return f"expected class ids 1..{classes - 1}, got {got}"
     if ((scores < 0) | (scores > 1 + _CONFIDENCE_ROUNDING)).any():
         return f"expected confidences 0..1, got {scores.min()} to {scores.max()}"
     return None
 
 
-def _wrong_distributions(found: Instances) -> str | None:
+def _wrong_distributions(found: Instances, classes: int) -> str | None:
     given = found.distributions
     if given is None:
         return None
-    if given.shape != (len(found), NUM_CLASSES):
-        return (
-            f"expected class distributions of shape {(len(found), NUM_CLASSES)}, got {given.shape}"
-        )
+    if given.shape != (len(found), classes):
+        return f"expected class distributions of shape {(len(found), classes)}, got {given.shape}"
     if not ((given >= 0) & (given <= 1 + _CONFIDENCE_ROUNDING)).all():
         return "expected class distributions within 0..1, got others (or NaN)"
     own = given[np.arange(len(found)), found.labels]
@@ -175,7 +176,7 @@ def _wrong_distributions(found: Instances) -> str | None:
     return None
 
 
-def _wrong_panoptic(found: Instances, height: int, width: int) -> str | None:
+def _wrong_panoptic(found: Instances, height: int, width: int, classes: int) -> str | None:
     if found.panoptic is None:
         return None
     things, others = found.panoptic.things, found.panoptic.others
@@ -183,8 +184,8 @@ def _wrong_panoptic(found: Instances, height: int, width: int) -> str | None:
         return f"expected the semantic head's output of {(height, width)}, got {things.shape}"
     if not ((things >= 0) & (things <= 1 + _CONFIDENCE_ROUNDING)).all():
         return "expected the semantic head's probabilities within 0..1, got others (or NaN)"
-    # Their labels are the tutor's own; any of VOC's passes for one.
-    return _problem(replace(others, labels=np.ones_like(others.labels)), height, width)
+    # Their labels are the tutor's own; any label passes for one.
+    return _problem(replace(others, labels=np.ones_like(others.labels)), height, width, classes)
 
 
 def _row(boxes: NDArray[np.float32], which: NDArray[np.intp]) -> str:

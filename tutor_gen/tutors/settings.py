@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import LabelSet
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class ModelSettings:
             thinks it harmless; None computes in float32.
         form: what the label vectors are to be made of; decides the type of `Instances.masks` and
             whether `Instances.distributions` are wanted.
+        labels: what is to be labelled: what class ids mean, and which words of the model's.
     """
 
     score_threshold: float = 0.0
@@ -34,3 +37,4 @@ class ModelSettings:
     keep_masks: bool = False
     amp: str | None = None
     form: LabelForm = THESIS
+    labels: LabelSet = VOC

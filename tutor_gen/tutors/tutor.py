@@ -15,15 +15,15 @@ from kdcli.tutor_gen.tutors.preparation import AS_IS, Preparation, Prepared
 
 @dataclass(frozen=True, eq=False)
 class Instances(Detections):
-    """The objects of VOC's classes that a tutor found in one image, highest score first.
+    """The objects of the labels that a tutor found in one image, highest score first.
 
     Attributes:
         masks: (n, H, W) at the original image's size, or None from a pure detector: bool, or where
             soft masks were asked for uint8, the mask's probability times 255.
-        dropped: how many objects were left out, by reason: ``"class"`` for classes that VOC lacks.
+        dropped: how many objects were left out, by reason: ``"class"`` for what is no label.
         mask_probabilities: (n, 28, 28) float32, 0..1, the network's own masks over their boxes,
             before they were pasted into ``masks``; None unless asked for.
-        distributions: (n, 21) float32, 0..1, the VOC part of the class distribution that each
+        distributions: (n, K) float32, 0..1, the labels' part of the class distribution that each
             box's confidence is an entry of, column 0 zero; None unless asked for.
         panoptic: what else a panoptic tutor says about the image; None from other tutors.
     """
@@ -67,12 +67,12 @@ def _rows(array: NDArray[Any] | None, keep: NDArray[Any]) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Panoptic:
-    """What a panoptic tutor says about an image beside its instances of VOC's classes.
+    """What a panoptic tutor says about an image beside its instances of the labels.
 
     Attributes:
         things: (H, W) float32, 0..1: the semantic head's probability that a pixel belongs to
             countable objects of any class.
-        others: the instances of classes that VOC lacks; their labels are the tutor's own class
+        others: the instances of classes that are no labels; their labels are the tutor's own class
             numbers, int64: there may be more than a byte holds.
     """
 
@@ -85,7 +85,7 @@ class SemanticOutput:
     """What a dense tutor says about one image: class probabilities of its network's own cells.
 
     Attributes:
-        probabilities: (21, h, w) float32, sums of 1 over VOC's classes, 0 background; as the
+        probabilities: (K, h, w) float32, sums of 1 over the classes, 0 background; as the
             network gives them, before they are enlarged to the image.
         window: (4,) float32, the rectangle x1 y1 x2 y2 of the cells that the image fills, for
             networks that pad it; None where it fills all (`cache.format.grid`).
@@ -122,7 +122,7 @@ class Tutor(Protocol):
 
         Returns:
             One `Instances` (or `SemanticOutput`) per image, unfiltered except for classes that
-            VOC lacks.
+            are no labels.
         """
 
 

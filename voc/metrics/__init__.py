@@ -17,6 +17,7 @@ from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_ove
 from kdcli.voc.metrics.segmentation import (
     ConfusionMatrix,
     SegmentationResult,
+    class_iou,
     intersection_over_union,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "SegmentationResult",
     "average_precision",
     "box_iou",
+    "class_iou",
     "count_objects",
     "evaluate_detections",
     "frequent_classes",

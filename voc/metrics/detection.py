@@ -7,7 +7,7 @@ Definitions: Everingham et al., "The PASCAL Visual Object Classes Challenge: A R
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import CLASSES, NUM_CLASSES
+from kdcli.voc.classes import CLASSES
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
 
 Metric = Literal["area", "11point"]
@@ -117,6 +117,7 @@ def evaluate_detections(
     annotations: Mapping[str, Annotation],
     iou_threshold: float = 0.5,
     metric: Metric = "area",
+    names: Sequence[str] = CLASSES,
 ) -> DetectionResult:
     """Return the average precision of a detector's boxes.
 
@@ -132,10 +133,11 @@ def evaluate_detections(
         annotations: by image id, every image that is evaluated.
         iou_threshold: 0.5 for VOC.
         metric: see `average_precision`.
+        names: of the classes by id, background first.
 
     Raises:
-        ValueError: a prediction is for an image without annotation, has a label beyond 1..20, or
-            its boxes, labels and scores differ in length.
+        ValueError: a prediction is for an image without annotation, has a label beyond the names,
+            or its boxes, labels and scores differ in length.
     """
     strangers = predictions.keys() - annotations.keys()
     if strangers:
@@ -143,6 +145,8 @@ def evaluate_detections(
             f"Expected predictions for annotated images, got {len(strangers)} others, "
             f"e.g. {min(strangers)!r}."
         )
+    for detections in predictions.values():
+        _check_labels(detections.labels, len(names))
     verdicts = [
         judge(detections, annotations[image_id], iou_threshold)
         for image_id, detections in predictions.items()
@@ -153,9 +157,9 @@ def evaluate_detections(
     right = np.concatenate([none, *(verdict[0] for verdict in verdicts)])
     counts = np.concatenate([none, *(verdict[1] for verdict in verdicts)]) > 0
     truth = annotations.values()
-    objects = count_objects(truth)
+    objects = count_objects(truth, names)
     values = {}
-    for label, name in enumerate(CLASSES[1:], start=1):
+    for label, name in enumerate(names[1:], start=1):
         chosen = np.flatnonzero((labels == label) & counts)
         order = chosen[np.argsort(-scores[chosen], kind="stable")]
         hits = np.cumsum(right[order])
@@ -166,17 +170,19 @@ def evaluate_detections(
     return DetectionResult(
         average_precision=values,
         objects=objects,
-        difficult=_per_class(each.labels[each.difficult] for each in truth),
-        detections=_per_class(each.labels for each in predictions.values()),
+        difficult=_per_class((each.labels[each.difficult] for each in truth), names),
+        detections=_per_class((each.labels for each in predictions.values()), names),
         images=len(annotations),
         iou_threshold=iou_threshold,
         metric=metric,
     )
 
 
-def count_objects(annotations: Iterable[Annotation]) -> dict[str, int]:
+def count_objects(
+    annotations: Iterable[Annotation], names: Sequence[str] = CLASSES
+) -> dict[str, int]:
     """Return by class name how many objects count, that is, are not difficult."""
-    return _per_class(each.labels[~each.difficult] for each in annotations)
+    return _per_class((each.labels[~each.difficult] for each in annotations), names)
 
 
 def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -204,11 +210,6 @@ def judge(
         raise ValueError(
             f"Expected boxes ({n}, 4), labels ({n},), scores ({n},), got shapes {shapes}."
         )
-    if n and not (detections.labels.min() >= 1 and detections.labels.max() < NUM_CLASSES):
-        raise ValueError(
-            f"Expected labels 1..{NUM_CLASSES - 1}, got {detections.labels.min()} to "
-            f"{detections.labels.max()}."
-        )
     right = np.zeros(n, dtype=np.bool_)
     counts = np.ones(n, dtype=np.bool_)
     for label in np.intersect1d(detections.labels, annotation.labels):
@@ -226,9 +227,14 @@ def judge(
     return right, counts
 
 
-def _per_class(labels: Iterable[NDArray[np.integer]]) -> dict[str, int]:
-    """Count labels 1..20 by class name."""
-    counts = np.zeros(NUM_CLASSES, dtype=np.int64)
+def _check_labels(labels: NDArray[np.integer], classes: int) -> None:
+    if len(labels) and not (labels.min() >= 1 and labels.max() < classes):
+        raise ValueError(f"Expected labels 1..{classes - 1}, got {labels.min()} to {labels.max()}.")
+
+
+def _per_class(labels: Iterable[NDArray[np.integer]], names: Sequence[str]) -> dict[str, int]:
+    """Count labels 1.. by class name."""
+    counts = np.zeros(len(names), dtype=np.int64)
     for each in labels:
-        counts += np.bincount(each.astype(np.int64), minlength=NUM_CLASSES)
-    return {name: int(counts[label]) for label, name in enumerate(CLASSES) if label}
+        counts += np.bincount(each.astype(np.int64), minlength=len(names))
+    return {name: int(counts[label]) for label, name in enumerate(names) if label}

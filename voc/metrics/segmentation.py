@@ -6,13 +6,15 @@ Definition: Everingham et al., "The PASCAL Visual Object Classes Challenge: A Re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.voc.classes import CLASSES, NUM_CLASSES, VOID
+from kdcli.voc.classes import CLASSES
+from kdcli.voc.labels import BACKGROUND, VOID
 from kdcli.voc.metrics.detection import number
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, mean_over
 
@@ -44,7 +46,7 @@ class SegmentationResult:
     def frequent_classes(self) -> tuple[str, ...]:
         """The frequent classes that are present in the target, and before them the background."""
         present = tuple(name for name in self.frequent if self.pixels[name])
-        return (CLASSES[0], *present) if present else ()
+        return (BACKGROUND, *present) if present else ()
 
     @property
     def miou_frequent(self) -> float:
@@ -67,8 +69,11 @@ class SegmentationResult:
 class ConfusionMatrix:
     """Counts pixels by true and predicted class, image after image.
 
+    Args:
+        names: of the K classes by id, background first.
+
     Attributes:
-        counts: (21, 21) int64, rows are the target's classes, columns the predicted ones.
+        counts: (K, K) int64, rows are the target's classes, columns the predicted ones.
 
     >>> matrix = ConfusionMatrix()
     >>> matrix.update(np.array([[0, 8, 8]]), np.array([[0, 8, 255]]))
@@ -76,15 +81,16 @@ class ConfusionMatrix:
     1.0
     """
 
-    def __init__(self) -> None:
-        self.counts: NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    def __init__(self, names: Sequence[str] = CLASSES) -> None:
+        self._names = tuple(names)
+        self.counts: NDArray[np.int64] = np.zeros((len(names), len(names)), dtype=np.int64)
 
     def update(self, prediction: NDArray[np.integer], target: NDArray[np.integer]) -> None:
         """Count one image.
 
         Args:
-            prediction: (H, W) class ids 0..20.
-            target: (H, W) class ids 0..20; pixels that are `VOID` are left out.
+            prediction: (H, W) class ids 0..K - 1.
+            target: (H, W) class ids 0..K - 1; pixels that are `VOID` are left out.
 
         Raises:
             ValueError: the shapes differ, or a pixel that counts holds something else.
@@ -94,39 +100,47 @@ class ConfusionMatrix:
                 f"Expected a prediction of the target's shape {target.shape}, "
                 f"got {prediction.shape}."
             )
-        known = target != VOID
+        known, classes = target != VOID, len(self._names)
         true, said = target[known].astype(np.int64), prediction[known].astype(np.int64)
         for name, values in (("target", true), ("prediction", said)):
-            if values.size and not (values.min() >= 0 and values.max() < NUM_CLASSES):
+            if values.size and not (values.min() >= 0 and values.max() < classes):
                 raise ValueError(
-                    f"Expected class ids 0..{NUM_CLASSES - 1} in the {name}, "
+                    f"Expected class ids 0..{classes - 1} in the {name}, "
                     f"got {values.min()} to {values.max()}."
                 )
-        cells = np.bincount(true * NUM_CLASSES + said, minlength=NUM_CLASSES**2)
-        self.counts += cells.reshape(NUM_CLASSES, NUM_CLASSES)
+        cells = np.bincount(true * classes + said, minlength=classes**2)
+        self.counts += cells.reshape(classes, classes)
 
     def result(self, frequent: tuple[str, ...] = ()) -> SegmentationResult:
         """Return intersection over union of everything counted so far."""
-        return intersection_over_union(self.counts, frequent)
+        return intersection_over_union(self.counts, frequent, self._names)
 
 
 def intersection_over_union(
-    counts: NDArray[np.int64], frequent: tuple[str, ...] = ()
+    counts: NDArray[np.int64],
+    frequent: tuple[str, ...] = (),
+    names: Sequence[str] = CLASSES,
 ) -> SegmentationResult:
     """Return the devkit's measure: true positives / (true + false positives + false negatives).
 
     Args:
-        counts: (21, 21) pixels by target class (rows) and predicted class (columns).
+        counts: (K, K) pixels by target class (rows) and predicted class (columns).
         frequent: classes with many objects, see `voc.metrics.frequent`.
+        names: of the K classes by id, background first.
     """
-    shared = np.diagonal(counts).astype(np.float64)
-    target, predicted = counts.sum(axis=1), counts.sum(axis=0)
-    union = target + predicted - shared
-    iou = np.divide(shared, union, out=np.full(len(shared), np.nan), where=union > 0)
-    total = int(counts.sum())
+    iou, target, total = class_iou(counts), counts.sum(axis=1), int(counts.sum())
     return SegmentationResult(
-        iou={name: float(value) for name, value in zip(CLASSES, iou, strict=True)},
-        pixels={name: int(value) for name, value in zip(CLASSES, target, strict=True)},
-        pixel_accuracy=float(shared.sum() / total) if total else float("nan"),
+        iou={name: float(value) for name, value in zip(names, iou, strict=True)},
+        pixels={name: int(value) for name, value in zip(names, target, strict=True)},
+        pixel_accuracy=float(np.trace(counts) / total) if total else float("nan"),
         frequent=frequent,
     )
+
+
+def class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the intersection over union of each class, (K,) of counts (K, K); nan where absent."""
+    shared = np.diagonal(counts).astype(np.float64)
+    union = counts.sum(axis=1) + counts.sum(axis=0) - shared
+    iou = np.full(len(shared), np.nan)
+    np.divide(shared, union, out=iou, where=union > 0)
+    return iou

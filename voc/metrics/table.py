@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.labels import BACKGROUND
 from kdcli.voc.metrics.detection import DetectionResult, percent
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS
 from kdcli.voc.metrics.segmentation import SegmentationResult
@@ -20,7 +20,7 @@ def class_rows(
     objects = {} if detection is None else detection.objects
     return [
         (name, percent(found.get(name)), percent(overlap.get(name)), str(objects.get(name, "-")))
-        for name in CLASSES
+        for name in (overlap or (BACKGROUND, *found))
     ]
 
 

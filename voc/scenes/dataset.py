@@ -6,13 +6,11 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from PIL import Image
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.annotation_xml import annotation_xml
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import write_mask
 from kdcli.voc.scenes.scene import Scene, draw_scene
@@ -144,44 +142,3 @@ def _write_lists(out: Path, ids: list[str], with_mask: frozenset[int]) -> None:
         for split, members in lists.items():
             text = "".join(f"{name}\n" for name in members)
             (out / "ImageSets" / task / f"{split}.txt").write_text(text, encoding="utf-8")
-
-
-def annotation_xml(annotation: Annotation, folder: str, segmented: bool = True) -> str:
-    """Return an annotation as VOC writes it: tabs, and 1-based inclusive whole pixels."""
-    lines = [
-        "<annotation>",
-        f"\t<folder>{escape(folder)}</folder>",
-        f"\t<filename>{annotation.image_id}.jpg</filename>",
-        "\t<source>",
-        "\t\t<database>Drawn scenes</database>",
-        "\t</source>",
-        "\t<size>",
-        f"\t\t<width>{annotation.width}</width>",
-        f"\t\t<height>{annotation.height}</height>",
-        "\t\t<depth>3</depth>",
-        "\t</size>",
-        f"\t<segmented>{int(segmented)}</segmented>",
-    ]
-    for box, label, difficult, truncated in zip(
-        annotation.boxes.tolist(),
-        annotation.labels.tolist(),
-        annotation.difficult.tolist(),
-        annotation.truncated.tolist(),
-        strict=True,
-    ):
-        x1, y1, x2, y2 = (round(value) for value in box)
-        lines += [
-            "\t<object>",
-            f"\t\t<name>{CLASSES[label]}</name>",
-            "\t\t<pose>Unspecified</pose>",
-            f"\t\t<truncated>{int(truncated)}</truncated>",
-            f"\t\t<difficult>{int(difficult)}</difficult>",
-            "\t\t<bndbox>",
-            f"\t\t\t<xmin>{x1 + 1}</xmin>",
-            f"\t\t\t<ymin>{y1 + 1}</ymin>",
-            f"\t\t\t<xmax>{x2}</xmax>",
-            f"\t\t\t<ymax>{y2}</ymax>",
-            "\t\t</bndbox>",
-            "\t</object>",
-        ]
-    return "\n".join([*lines, "</annotation>", ""])

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.classes import CLASS_IDS, VOID
+from kdcli.voc.classes import CLASS_IDS
+from kdcli.voc.labels import VOID
 from kdcli.voc.scenes.geometry import rotation
 from kdcli.voc.scenes.paint import (
     Sticker,

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdcli.voc.classes import CLASSES, PALETTE
 from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit
+from kdcli.voc.labels import LabelSet
 from kdcli.voc.view.overlay import overlay
 
 PANEL_SIDE = 360
@@ -85,7 +85,8 @@ def ground_truth_panels(
         return ()
     boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
     known = [name for name, part in (("boxes", annotation), ("mask", mask)) if part is not None]
-    picture = overlay(image, boxes, labels, class_map=mask, scale=panel_scale(image))
+    scale = panel_scale(image)
+    picture = overlay(image, boxes, labels, class_map=mask, label_set=devkit.labels, scale=scale)
     return (Panel(f"ground truth: {' and '.join(known)}", picture),)
 
 
@@ -94,6 +95,7 @@ def write_gallery(
     title: str,
     facts: Mapping[str, str],
     rows: Iterable[Row],
+    labels: LabelSet,
     template: Path = GALLERY,
     **content: object,
 ) -> None:
@@ -104,12 +106,14 @@ def write_gallery(
         title: of the page.
         facts: name and value, under the title.
         rows: the pictures.
+        labels: what is in them.
         template: one that extends ``gallery.html``, to say more before the pictures.
         content: what that template shows.
     """
     folders = [template.parent, GALLERY.parent]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), autoescape=True)
-    legend = [(CLASSES[i], f"rgb{tuple(PALETTE[i].tolist())}") for i in range(1, len(CLASSES))]
+    colours = labels.palette[1:].tolist()
+    legend = [(name, f"rgb{tuple(rgb)}") for name, rgb in zip(labels.names, colours, strict=False)]
     page = environment.get_template(template.name).stream(
         title=title, facts=facts, legend=legend, rows=rows, **content
     )

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from kdcli.voc.classes import CLASSES, PALETTE, VOID
+from kdcli.voc.classes import VOC
+from kdcli.voc.labels import VOID, LabelSet
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]
@@ -21,8 +22,7 @@ def overlay(
     scores: NDArray[np.floating] | None = None,
     class_map: NDArray[np.integer] | None = None,
     *,
-    palette: NDArray[np.uint8] = PALETTE,
-    names: tuple[str, ...] = CLASSES,
+    label_set: LabelSet = VOC,
     alpha: float = 0.5,
     scale: int = 1,
 ) -> NDArray[np.uint8]:
@@ -31,11 +31,10 @@ def overlay(
     Args:
         image: (H, W, 3) uint8 RGB; left as it is.
         boxes: (n, 4) x1 y1 x2 y2, 0-based continuous pixels of the image.
-        labels: (n,) ids into ``names`` and ``palette``; without them boxes are white and unnamed.
+        labels: (n,) ids of ``label_set``; without them boxes are white and unnamed.
         scores: (n,) written behind the name; the most confident box is drawn last, on top.
-        class_map: (H, W) ids into ``palette``: 0 is left clear, void is drawn white and fainter.
-        palette: (k, 3) uint8 RGB colour of each id.
-        names: text for each id.
+        class_map: (H, W) ids of ``label_set``: 0 is left clear, void is drawn white and fainter.
+        label_set: gives each id its name and colour.
         alpha: opacity of the mask, 0..1.
         scale: the picture is enlarged so many times first, so that text on small ones is sharp.
 
@@ -45,7 +44,7 @@ def overlay(
     Raises:
         ValueError: the mask is not of the image's size.
     """
-    picture = image if class_map is None else _tinted(image, class_map, palette, alpha)
+    picture = image if class_map is None else _tinted(image, class_map, label_set.palette, alpha)
     canvas = Image.fromarray(enlarged(picture, scale))
     if boxes is not None and len(boxes):
         order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
@@ -53,8 +52,8 @@ def overlay(
         tags = []
         for index in order:
             label = None if labels is None else int(labels[index])
-            colour = (255, 255, 255) if label is None else _bright(palette[label])
-            text = "" if label is None else names[label]
+            colour = (255, 255, 255) if label is None else _bright(label_set.palette[label])
+            text = "" if label is None else label_set.all_names[label]
             if scores is not None:
                 text = f"{text} {float(scores[index]):.2f}".strip()
             corners = [scale * float(value) for value in boxes[index]]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from kdcli.student.experiments.recipe import METRICS
 from kdcli.student.experiments.report.results import SECTIONS, CellResult, RecipeResult
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.labels import BACKGROUND
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
 THESIS_COLOUR = "#777777"
@@ -110,8 +110,9 @@ def loss_curves(result: RecipeResult) -> str | None:
 def _bars(ax: Axes, cells: Sequence[CellResult], metric: str, objects: Mapping[str, int]) -> None:
     stats = [cell.class_stat(metric) for cell in cells]
     # IoU is 0 for a class that no image shows but that was predicted; AP exists for those shown.
-    shown = {name for cell in cells for name in cell.class_stat("map")} | {CLASSES[0]}
-    names = [name for name in CLASSES if name in shown and any(name in stat for stat in stats)]
+    shown = {name for cell in cells for name in cell.class_stat("map")} | {BACKGROUND}
+    every = dict.fromkeys(name for cell in cells for run in cell.runs for name in run.names)
+    names = [name for name in every if name in shown and any(name in stat for stat in stats)]
     width = 0.82 / len(cells)
     for number, (cell, stat) in enumerate(zip(cells, stats, strict=True)):
         known = [(place, stat[name]) for place, name in enumerate(names) if name in stat]

@@ -20,7 +20,7 @@ from kdcli.student.experiments.recipe import Cell, Recipe, over_all, parse_recip
 from kdcli.student.experiments.record import RECORDS
 from kdcli.student.experiments.runner import FAILURE
 from kdcli.student.runs.directory import CONFIG, METRICS, RECORD, recorded_config
-from kdcli.voc.classes import CLASSES
+from kdcli.voc.labels import BACKGROUND
 from kdcli.voc.metrics import frequent_classes, mean_over
 from kdcli.voc.metrics.detection import number
 
@@ -84,6 +84,12 @@ class Run:
             return None if names is None else tuple(names)
         counts = section.get(SECTIONS[metric][2])
         return None if counts is None else tuple(name for name, count in counts.items() if count)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All classes of its data set by id, background first; empty if it is not finished."""
+        names = self._section("map").get("average_precision", {})
+        return (BACKGROUND, *names) if names else ()
 
     @property
     def objects(self) -> Mapping[str, int]:
@@ -248,7 +254,7 @@ def completed(evaluation: dict[str, Any]) -> dict[str, Any]:
     mean = number(mean_over(detection["average_precision"], names))
     detection = {**detection, "map_frequent": mean, "frequent_classes": names}
     if segmentation is not None:
-        names = (CLASSES[0], *names) if names else ()
+        names = (BACKGROUND, *names) if names else ()
         mean = number(mean_over(segmentation["iou"], names))
         segmentation = {**segmentation, "miou_frequent": mean, "frequent_classes": names}
     return {**evaluation, "detection": detection, "segmentation": segmentation}

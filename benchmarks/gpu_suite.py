@@ -1,0 +1,221 @@
+"""All that a student costs on a GPU, each number beside its floor and its bar, in a few minutes.
+
+Run from the repository's root; nothing is fetched, and without a devkit scenes are drawn:
+
+    python -m benchmarks.gpu_suite [--seconds 240] [--out DIR] [--voc DEVKIT --list NAME]
+
+First it is checked that what is fast computes the same; a row whose check failed is wrong, however
+fast. Then the rows are measured in the order of their worth until the seconds are used up; what did
+not fit is named. The floor of a row is what the device's matrix product and copy, measured in the
+same run, leave for its operations and its bytes (see ``bench_student``). Peers are torchvision's
+networks with random weights, in the same number type. On a CPU it runs at a tiny size:
+``--config tiny --batch 2 --batches 1 --device cpu``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import suite_report as suite
+from benchmarks.bench_student import (
+    PHOTOGRAPH,
+    Limits,
+    Work,
+    forward_work,
+    measure_limits,
+    step_seconds,
+    step_work,
+)
+from benchmarks.suite_checks import INFERENCE, STEP, SUPPRESSION, Bench, checks_of
+from benchmarks.suite_report import Bar, Item
+from kdcli.common.device import use_device
+from kdcli.student.config.machine import fitted
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import run_config
+from kdcli.student.data.color_jitter import distort
+from kdcli.student.data.dataset import StudentDataset
+from kdcli.student.data.plan import make_plan
+from kdcli.student.evaluation.engine import Engine, InferenceSettings
+from kdcli.student.evaluation.evaluate import evaluate_model
+from kdcli.student.measure import least_seconds
+from kdcli.student.model.blitznet import BlitzNetOutput
+from kdcli.student.model.preprocessing import normalise
+from kdcli.student.training.step import objective
+from kdcli.voc.devkit import Devkit, mask_folder
+from kdcli.voc.scenes.dataset import make_sample
+
+PEERS = ("ssd300_vgg16", "lraspp_mobilenet_v3_large")
+NETWORK_BARS = {1: Bar(1.5, "ms"), 8: Bar(4, "ms")}
+
+
+def repeated(bench: Bench, make: Callable[[], Callable[[], object]]) -> Callable[[float], float]:
+    """Return a measurement: the least time of as many calls as fit the seconds it is given."""
+
+    def measure(allowed: float) -> float:
+        function = make()
+        once = least_seconds(function, bench.device, 1)
+        more = min(bench.repeats - 1, int(allowed / 2 / once))
+        return once if more < 1 else min(once, least_seconds(function, bench.device, more))
+
+    return measure
+
+
+def items_of(bench: Bench, half: Limits, whole: Limits) -> Iterator[Item]:
+    size, again, model = bench.config.optim.batch_size, partial(repeated, bench), bench.model
+    one = {n: forward_work(model, normalise(bench.images(1), model.config), n) for n in (2, 4)}
+
+    def times(count: int, value_bytes: int) -> Work:
+        weights = value_bytes * sum(p.numel() for p in model.parameters())
+        moved = count * (one[value_bytes].bytes - weights) + weights
+        return Work(count * one[value_bytes].flops, moved)
+
+    def step(config: RunConfig) -> Callable[[], object]:
+        trainer, batch = bench.trainer(config), bench.batch()
+        return lambda: trainer.update([batch])
+
+    fast, rate = half.floor(step_work(model, times(size, 2))), Bar(1200, "images/s")
+    name = f"training step, bf16, batch {size}"
+    yield Item(name, size, again(lambda: step(bench.fast())), fast, rate, STEP)
+    for count in bench.batches:
+        yield from _inference(bench, count, half.floor(times(count, 2)))
+    piped = f"{name}, with the input pipeline"
+    yield Item(piped, size, lambda allowed: _piped(bench, allowed), fast, rate, STEP)
+    yield from _parts(bench, whole)
+    count = len(bench.devkit.image_ids(bench.list_name))
+    yield Item(
+        f"evaluation of {count} images, bf16", count, again(lambda: _evaluation(bench)),
+        half.floor(times(count, 2)), Bar(600, "images/s"), INFERENCE + SUPPRESSION,
+    )  # fmt: skip
+    yield Item(
+        f"training step, float32, batch {size}", size, again(lambda: step(bench.plain())),
+        whole.floor(step_work(model, times(size, 4))), None, STEP[:1],
+    )  # fmt: skip
+    for peer in PEERS:
+        for count in bench.batches:
+            name = f"peer: torchvision {peer}, bf16, batch {count}"
+            yield Item(name, count, again(partial(_peer, bench, peer, count)))
+
+
+def _inference(bench: Bench, count: int, floor: float) -> Iterator[Item]:
+    engine, images = bench.engine(bf16=True), bench.images(count)
+    name = f"inference, bf16, batch {count}"
+    yield Item(
+        f"{name}, network", count, repeated(bench, lambda: lambda: engine.outputs(images)),
+        floor, NETWORK_BARS.get(count), INFERENCE,
+    )  # fmt: skip
+    sizes = [PHOTOGRAPH] * count
+    yield Item(
+        f"{name}, with NMS and label maps", count,
+        repeated(bench, lambda: lambda: engine(images, sizes)),
+        floor, Bar(480, "images/s") if count == 1 else None, INFERENCE + SUPPRESSION,
+    )  # fmt: skip
+
+
+def _parts(bench: Bench, limits: Limits) -> Iterator[Item]:
+    """What surrounds the network in a training step."""
+    batch, config = bench.batch(), bench.config
+    size = len(batch.images)
+    with torch.no_grad():
+        some = bench.model(normalise(batch.images[:1], config.model))
+    output = BlitzNetOutput(*(x.expand(size, *x.shape[1:]).contiguous() for x in some))
+
+    def inputs() -> object:
+        return normalise(distort(batch.images, batch.jitter), config.model)
+
+    def losses() -> object:
+        return objective(output, batch, bench.model.anchors, config.targets)
+
+    read = Work(0, 5 * batch.images.numel())  # a byte read, a float32 written
+    yield Item(
+        "distort and normalise", size, repeated(bench, lambda: inputs), limits.floor(read),
+        Bar(1, "ms"),
+    )  # fmt: skip
+    said = Work(0, 4 * sum(x.numel() for x in output))
+    yield Item(
+        "matching and losses, forward", size, repeated(bench, lambda: losses), limits.floor(said),
+        Bar(1.5, "ms"),
+    )  # fmt: skip
+
+
+def _piped(bench: Bench, allowed: float) -> float:
+    plan = make_plan(bench.fast(), bench.devkit, None)
+    dataset = StudentDataset(bench.devkit, None, plan.learning, bench.fast(), plan.mask_folder)
+    trainer = bench.trainer(bench.fast())
+    batch = bench.batch()
+    once = least_seconds(lambda: trainer.update([batch]), bench.device, 1)
+    return step_seconds(trainer, dataset, max(1, min(bench.repeats, int(allowed / 8 / once))))[1]
+
+
+def _evaluation(bench: Bench) -> Callable[[], object]:
+    ids = bench.devkit.image_ids(bench.list_name)
+    workers = int(bench.config.runtime.workers)
+    settings = InferenceSettings(batch_size=32, workers=workers, bf16=True)
+    engine = Engine(bench.model, settings)
+    folder = mask_folder(bench.list_name)
+    return lambda: evaluate_model(engine, bench.devkit, ids, folder=folder)
+
+
+def _peer(bench: Bench, name: str, count: int) -> Callable[[], object]:
+    from torchvision.models import get_model
+
+    net = get_model(name, weights=None, weights_backbone=None).eval().to(bench.device)
+    net = net.to(memory_format=torch.channels_last)
+    images = bench.images(count).float() / 255
+
+    @torch.no_grad()
+    def infer() -> object:
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            return net(list(images) if name.startswith("ssd") else images)
+
+    return infer
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=240, help="for all of it")
+    parser.add_argument("--out", type=Path, help="folder for the table, as text and as JSON")
+    parser.add_argument("--voc", type=Path, help="a devkit; without it, drawn scenes")
+    parser.add_argument("--list", default="Segmentation/train")
+    parser.add_argument("--scenes", type=int, default=256, help="drawn without a devkit")
+    parser.add_argument("--config", default="blitznet300-x4")
+    parser.add_argument("--batch", type=int, default=32, help="of training")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="of inference")
+    parser.add_argument("--repeats", type=int, default=30, help="of a row at most")
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    until = time.perf_counter()
+    options = parse(arguments)
+    until += options.seconds
+    device = use_device(options.device)
+    changes = [f"optim.batch_size={options.batch}", f'data.list="{options.list}"',
+               "targets.segmentation.missing_gt=skip", "init.trunk="]  # fmt: skip
+    config = fitted(run_config(options.config, changes), device)
+    half, whole = (measure_limits(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.voc or make_sample(Path(folder) / "voc", images=options.scenes, seed=1).root
+        bench = Bench(config, device, Devkit.open(root), options.list,
+                      tuple(options.batches), options.repeats)  # fmt: skip
+        checks = checks_of(bench)
+        rows = suite.measure_all(list(items_of(bench, half, whole)), checks, until)
+    title = (
+        f"{options.config} on {name}, torch {torch.__version__}: matrix product "
+        f"{half.flops / 1e9:.0f} (bf16) and {whole.flops / 1e9:.0f} GFLOP/s (float32), copy "
+        f"{whole.bandwidth / 1e9:.1f} GB/s; {config.runtime.workers} workers"
+    )
+    print(suite.report(title, checks, rows, options.out))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
