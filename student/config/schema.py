@@ -11,6 +11,7 @@ from typing import Literal
 
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.common.config import expect
+from kdcli.student.config.asynchronous import AsynchronousConfig
 from kdcli.student.model.config import ModelConfig
 
 AUTO: Literal["auto"] = "auto"
@@ -232,6 +233,7 @@ class OptimConfig:
         weight_decay: Of the weights of convolutions and linear layers, as part of the loss.
         bf16: Whether the network runs under bfloat16 autocast; ``auto``: on a GPU that computes it
             natively.
+        asynchronous: Whether each group of parameters waits for a batch of its own.
     """
 
     steps: int = 65_000
@@ -242,6 +244,7 @@ class OptimConfig:
     decay: float = 0.1
     weight_decay: float = 5e-5
     bf16: bool | Literal["auto"] = AUTO
+    asynchronous: AsynchronousConfig = field(default_factory=AsynchronousConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "lr"):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdcli.cache.format.record import InstanceMasks
 from kdcli.common.detections import Detections
+from kdcli.student.data.assignment import TASKS
 from kdcli.student.data.geometry import FloatArray, UInt8Array
 from kdcli.student.data.targets import TERMS
 
@@ -101,6 +102,7 @@ class Batch:
         weights: (B, 4) float32 in the order of ``TERMS``.
         jitter: (B, 5) float32; stays on the host (see ``jitter.distort``).
         fractions: Of each of ``TERMS``, the fraction of the batch's images that learn it.
+        learners: Of each of ``TASKS``, how many of the images learn it, from whomever.
     """
 
     image_ids: tuple[str, ...]
@@ -117,6 +119,7 @@ class Batch:
     weights: Tensor
     jitter: Tensor
     fractions: dict[str, float]
+    learners: dict[str, int]
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -171,7 +174,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
         weights=torch.from_numpy(weights),
         jitter=torch.from_numpy(np.stack([sample.jitter for sample in samples])),
         fractions=dict(zip(TERMS, (weights > 0).mean(axis=0).tolist(), strict=True)),
+        learners=_learners(weights),
     )
+
+
+def _learners(weights: FloatArray) -> dict[str, int]:
+    """Count the images that learn a task, whose weights are neighbours in ``TERMS``."""
+    learn = (weights > 0).reshape(len(weights), len(TASKS), -1).any(axis=2)
+    return dict(zip(TASKS, learn.sum(axis=0).tolist(), strict=True))
 
 
 def _stack_maps(maps: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.int32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Checkpoint:
         optimizer: The optimiser's state dict.
         best_score: Best score of the periodic evaluations so far; -1 before the first.
         seconds: Time spent training so far, over all starts of the run.
+        asynchronous: What its asynchronous updates wait with; empty if it has none.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     best_score: float = -1.0
     seconds: float = 0.0
+    asynchronous: dict[str, Any] = field(default_factory=dict)
 
 
 def checkpoint_path(run: Path, name: str = LAST) -> Path:

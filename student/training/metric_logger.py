@@ -87,8 +87,8 @@ class MetricLogger:
         self._images += len(image_ids)
         self._waited += waited
 
-    def write(self, step: int, lr: float) -> None:
-        """Write the means since the last line; nothing if there was no step since.
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Write the means since the last line, and ``scalars``; nothing if there was no step since.
 
         Raises:
             StudentError: A loss was not finite; the batch's ids are saved.
@@ -102,7 +102,7 @@ class MetricLogger:
         means = values.nanmean(dim=0).tolist()
         line = {name: mean for name, mean in zip(names, means, strict=True) if mean == mean}
         line |= {
-            "lr": lr,
+            **scalars,
             "images_per_second": ranks() * self._images / seconds,
             "wait_ms": 1000 * self._waited / len(self._pending),
         }

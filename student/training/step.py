@@ -20,6 +20,7 @@ from kdcli.student.losses.matching import match
 from kdcli.student.losses.soft_labels import tutor_targets
 from kdcli.student.model.blitznet import BlitzNetOutput
 from kdcli.student.model.preprocessing import normalise
+from kdcli.student.training.asynchronous import AsynchronousUpdates, samples_of_step
 
 LOSSES: tuple[str, ...] = (
     "detection_gt/class",
@@ -32,7 +33,11 @@ LOSSES: tuple[str, ...] = (
 
 
 def training_step(
-    module: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], lr: float
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    lr: float,
+    asynchronous: AsynchronousUpdates | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Do one training step on this process' share of it.
 
@@ -41,6 +46,7 @@ def training_step(
         optimizer: Of its network's parameters.
         batches: What the step is worked off in, ``optim.accumulate`` of them.
         lr: The learning rate of this step.
+        asynchronous: Holds gradients back until their update is due; None: all are, always.
 
     Returns:
         The loss and its terms, means over the batches that have them; the losses of all processes
@@ -56,6 +62,8 @@ def training_step(
             # DistributedDataParallel averages over processes, where the sum is wanted.
             torch.autograd.backward(total * (ranks() / len(batches)))
         losses.append({"loss": total.detach(), **terms})
+    if asynchronous is not None:
+        asynchronous.exchange(samples_of_step(batches))
     optimizer.step()
     means = _means(losses)
     return means.pop("loss"), means

@@ -216,9 +216,12 @@ class Loop:
         return summary
 
     def _write_line(self) -> None:
+        trainer = self.trainer
         # The rate that the last step was made with.
-        lr = learning_rate(self.config.optim, self.trainer.step - 1)
-        self.logger.write(self.trainer.step, lr)
+        scalars = {"lr": learning_rate(self.config.optim, trainer.step - 1)}
+        if trainer.asynchronous is not None:
+            scalars |= trainer.asynchronous.scalars()
+        self.logger.write(trainer.step, scalars)
 
     def _save(self) -> None:
         # First the line: it finds out about losses that are not finite.

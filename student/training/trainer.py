@@ -27,6 +27,7 @@ from kdcli.student.model.sync_norm import synchronise_batch_norms
 from kdcli.student.model.weights import load_trunk
 from kdcli.student.runs.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from kdcli.student.runs.directory import record_start
+from kdcli.student.training.asynchronous import AsynchronousUpdates
 from kdcli.student.training.step import LossModule, training_step
 
 SAMPLE_TRUNK = Path(__file__).parents[1] / "sample" / "tiny-trunk.pth"
@@ -46,6 +47,7 @@ class Trainer:
         self.seconds = 0.0
         self.every_task = False
         self.weights: dict[str, Any] | None = None
+        self.asynchronous: AsynchronousUpdates | None = None
 
     @classmethod
     def start(
@@ -88,7 +90,7 @@ class Trainer:
     def update(self, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """Do the next step on these batches; the loss and its terms (``training_step``)."""
         lr = learning_rate(self.config.optim, self.step)
-        losses = training_step(self.loss, self.optimizer, batches, lr)
+        losses = training_step(self.loss, self.optimizer, batches, lr, self.asynchronous)
         self.step += 1
         return losses
 
@@ -100,6 +102,7 @@ class Trainer:
             optimizer=self.optimizer.state_dict(),
             best_score=self.best_score,
             seconds=self.seconds,
+            asynchronous=self.asynchronous.state() if self.asynchronous else {},
         )
 
     def share_statistics(self) -> None:
@@ -126,10 +129,14 @@ class Trainer:
         groups = parameter_groups(self.model, self.config.optim.weight_decay)
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(groups, lr=self.config.optim.lr, fused=fused)
+        if self.config.optim.asynchronous.enabled:
+            self.asynchronous = AsynchronousUpdates(self.model, self.config.optim)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.asynchronous is not None:
+            self.asynchronous.load_state(checkpoint.asynchronous)
         self.step = checkpoint.step
         self.best_score = checkpoint.best_score
         self.seconds = checkpoint.seconds

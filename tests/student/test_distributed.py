@@ -124,6 +124,33 @@ def test_two_processes_train_as_one(
     assert_same_training(tmp_path / "one", shared)
 
 
+def test_two_processes_wait_for_the_same_images(
+    devkit: Devkit, cache: TutorCache, small: Small, tmp_path: Path
+) -> None:
+    """Asynchronous updates, of images whose ground truth lies on either process, or on none."""
+    config = small(
+        targets__detection__gt_share=0.7,
+        targets__segmentation__gt_share=0.4,
+        optim={"steps": STEPS, "batch_size": 4, "accumulate": 2, "lr": 1e-5, "milestones": [9]},
+        optim__asynchronous={"enabled": True, "shared": 12, "segmentation": 5},
+        runtime__log_every=1,
+    )
+    train(config, devkit, None, tmp_path / "one")
+    process = start(config, devkit, cache, tmp_path / "two")
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    one, two = (load_checkpoint(checkpoint_path(tmp_path / name)) for name in ("one", "two"))
+    waits, others = one.asynchronous, two.asynchronous
+    assert (waits["samples"], waits["updates"]) == (others["samples"], others["updates"])
+    assert (waits["updates"]["shared"], waits["samples"]["shared"]) == (4, 2 * 4)
+    assert 0 < waits["updates"]["segmentation"] < STEPS
+    assert waits["sums"].keys() == others["sums"].keys()
+    assert any(name.startswith("trunk.") for name in waits["sums"])
+    for name, total in waits["sums"].items():
+        assert (total - others["sums"][name]).norm() <= 1e-2 * total.norm(), name
+
+
 def test_parts_of_a_step_average_their_gradients(
     devkit: Devkit, small: Small, tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ def test_every_shipped_recipe_says_what_it_is_and_what_it_rests_on(name: str) ->
 
 
 def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_studies() -> None:
-    assert shipped() == (*EXPERIMENTS, *PHOTOGRAPHS, *OWN)
+    assert shipped() == (*EXPERIMENTS, "asynchronous", *PHOTOGRAPHS, *OWN)
     for name in OWN:
         recipe = load_recipe(name)
         taught = [cell for cell in recipe.cells if cell.label != "GT only"]
@@ -220,6 +220,28 @@ def test_the_photographs_share_what_is_equal(matrix: Matrix) -> None:
         assert here.name == matrix.job(recipe, recipe.cell(theirs), 1).name
 
 
+def test_asynchronous_updates_stand_beside_the_tutor(matrix: Matrix) -> None:
+    """Two switches, all four states; what others ask, too, is trained once."""
+    recipe, beside = load_recipe("asynchronous"), load_recipe("photographs-fill-in")
+    configs = {cell.label: matrix.config(recipe, cell, 1) for cell in recipe.cells}
+    states = {
+        label: (config.optim.asynchronous.enabled, config.targets.segmentation.source)
+        for label, config in configs.items()
+    }
+    assert states == {
+        "GT only": (False, "gt"), "asynchronous": (True, "gt"),
+        "segmentation tutor fills in": (False, "fill-in"), "both": (True, "fill-in"),
+    }  # fmt: skip
+    plain = configs["GT only"].targets
+    assert (plain.segmentation.missing_gt, plain.detection.source) == ("skip", "gt")
+    for label in ("GT only", "segmentation tutor fills in"):
+        here, there = (each.cell(label) for each in (recipe, beside))
+        assert matrix.job(recipe, here, 1).name == matrix.job(beside, there, 1).name
+    table = load_recipe("table-17")
+    gt = (matrix.job(each, each.cell("GT only"), 1).name for each in (recipe, table))
+    assert len(set(gt)) == 1
+
+
 def test_the_photographs_try_what_they_say() -> None:
     def own(recipe: str, label: str) -> dict[str, Any]:
         loaded = load_recipe(recipe)
@@ -263,7 +285,10 @@ def test_another_scale_replaces_the_whole_of_a_recipes_own(
         scaled = Matrix(matrix.devkit, matrix.cache, scale)
         for cell in recipe.cells:
             config = scaled.config(recipe, cell, 3)
-            assert replace(config, seed=1, data=expected.data, targets=expected.targets) == expected
+            # What a recipe asks about, it asks at every scale.
+            asked = replace(expected.optim, asynchronous=config.optim.asynchronous)
+            expected = replace(expected, data=config.data, targets=config.targets, optim=asked)
+            assert replace(config, seed=1) == expected
 
 
 @pytest.mark.parametrize("name", shipped())

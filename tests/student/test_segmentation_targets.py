@@ -33,7 +33,7 @@ EMPTY = Batch(
     masks=torch.zeros(1, 4, 4, dtype=torch.uint8),
     index_maps=torch.zeros(1, 4, 4, dtype=torch.int32), placements=None,
     palettes=torch.zeros(1, 1, 3),
-    weights=torch.ones(1, 4), jitter=torch.zeros(1, 5), fractions={},
+    weights=torch.ones(1, 4), jitter=torch.zeros(1, 5), fractions={}, learners={},
 )  # fmt: skip
 
 

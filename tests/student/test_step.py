@@ -176,6 +176,7 @@ def test_collating_pads_with_what_means_nothing() -> None:
     assert batch.palettes.shape == (2, 3, 21)
     assert torch.equal(batch.palettes[0, 2], torch.zeros(21))
     assert batch.fractions == dict(zip(TERMS, (0.5, 0.5, 0.0, 0.5), strict=True))
+    assert batch.learners == {"detection": 2, "segmentation": 1}
     assert batch.image_ids == ("0", "1")
     moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.tutor.scores, batch.tutor.scores)
