@@ -20,10 +20,11 @@ import torch
 from kdcli.cache.reader import TutorCache
 from kdcli.common.config import to_toml
 from kdcli.common.errors import BusyError, StudentError
+from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import run_config
 from kdcli.student.runs.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from kdcli.student.runs.directory import locked
+from kdcli.student.runs.directory import locked, recorded_config
 from kdcli.student.runs.load import load_run
 from kdcli.student.training.interrupts import TrainingInterrupted
 from kdcli.student.training.train import train
@@ -357,7 +358,8 @@ def test_a_checkpoint_holds_tensors_and_numbers_alone(
     state = torch.load(path, weights_only=True)
     assert state["step"] == 6
     config, model, step = load_run(tmp_path / "run")
-    assert (config, step) == (small(), 6)
+    assert (config, step) == (fitted(small(), torch.device("cpu")), 6)
+    assert recorded_config(tmp_path / "run") == small()
     assert not model.training
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(StudentError, match=r"Cannot read the checkpoint .*last\.pt"):
