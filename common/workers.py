@@ -13,6 +13,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkContext
@@ -73,6 +75,19 @@ def _start(worker: int) -> None:
     # every object there, and so copy the pages of all: 50 MB in each worker.
     gc.freeze()
     _leave_signals_to_main()
+    sys.excepthook = _report
+
+
+def _report(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Print what a worker's thread did not catch, but for a batch's reader that went.
+
+    multiprocessing's thread, which hands over batches' memory, says so when the main process is
+    stopped while it fetches one.
+    """
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _leave_signals_to_main() -> None:

@@ -128,3 +128,13 @@ def test_workers_notice_that_their_process_was_killed(tmp_path: Path) -> None:
     process.stdout.readline()
     process.kill()
     process.communicate(timeout=30)  # until the last of them has closed it
+
+
+@pytest.mark.parametrize(("failure", "told"), [("EOFError()", False), ("ValueError('why')", True)])
+def test_a_reader_that_went_is_no_news(failure: str, told: bool) -> None:
+    """Sharing a batch's memory ends so where the main process is stopped while it fetches one."""
+    program = f"import kdcli.common.workers as w; w._start(0); raise {failure}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert ("ValueError: why" in done.stderr) == told
+    assert told or not done.stderr
