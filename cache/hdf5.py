@@ -19,7 +19,6 @@ from kdcli.cache.format.layout import (
     FORMAT_VERSION,
     MAX_CHUNK_PIXELS,
     Column,
-    store_tables,
 )
 from kdcli.cache.format.record import FailedImage, TutorOutput, instance_masks
 from kdcli.cache.format.root import CONVENTIONS, attributes_digest
@@ -124,7 +123,7 @@ def _write(
     cache: TutorCache, file: h5py.File, check: Callable[[], None], progress: Progress
 ) -> None:
     entries = cache.entries()
-    tables = store_tables(cache.features, len(cache.class_names))
+    tables = cache.tables
     digests = np.zeros((len(entries), 32), dtype=np.uint8)
     counts = {name: np.zeros(len(entries) + 1, dtype=np.int64) for name in tables}
     index_map = _index_map(file, cache, entries)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.cache.format.images import decode_entries
+from kdcli.cache.format.layout import Column
 from kdcli.cache.format.record import InstanceMasks, TutorOutput, instance_masks
 from kdcli.cache.reading.arrays import CacheArrays
 from kdcli.cache.reading.images import ImageRecord
@@ -188,9 +189,9 @@ class TutorCache:
         return "grid" in self._arrays.tables
 
     @property
-    def table_names(self) -> tuple[str, ...]:
-        """The ragged tables it has."""
-        return tuple(self._arrays.tables)
+    def tables(self) -> Mapping[str, tuple[Column, ...]]:
+        """The ragged tables it has, and their columns."""
+        return self._arrays.root.tables
 
     def _dropped(self, image: ImageRecord) -> NDArray[np.uint32] | None:
         table = self._arrays.tables.get("dropped")

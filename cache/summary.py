@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdcli.cache.format.layout import ROOT
 from kdcli.cache.format.record import DROPPED, Dropped, TutorOutput, decode_dropped
+from kdcli.cache.format.vectors import winners
 from kdcli.cache.reader import TutorCache
 from kdcli.common.progress import Progress, no_progress
 
@@ -121,9 +122,8 @@ def count_class_pixels(
 ) -> NDArray[np.int64]:
     """Pixels per class (K,): the largest entry of their vector, background where all are zero."""
     per_vector = np.bincount(index_map.reshape(-1), minlength=len(palette))
-    classes = np.where(palette.any(axis=1), palette.argmax(axis=1), 0)
     counts = np.zeros(palette.shape[1], dtype=np.int64)
-    np.add.at(counts, classes, per_vector)
+    np.add.at(counts, winners(palette), per_vector)
     return counts
 
 

@@ -95,7 +95,7 @@ def combine_boxes(said: Sequence[Detections], how: str) -> Detections:
         pairs = np.array(list(counterparts(found, other)), dtype=np.int64).reshape(-1, 2)
         theirs = np.zeros(len(found), dtype=np.float32)
         theirs[pairs[:, 0]] = other.scores[pairs[:, 1]]
-        surer = pairs[other.scores[pairs[:, 1]] > scores[:, pairs[:, 0]].max(axis=0)]
+        surer = pairs[other.scores[pairs[:, 1]] > found.scores[pairs[:, 0]]]
         boxes = found.boxes.copy()
         boxes[surer[:, 0]] = other.boxes[surer[:, 1]]
         new = np.setdiff1d(np.arange(len(other)), pairs[:, 1])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from kdcli.common.errors import DevkitError
 from kdcli.common.files import sha256_file
 from kdcli.common.images import ImageEntry
+from kdcli.common.threads import threads
 from kdcli.voc.devkit import Devkit
 
 UNKNOWN = "0" * 64
@@ -31,7 +31,7 @@ def scan_images(devkit: Devkit, image_ids: Sequence[str]) -> tuple[ImageEntry, .
         return [_scan_one(devkit, image_id) for image_id in image_ids[start : start + _TOGETHER]]
 
     # Not image by image: a pool keeps 1 kB of each task, of a million a gigabyte.
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with threads(_THREADS) as pool:
         parts = pool.map(scan, range(0, len(image_ids), _TOGETHER))
         return tuple(entry for part in parts for entry in part)
 

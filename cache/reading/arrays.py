@@ -80,7 +80,7 @@ class CacheArrays:
             name: self._table(name, columns) for name, columns in self.root.tables.items()
         }
         self.labels = self._labels()
-        self.images = self._images(tuple(self.root.tables))
+        self.images = self._images(tuple(self.tables))
 
     @functools.cached_property
     def _list_specs(self) -> tuple[ArraySpec, ...]:

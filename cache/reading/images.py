@@ -81,9 +81,7 @@ class MappedImages:
         if row_check(rows, bucket) != check:
             raise self._ids.damaged()
         place = rows.find(digest)
-        while (
-            place % ID_ROW.size and place >= 0
-        ):  # the bytes of two rows may happen to look like it
+        while place >= 0 and place % ID_ROW.size:  # bytes of two rows may happen to look like it
             place = rows.find(digest, place + 1)
         if place < 0:
             return None

@@ -181,6 +181,7 @@ def compare_stores(
             thresholds=GRID,
             vector_thresholds=GRID,
             temperatures=TEMPERATURES,
+            checked=True,
         )
         for cache in stores.values()
     ]

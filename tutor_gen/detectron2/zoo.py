@@ -19,7 +19,7 @@ DEFAULT_SEGMENTATION = "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x"
 _INSTALL = "run 'python scripts/install_detectron2.py' (make setup does)"
 _A_TUTOR_IS = (
     f"A tutor is 'sample', 'none', a zoo name such as {DEFAULT_SEGMENTATION}, a Detectron2 config "
-    "(.yaml), or a TorchScript file"
+    "(.yaml), or a TorchScript file; kdcli list-tutors shows every kind"
 )
 
 
