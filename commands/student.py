@@ -212,6 +212,8 @@ def predict(
         pictures = [(i, devkit.image_path(i)) for i in devkit.image_ids(list_name)]
     else:
         pictures = find_images(images)
+    if gallery is not None and devkit is not None:
+        check_labels(run, devkit.labels)
     result = write_predictions(
         run, pictures, out,
         threshold=threshold, checkpoint=checkpoint, device=device,
@@ -219,8 +221,6 @@ def predict(
     )  # fmt: skip
     click.echo(f"{len(result.files)} predictions in {out}")
     if gallery is not None:
-        if devkit is not None:
-            check_labels(run, devkit.labels)
         shown = (devkit, mask_folder(list_name)) if list_name else (None, None)
         write_prediction_gallery(gallery, run, result.files, recorded_labels(run), *shown)
         click.echo(f"Look at {gallery}")

@@ -7,14 +7,14 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from kdcli.common.config import flatten
+from kdcli.common.config import changed, flatten
 from kdcli.common.distributed import ranks
 from kdcli.common.torchrun import local_processes
 from kdcli.student.config.schema import AUTO, RunConfig
@@ -96,16 +96,7 @@ def meaning(
 def resolved(config: RunConfig, meant: Mapping[str, Any]) -> RunConfig:
     """Return the configuration with what ``meant`` says in the place of ``auto``."""
     asked = flatten(config)
-    new: dict[str, dict[str, Any]] = {"optim": {}, "runtime": {}}
-    for key, value in meant.items():
-        section, _, name = key.partition(".")
-        if asked[key] == AUTO:
-            new[section][name] = value
-    return replace(
-        config,
-        optim=replace(config.optim, **new["optim"]),
-        runtime=replace(config.runtime, **new["runtime"]),
-    )
+    return changed(config, {key: value for key, value in meant.items() if asked[key] == AUTO})
 
 
 def fitted(config: RunConfig, device: torch.device, steps_left: int = 0) -> RunConfig:

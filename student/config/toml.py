@@ -61,7 +61,8 @@ def run_config(
         ConfigError: No such file or preset, not TOML, an unknown key, or a value out of place.
     """
     asked = apply(by_keyword(settings), apply(changes, {}))
-    if "num_classes" in asked.get("model", {}):
+    model = asked.get("model")
+    if isinstance(model, Mapping) and "num_classes" in model:
         raise ConfigError(
             "model.num_classes is no setting: it is the number of the data set's labels, VOC's 20 "
             "and the background unless its labels.toml says otherwise; leave it out"

@@ -19,6 +19,14 @@ from kdcli.student.data.targets import TERMS, ImageTargets, Targets
 TASKS = ("detection", "segmentation")
 
 Flags = npt.NDArray[np.bool_]
+
+
+def tasks_learned(weights: npt.NDArray[np.floating]) -> Flags:
+    """Mark the tasks that images learn, from whomever: weights (n, 4) by ``TERMS`` -> (n, 2)."""
+    by_task = weights.reshape(len(weights), len(TASKS), 2)
+    return np.asarray((by_task > 0).any(axis=2))
+
+
 Weights = npt.NDArray[np.float64]
 
 

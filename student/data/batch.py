@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdcli.cache.format.record import InstanceMasks
 from kdcli.common.detections import Detections
-from kdcli.student.data.assignment import TASKS
+from kdcli.student.data.assignment import TASKS, tasks_learned
 from kdcli.student.data.geometry import FloatArray, UInt8Array
 from kdcli.student.data.targets import TERMS
 
@@ -174,14 +174,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         weights=torch.from_numpy(weights),
         jitter=torch.from_numpy(np.stack([sample.jitter for sample in samples])),
         fractions=dict(zip(TERMS, (weights > 0).mean(axis=0).tolist(), strict=True)),
-        learners=_learners(weights),
+        learners=dict(zip(TASKS, tasks_learned(weights).sum(axis=0).tolist(), strict=True)),
     )
-
-
-def _learners(weights: FloatArray) -> dict[str, int]:
-    """Count the images that learn a task, whose weights are neighbours in ``TERMS``."""
-    learn = (weights > 0).reshape(len(weights), len(TASKS), -1).any(axis=2)
-    return dict(zip(TASKS, learn.sum(axis=0).tolist(), strict=True))
 
 
 def _stack_maps(maps: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.int32]:

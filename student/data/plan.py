@@ -12,7 +12,13 @@ from kdcli.cache.format.vectors import READING
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.data.assignment import assign_targets, counts, required_roles, to_csv
+from kdcli.student.data.assignment import (
+    assign_targets,
+    counts,
+    required_roles,
+    tasks_learned,
+    to_csv,
+)
 from kdcli.student.data.photographs import check_photographs, taught_by_tutor
 from kdcli.student.data.targets import Targets
 from kdcli.voc.devkit import Devkit, mask_folder
@@ -37,8 +43,7 @@ class Plan:
     @property
     def every_task(self) -> bool:
         """Whether each of these images learns both tasks, from whomever."""
-        learned = self.learning.weights > 0
-        return bool((learned[:, :2].any(axis=1) & learned[:, 2:].any(axis=1)).all())
+        return bool(tasks_learned(self.learning.weights).all())
 
     @property
     def targets_csv(self) -> str:

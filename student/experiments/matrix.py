@@ -24,6 +24,7 @@ from kdcli.cache.reader import TutorCache
 from kdcli.common.config import Changes, flatten
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import run_config
+from kdcli.student.data.assignment import TASKS
 from kdcli.student.data.plan import class_masks
 from kdcli.student.experiments.recipe import Cell, Recipe
 from kdcli.voc.classes import VOC
@@ -32,7 +33,6 @@ from kdcli.voc.devkit import Devkit
 CELLS = "cells"
 RUN = "run"
 _HEX = 16
-_TASKS = ("detection", "segmentation")
 _OF_GT = ("gt_share", "missing_gt")
 """Settings of a task that count without a tutor, too."""
 
@@ -158,7 +158,7 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
     ``auto`` means there is no setting, and ``optim.bf16=false`` is what earlier runs' default was.
     """
     default = flatten(RunConfig())
-    targets = {task: getattr(config.targets, task) for task in _TASKS}
+    targets = {task: getattr(config.targets, task) for task in TASKS}
     without = tuple(f"targets.{task}." for task, own in targets.items() if own.source == "gt")
     return {
         key: value

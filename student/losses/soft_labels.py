@@ -40,12 +40,13 @@ def tutor_targets(batch: Batch, settings: SegmentationTargets, num_classes: int)
         num_classes: C, background included.
     """
     side = batch.masks.shape[-1]
-    said = look_up(batch.index_maps, batch.palettes)
     beyond = batch.index_maps == PADDING
-    if batch.placements is not None:
-        said, beyond = sample_cells(said, batch.placements, side)
     if settings.masks == "soft":
         said = paste(batch.instances, num_classes, side)
+    else:
+        said = look_up(batch.index_maps, batch.palettes)
+        if batch.placements is not None:
+            said, beyond = sample_cells(said, batch.placements, side)
     vectors = from_threshold(said, settings.threshold)
     left_out = beyond | doubtful(said, settings.ignore)
     if settings.confirm != "none":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcli.common.errors import StudentError
+from kdcli.common.names import listed_names
 from kdcli.common.torch_file import read_torch_file, reason
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.conventions import convert_stem, guess_convention
@@ -87,7 +88,8 @@ def _check_names(
     if not found:
         raise StudentError(
             f"{path}: expected weights under torchvision's {_family(trunk)} names "
-            f"({_some(wanted)}), got {_some(list(state)) or 'an empty state dict'}. {_REMEDY}"
+            f"({listed_names(wanted, _SHOWN)}), got "
+            f"{listed_names(state, _SHOWN) or 'an empty state dict'}. {_REMEDY}"
         )
     if trunk == BLITZNET_RESNET:
         return
@@ -96,7 +98,11 @@ def _check_names(
         "missing": [name for name in wanted if name not in found],
         "unexpected": [name for name in state if name not in known],
     }
-    said = [f"{len(names)} are {what} ({_some(names)})" for what, names in faults.items() if names]
+    said = [
+        f"{len(names)} are {what} ({listed_names(names, _SHOWN)})"
+        for what, names in faults.items()
+        if names
+    ]
     if said:
         raise StudentError(
             f"{path}: these are not the weights of torchvision's {trunk}: {', '.join(said)}. "
@@ -119,12 +125,6 @@ def _check_shapes(
 
 def _family(trunk: str) -> str:
     return "ResNet" if trunk == BLITZNET_RESNET else trunk
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -105,10 +105,8 @@ def record_start(out: Path, step: int, device: torch.device, **more: object) -> 
 
 def recorded_config(run: Path) -> RunConfig:
     """Return the configuration a run was trained with, ``auto`` as it was asked for."""
-    path = run / CONFIG
-    if not path.is_file():
-        raise StudentError(f"{run} is no run of this program: it has no {CONFIG}")
-    return run_config(path)
+    _expect_run(run)
+    return run_config(run / CONFIG)
 
 
 def meant_at_first(run: Path) -> dict[str, Any]:
@@ -129,8 +127,14 @@ def as_begun(out: Path, config: RunConfig) -> RunConfig:
 
 def recorded_labels(run: Path) -> LabelSet:
     """Return the labels that a run's student tells apart: VOC's, unless it records others."""
+    _expect_run(run)
     path = run / LABELS_FILE
     return read_labels(path) if path.is_file() else VOC
+
+
+def _expect_run(run: Path) -> None:
+    if not (run / CONFIG).is_file():
+        raise StudentError(f"{run} is no run of this program: it has no {CONFIG}")
 
 
 def check_labels(run: Path, labels: LabelSet) -> None:

@@ -90,7 +90,7 @@ class AsynchronousUpdates:
             if name in self._sums:
                 self._sums[name].add_(gradient, alpha=images)
             else:
-                self._sums[name] = gradient * images
+                self._sums[name] = gradient.mul_(images)  # nobody else holds it any more
 
     def scalars(self) -> dict[str, float]:
         """Return for the loss curve ``updates/GROUP`` so far, and ``waiting/GROUP``: samples."""

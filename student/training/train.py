@@ -131,12 +131,12 @@ def _prepare(
         )
     plan = make_plan(config, devkit, cache)
     config = as_begun(out, config)
-    if finished_summary(out):  # which may lie where nothing can be written
+    before = summary_of(out)
+    if before is not None and before.finished:  # which may lie where nothing can be written
         check_same(out, config, plan.targets_csv, plan.facts, devkit.labels)
     else:
         held.enter_context(locked(out))
         prepare_run(out, config, plan.targets_csv, plan.facts, devkit.labels)
-    before = summary_of(out)
     left = config.optim.steps - (before.step if before else 0)
     meant = meaning(config, Machine.here(device), left, meant_at_first(out))
     return plan, resolved(config, meant), meant

@@ -135,3 +135,8 @@ def test_named_segmentation_targets_are_settings_like_others(
 def test_the_default_is_one_of_the_named_targets() -> None:
     assert run_config("tiny", SEGMENTATION_TARGETS["weighted"]) == run_config("tiny")
     assert set(SEGMENTATION_TARGETS) == {"thesis", "background", "weighted"}
+
+
+def test_a_section_that_is_none_is_one_message() -> None:
+    with pytest.raises(ConfigError, match="Expected model in the configuration to be a section"):
+        run_config(None, ["model=3"])

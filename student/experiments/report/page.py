@@ -177,17 +177,19 @@ def _section(result: RecipeResult, drawings: bool) -> Section:
         )
         for cell in result.cells
     )
-    groups = tuple(_group(result, metric) for metric in metrics)
-    figures = tuple(_figures(result, metrics)) if drawings else ()
+    claim = claimed_metrics(result)
+    groups = tuple(_group(result, metric, metrics, claim) for metric in metrics)
+    figures = tuple(_figures(result, metrics, claim)) if drawings else ()
     return Section(result, explanation(result), groups, rows, figures)
 
 
-def _group(result: RecipeResult, metric: str) -> Group:
+def _group(
+    result: RecipeResult, metric: str, shown_here: Sequence[str], claim: Sequence[str]
+) -> Group:
     """Return a metric's columns: all for one that the claim rests on, values alone for its sister.
 
     Where the claim is on neither, the thesis' numbers stand beside the mean over all classes.
     """
-    claim, shown_here = claimed_metrics(result), shown_metrics(result)
     of_kind = [m for m in claim if over_all(m) == over_all(metric)]
     compares = any(c.cell.baseline for c in result.cells) and (metric in of_kind or not of_kind)
     place = over_all(metric) if over_all(metric) in shown_here else metric
@@ -213,13 +215,15 @@ def _missing(cell: CellResult) -> str:
     )
 
 
-def _figures(result: RecipeResult, metrics: Sequence[str]) -> Iterator[Drawing]:
+def _figures(
+    result: RecipeResult, metrics: Sequence[str], claim: Sequence[str]
+) -> Iterator[Drawing]:
     lines = metrics if result.recipe.axis else ()
     of_thesis = any(cell.cell.thesis for cell in result.cells)
     drawn: list[tuple[str, str | None, bool]] = [
         *((f"{METRICS[m]} over {result.recipe.axis}", line_figure(result, m), True) for m in lines),
         (EFFECTS.format("; diamonds: the thesis" if of_thesis else ""),
-         effect_figure(result, claimed_metrics(result) or metrics), not lines),
+         effect_figure(result, claim or metrics), not lines),
         ("Each class (its objects): mean and spread over seeds", class_bars(result), False),
         ("Total loss, mean over seeds; against different targets losses differ in height "
          "without meaning better or worse", loss_curves(result), False),
