@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tabulate import tabulate
 
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.commands.options import PATH, device_option, list_option, open_devkit, voc_option
@@ -135,6 +134,8 @@ def _print(table: Table) -> None:
     rows = [[f"{cell.text}{'*' * cell.best}" for cell in row] for row in table.rows]
     click.echo(f"\n{table.title}")
     align = ["left" if n < table.names else "right" for n in range(len(header))]
+    from tabulate import tabulate
+
     click.echo(tabulate(rows, header, disable_numparse=True, colalign=align))
     if table.note:
         click.echo(textwrap.fill(table.note, 100))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 from kdcli.cache.format.vectors import THRESHOLD
 from kdcli.commands.options import PATH, list_option, open_devkit, voc_option
 from kdcli.commands.progress import progress
-from kdcli.common.files import write_text
+from kdcli.common.files import write_json
 
 if TYPE_CHECKING:
     from kdcli.tutor_gen.quality.evaluate import TutorEvaluation
@@ -101,7 +100,7 @@ def evaluate_tutors(
             "segmentation_threshold": segmentation_threshold,
             **sweeps_as_json(result),
         }
-        write_text(out, json.dumps(scores, indent=2) + "\n")
+        write_json(out, scores)
 
 
 def _show_sweeps(

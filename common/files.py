@@ -88,6 +88,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def link(path: Path, source: Path) -> None:
+    """Make ``path`` a link to a file, by its full name."""
+    with explained(path):
+        path.symlink_to(source.resolve())
+
+
 def append_text(path: Path, text: str) -> None:
     """Add to the end of a file; what does not fit as a whole is taken back."""
     with explained(path), path.open("ab", buffering=0) as file:

@@ -12,7 +12,6 @@ shows it at work. Everything below ``kdcli.voc``, ``kdcli.cache`` and so on may 
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata  # slow, and rarely asked for
+
         return metadata.version("kdcli")
     if name not in _HOME:
         raise AttributeError(f"module 'kdcli' has no attribute {name!r}")

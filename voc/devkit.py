@@ -6,7 +6,7 @@ import codecs
 import difflib
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.common.errors import DevkitError
+from kdcli.common.files import write_text
 from kdcli.voc import images as pictures
 from kdcli.voc.annotation import Annotation, parse_annotation
 from kdcli.voc.classes import VOC
@@ -30,6 +31,20 @@ _MASK_FALLBACK = {AUGMENTED_MASKS: CLASS_MASKS}
 _AUGMENTED_LIST = re.compile(r"(?i:aug(mented)?)(?![a-z])")
 """SegmentationAug, train_aug, trainaug; not august."""
 _LEADS_OUT = re.compile(r"[/\\\0]|\.\.")
+
+
+def mask_colours(folder: str, labels: LabelSet) -> NDArray[np.uint8]:
+    """Return the palette of a folder's masks: the labels' colours; object numbers keep VOC's."""
+    return PALETTE if folder == OBJECT_MASKS else labels.palette
+
+
+def write_list(root: Path, name: str, ids: Iterable[str]) -> None:
+    """Write the list ``name`` ("Main/train") of a devkit at ``root``.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    write_text(root / "ImageSets" / f"{name}.txt", "".join(f"{each}\n" for each in ids))
 
 
 @dataclass(frozen=True)
@@ -152,7 +167,7 @@ class Devkit:
         Raises:
             DevkitError: the XML is wrong in itself or states another size than the photograph's.
         """
-        path = self._file("Annotations", image_id, ".xml")
+        path = self.annotation_path(image_id)
         if not path.is_file():
             return None
         annotation = parse_annotation(path, self.labels)
@@ -181,12 +196,12 @@ class Devkit:
             DevkitError: the PNG is broken, of another size than the photograph, or a class mask
                 holds something else than class ids.
         """
-        path = self._file(folder, image_id, ".png")
+        path = self.mask_path(image_id, folder)
         if not path.is_file():
             fallback = _MASK_FALLBACK.get(folder)
             return None if fallback is None else self.mask(image_id, fallback, size)
         of_classes = folder != OBJECT_MASKS
-        mask = pictures.read_mask(path, self.labels.palette if of_classes else PALETTE)
+        mask = pictures.read_mask(path, mask_colours(folder, self.labels))
         height, width = mask.shape
         self._check_size(path, image_id, height, width, size)
         if of_classes:
@@ -199,12 +214,12 @@ class Devkit:
 
     def has_boxes(self, image_id: str) -> bool:
         """Say whether an image has an XML file."""
-        return self._file("Annotations", image_id, ".xml").is_file()
+        return self.annotation_path(image_id).is_file()
 
     def has_mask(self, image_id: str, folder: str = CLASS_MASKS) -> bool:
         """Say whether `mask` would find a mask."""
         folders = (folder, _MASK_FALLBACK.get(folder, folder))
-        return any(self._file(each, image_id, ".png").is_file() for each in folders)
+        return any(self.mask_path(image_id, each).is_file() for each in folders)
 
     def availability(self, ids: Collection[str], mask_folder: str = CLASS_MASKS) -> Availability:
         """Return which of ``ids`` have boxes and masks, from the folders' listings."""

@@ -69,7 +69,8 @@ def _unusual(folder: Path, ending: str, changed: int) -> dict[str, tuple[str, ..
         image_id, dot, own = name.rpartition(".")
         if not name.endswith(ending) and dot + own.lower() in _ENDINGS[ending]:
             found[image_id] = (*found.get(image_id, ()), name)
-    for image_id in found:
-        if (folder / (image_id + ending)).exists():
-            found[image_id] = (*found[image_id], image_id + ending)
+    for name in _names(folder) if found else ():
+        image_id = name.removesuffix(ending)
+        if name != image_id and image_id in found:
+            found[image_id] = (*found[image_id], name)
     return found

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from kdcli.common.errors import DevkitError
 from kdcli.voc.colours import PALETTE, labels_of_colours
@@ -20,6 +20,7 @@ LARGEST = Image.MAX_IMAGE_PIXELS or 2**26
 
 Beyond it Pillow suspects a decompression bomb: a small file that fills the memory.
 """
+_ORIENTATION = 0x0112
 _JPEG_START = b"\xff\xd8"
 _REMEDY = "save it as an 8-bit palette PNG with VOC's palette, or as RGB in exactly VOC's colours"
 
@@ -51,8 +52,12 @@ def read_size(path: Path) -> tuple[int, int]:
         return picture.height, picture.width
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     """Read a photograph of any format that Pillow knows; a JPEG as `read_photograph` does.
+
+    Args:
+        path: of the photograph.
+        upright: whether it is turned as its EXIF says.
 
     Returns:
         (H, W, 3) uint8 RGB; transparency is dropped.
@@ -66,7 +71,14 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             raise DevkitError(
                 f"{path} has more than 8 bits a sample (mode {picture.mode}): convert it to 8."
             )
-        return np.asarray(picture.convert("RGB"))
+        turned = ImageOps.exif_transpose(picture) if upright else picture
+        return np.asarray(turned.convert("RGB"))
+
+
+def orientation(picture: Image.Image) -> int:
+    """Return EXIF's orientation of an open picture, 0 if it states none; 1 is upright."""
+    value = picture.getexif().get(_ORIENTATION, 0)
+    return value if isinstance(value, int) else 0
 
 
 def is_jpeg(path: Path) -> bool:
@@ -174,6 +186,14 @@ def write_mask(
     picture = Image.fromarray(mask).convert("L")
     picture.putpalette(colours.tobytes())
     picture.save(path, "PNG")
+
+
+def surrounding_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
+    """Return x1 y1 x2 y2 around the pixels of a mask (H, W); None if it has none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.common.errors import DevkitError
-from kdcli.common.files import write_atomic
+from kdcli.common.files import write_text
 from kdcli.common.names import nearest_names
 from kdcli.voc.labels import Colour, LabelSet
 
@@ -73,7 +73,7 @@ def write_labels(path: Path | str, labels: LabelSet) -> None:
     Raises:
         ResourceError: it cannot be written.
     """
-    write_atomic(Path(path), format_labels(labels).encode("utf-8"))
+    write_text(Path(path), format_labels(labels))
 
 
 def format_labels(labels: LabelSet) -> str:

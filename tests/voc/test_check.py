@@ -84,6 +84,11 @@ def box_of_words(devkit: Devkit, image_id: str) -> None:
     change_xml(devkit, image_id, r"<xmin>\d+", "<xmin>left")
 
 
+@case(Problem.XML)
+def difficulty_of_words(devkit: Devkit, image_id: str) -> None:
+    change_xml(devkit, image_id, r"<difficult>0", "<difficult>perhaps")
+
+
 @case(Problem.XML_SIZE)
 def xml_of_another_size(devkit: Devkit, image_id: str) -> None:
     change_xml(devkit, image_id, r"<width>\d+", "<width>999")

@@ -195,6 +195,16 @@ def test_labels_merge_categories_and_leave_others_out(tmp_path: Path) -> None:
     assert class_mask(out).sum() == 100  # the dog, which has no segmentation, is no label
 
 
+def test_masks_are_written_in_the_colours_of_the_labels(tmp_path: Path) -> None:
+    """Whatever they are: here each label has the colour that VOC gives the other's number."""
+    labels = LabelSet(("cat", "dog"), {"cat": (0, 128, 0), "dog": (128, 0, 0)})
+    out, _ = brought(tmp_path, document(thing(segmentation=SQUARE)), labels=labels)
+    mask = Devkit.open(out).mask("a")
+    assert mask is not None
+    assert set(np.unique(mask)) == {0, 1}
+    assert (mask == 1).sum() == 100
+
+
 def test_background_is_no_class_and_void_is_void(tmp_path: Path) -> None:
     categories = [
         {"id": 0, "name": "Background"},
@@ -271,6 +281,9 @@ WRONG: list[tuple[Any, str]] = [
     (document(images=[image(width=3)]), "has 40 x 30 pixels, by the JSON 3 x 30"),
     (document(images=[image(height="3")]), "image 0: expected 'height'"),
     (document(images=[image(height=2.5)]), "image 0: expected 'height' in pixels"),
+    (document(images=[image(height=float("nan"))]), "image 0: expected 'height' in pixels"),
+    (document(images=[image(height=float("inf"))]), "image 0: expected 'height' in pixels"),
+    (document(annotations=[None]), "annotation"),
     (document(images=[image(file_name="b.jpg")]), "1 of 1 photographs .* first b.jpg"),
     (document(categories=[{"id": 3}]), "category 0: expected 'name'"),
     (document(categories=[{"id": 3, "name": "a"}] * 2), "the id 3 is taken twice"),
@@ -378,6 +391,17 @@ def test_class_masks_without_object_masks_there_and_back(spoilable: Devkit, tmp_
         mask = Devkit.open(out).mask(image_id)
         np.testing.assert_array_equal(mask, spoilable.mask(image_id))
     assert not list((out / "SegmentationObject").iterdir())
+
+
+def test_truth_of_more_boxes_than_object_numbers(spoilable: Devkit, tmp_path: Path) -> None:
+    image_id = spoilable.image_ids("Segmentation/val")[0]
+    path = spoilable.annotation_path(image_id)
+    text = path.read_text()
+    thing = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    path.write_text(text.replace("</annotation>", thing * 300 + "</annotation>"))
+    write_truth(tmp_path / "val.json", spoilable, [image_id])
+    written = json.loads((tmp_path / "val.json").read_text())
+    assert sum(bool(each.get("bbox")) for each in written["annotations"]) > 300
 
 
 def test_the_command(drawn: Devkit, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.common.detections import Detections
-from kdcli.common.files import write_text
+from kdcli.common.files import link, write_text
 from kdcli.common.folders import new_folder
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.export.labels import ImageLabels, StoreLabels
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.annotation_xml import annotation_xml
-from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS
+from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS, mask_colours, write_list
 from kdcli.voc.images import write_mask
 from kdcli.voc.labels import VOID, LabelSet
 from kdcli.voc.labels_file import LABELS_FILE, write_labels
@@ -38,19 +38,17 @@ def export_voc(out: Path, labels: StoreLabels, progress: Progress = no_progress)
         for part in ("JPEGImages", "Annotations", CLASS_MASKS, OBJECT_MASKS):
             (folder / part).mkdir()
         for image_id in progress(ids, len(ids), "images"):
-            link = folder / "JPEGImages" / f"{image_id}.jpg"
-            link.symlink_to(labels.photograph(image_id).resolve())
+            link(folder / "JPEGImages" / f"{image_id}.jpg", labels.photograph(image_id))
             _write_image(folder, out.name, labels.of(image_id), own)
         for name, members in labels.lists.items():
-            text = "".join(f"{image_id}\n" for image_id in members)
-            write_text(folder / "ImageSets" / f"{name}.txt", text)
+            write_list(folder, name, members)
         write_labels(folder / LABELS_FILE, own)
 
 
 def _write_image(folder: Path, title: str, image: ImageLabels, labels: LabelSet) -> None:
     file = f"{image.image_id}.png"
     if image.class_map is not None:
-        write_mask(folder / CLASS_MASKS / file, image.class_map)
+        write_mask(folder / CLASS_MASKS / file, image.class_map, mask_colours(CLASS_MASKS, labels))
     if image.objects is None:
         return
     count = len(image.objects)

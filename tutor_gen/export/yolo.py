@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from kdcli.common.errors import CacheError
-from kdcli.common.files import write_text
+from kdcli.common.files import link, write_text
 from kdcli.common.folders import new_folder
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.export.labels import StoreLabels
@@ -37,8 +37,7 @@ def export_yolo(out: Path, labels: StoreLabels, progress: Progress = no_progress
             images.mkdir(parents=True)
             texts.mkdir(parents=True)
             for image_id in progress(ids, len(ids), name):
-                photograph = labels.photograph(image_id)
-                (images / f"{image_id}.jpg").symlink_to(photograph.resolve())
+                link(images / f"{image_id}.jpg", labels.photograph(image_id))
                 write_text(texts / f"{image_id}.txt", _lines(labels, image_id))
         about = {name: f"images/{name}" for name in lists}
         classes = dict(enumerate(labels.cache.class_names[1:]))

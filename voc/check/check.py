@@ -18,7 +18,7 @@ _THREADS = 4
 _OUR_LISTS = ("Main", "Segmentation", "SegmentationAug")
 """Folders of lists that are of the form that this package reads."""
 _TRAIN = re.compile(r"(?i)(?<![a-z])train(?![a-z])(?!.*/)")
-_HELD_OUT = re.compile(r"(?i)(?<![a-z])(val|test)(?![a-z])(?!.*/)")
+_HELD_OUT = re.compile(r"(?i)(?<![a-z])(val|valid|test)(?![a-z])(?!.*/)")
 
 Lists = Mapping[str, Sequence[str]]
 """Image ids by the name of their list."""

@@ -12,16 +12,14 @@ import numpy as np
 from PIL import Image
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.annotation import read_xml
-from kdcli.voc.check.problems import Finding, Problem
-from kdcli.voc.colours import PALETTE
-from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, OBJECT_MASKS, Devkit
-from kdcli.voc.images import read_mask, read_photograph, read_size
+from kdcli.voc.annotation import parse_annotation, read_xml
+from kdcli.voc.check.problems import Finding, Level, Problem
+from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, OBJECT_MASKS, Devkit, mask_colours
+from kdcli.voc.images import orientation, read_mask, read_photograph, read_size
 from kdcli.voc.labels import VOID
 
 SMALL = 2
 """Sides of a box, in pixels, below which it is worth a look."""
-_ORIENTATION = 0x0112
 _END_OF_JPEG = b"\xff\xd9"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -145,6 +143,7 @@ class _Look:
         except DevkitError as error:
             self._found(Problem.XML, str(error))
             return True
+        before = len(self.findings)
         if stated is None or min(stated) < 1:
             self._found(Problem.XML, "without the image's <size>")
         elif self.size is not None and stated != self.size:
@@ -156,6 +155,11 @@ class _Look:
                 self._found(Problem.CLASS_NAME, thing.name or "no name")
             for problem, detail in _corner_problems(thing, stated or self.size):
                 self._found(problem, detail)
+        if not any(found.problem.level is Level.ERROR for found in self.findings[before:]):
+            try:
+                parse_annotation(path, self.labels)  # as training does, which stops at it
+            except DevkitError as error:
+                self._found(Problem.XML, str(error))
         return True
 
     def mask(self, folder: str) -> bool:
@@ -165,7 +169,7 @@ class _Look:
             if not path.is_file():
                 return False
             of_classes = folder != OBJECT_MASKS
-            mask = read_mask(path, self.labels.palette if of_classes else PALETTE)
+            mask = read_mask(path, mask_colours(folder, self.labels))
         except DevkitError as error:
             self._found(Problem.MASK, str(error))
             return True
@@ -206,10 +210,9 @@ def _orientation(path: Path) -> int:
     """Return EXIF's orientation of a JPEG, 0 if it states none; 1 is upright."""
     try:
         with Image.open(path) as picture:
-            value = picture.getexif().get(_ORIENTATION, 0)
+            return orientation(picture)
     except (OSError, SyntaxError, ValueError):  # the pixels are fine, its EXIF block is not
         return 0
-    return value if isinstance(value, int) else 0
 
 
 def _sizes(stated: tuple[int, ...], size: tuple[int, int]) -> str:

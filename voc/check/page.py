@@ -13,7 +13,7 @@ from kdcli.common.errors import DevkitError
 from kdcli.common.files import atomic_file
 from kdcli.voc.check.image import RawObject, raw_objects
 from kdcli.voc.check.problems import Finding, Problem, Report
-from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit
+from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit, mask_colours
 from kdcli.voc.folder import files_by_id
 from kdcli.voc.images import read_mask
 from kdcli.voc.labels import LabelSet
@@ -74,7 +74,9 @@ def _panels(devkit: Devkit, image_id: str) -> Iterator[Panel]:
     yield Panel(f"{len(objects)} boxes", _with_boxes(image, objects, devkit.labels, scale))
     for folder in (CLASS_MASKS, AUGMENTED_MASKS):
         try:
-            mask = read_mask(devkit.mask_path(image_id, folder), devkit.labels.palette)
+            mask = read_mask(
+                devkit.mask_path(image_id, folder), mask_colours(folder, devkit.labels)
+            )
         except DevkitError:
             continue
         size = image.shape[:2]

@@ -20,7 +20,6 @@ class Problem(Enum):
     """A kind of problem: what it is called, how bad it is, what to do about it."""
 
     LIST = Level.ERROR, "list that cannot be used", "one image id a line, no ending, each id once"
-    OTHER_LIST = Level.WARNING, "list of another form", "fine for VOC's other tasks; else mend it"
     NO_PHOTOGRAPH = Level.ERROR, "photograph missing", "restore it, or take the id off the list"
     SEVERAL_FILES = Level.ERROR, "several files of one image", "remove all but one"
     PHOTOGRAPH = Level.ERROR, "photograph unreadable", "restore it, or save it as a JPEG"
@@ -33,6 +32,7 @@ class Problem(Enum):
     CLASS_NAME = Level.ERROR, "unknown class name", "correct the XML, or the data set's labels"
     MASK_VALUE = Level.ERROR, "mask value without a label", "correct the mask, or the labels"
     LEAK = Level.ERROR, "the same photograph in train and val", "take it off one of the lists"
+    OTHER_LIST = Level.WARNING, "list of another form", "fine for VOC's other tasks; else mend it"
     OTHER_LEAK = (
         Level.WARNING,
         "the same photograph in train of one task and val of another",

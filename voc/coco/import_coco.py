@@ -20,7 +20,7 @@ from kdcli.voc.coco.content import VOID_NAME, CocoDocument, CocoImage, CocoObjec
 from kdcli.voc.coco.photographs import find_photographs, ids_of, place_photograph
 from kdcli.voc.coco.read import read_document
 from kdcli.voc.coco.truth import truth_of
-from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS
+from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS, mask_colours, write_list
 from kdcli.voc.images import write_mask
 from kdcli.voc.labels import BACKGROUND, VOID, LabelSet
 from kdcli.voc.labels_file import LABELS_FILE, write_labels
@@ -193,7 +193,7 @@ def _write_image(
         write_text(folder / "Annotations" / f"{name}.xml", xml)
     for part, mask in ((CLASS_MASKS, truth.class_mask), (OBJECT_MASKS, truth.object_mask)):
         if mask is not None:
-            write_mask(folder / part / f"{name}.png", mask)
+            write_mask(folder / part / f"{name}.png", mask, mask_colours(part, labels))
     notes = truth.notes + Counter({CONVERTED: int(converted)})
     return truth.annotation is not None, masked, notes
 
@@ -208,5 +208,4 @@ def _write_lists(
         files = [image.file_name for image in document.images]
         for task, members in (("Main", files), ("Segmentation", [f for f in files if f in masks])):
             if members:
-                text = "".join(f"{jobs[each].image_id}\n" for each in members)
-                write_text(folder / "ImageSets" / task / f"{name}.txt", text)
+                write_list(folder, f"{task}/{name}", (jobs[each].image_id for each in members))

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kdcli.common.errors import DevkitError
-from kdcli.common.files import atomic_file, explained
+from kdcli.common.files import atomic_file, explained, link
 from kdcli.voc.coco.content import CocoImage
-from kdcli.voc.images import is_jpeg, read_picture
+from kdcli.voc.images import is_jpeg, orientation, read_picture
 
 QUALITY = 95
 """Of JPEGs that are made of other formats; colour at full resolution."""
@@ -94,17 +94,15 @@ def place_photograph(source: Path, target: Path, image: CocoImage, *, copy: bool
             "give the photograph that was annotated."
         )
     if is_jpeg(source) and stated == size:
-        with explained(target):
-            if copy:
+        if copy:
+            with explained(target):
                 shutil.copyfile(source, target)
-            else:
-                target.symlink_to(source.resolve())
+        else:
+            link(target, source)
         return False
-    read_picture(source)  # refuses, with a message, what would be clipped or is damaged
-    with Image.open(source) as picture:
-        upright = ImageOps.exif_transpose(picture) if stated != size else picture
-        with atomic_file(target) as file:
-            upright.convert("RGB").save(file, "JPEG", quality=QUALITY, subsampling=0)
+    picture = Image.fromarray(read_picture(source, upright=stated != size))
+    with atomic_file(target) as file:
+        picture.save(file, "JPEG", quality=QUALITY, subsampling=0)
     return True
 
 
@@ -113,10 +111,10 @@ def _sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            orientation = picture.getexif().get(0x0112, 1)
+            turned = orientation(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DevkitError(
             f"{path} is no picture that can be read ({error}): restore it."
         ) from error
     stored = (width, height)
-    return stored, (height, width) if orientation in (5, 6, 7, 8) else stored
+    return stored, (height, width) if turned in (5, 6, 7, 8) else stored

@@ -80,7 +80,8 @@ def _parts(path: Path) -> Mapping[str, list[Any]]:
     ]  # fmt: skip
     if missing:
         raise DevkitError(f"{expected}; it has no list {missing[0]!r}.")
-    if content["annotations"] and "segments_info" in content["annotations"][0]:
+    first = content["annotations"][0] if content["annotations"] else None
+    if isinstance(first, dict) and "segments_info" in first:
         raise DevkitError(
             f"{expected}, got panoptic annotations: give the JSON of objects (instances_*.json)."
         )
@@ -99,7 +100,7 @@ def _need(where: str, item: Any, key: str, kinds: tuple[type, ...]) -> Any:
 
 def _side(where: str, item: Any, key: str) -> int:
     value = _need(where, item, key, (int, float))
-    if value < 1 or value != int(value):
+    if not math.isfinite(value) or value < 1 or value != int(value):
         raise DevkitError(f"{where}: expected {key!r} in pixels, 1 or more, got {value!r}.")
     return int(value)
 

@@ -42,14 +42,6 @@ def area(runs: dict[str, Any]) -> float:
     return float(pycoco.area(runs))
 
 
-def surrounding_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
-    """Return x1 y1 x2 y2 around the pixels of a mask (H, W); None if it has none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
 def is_empty(segmentation: Any) -> bool:
     """Whether there is none: absent, or polygons without any of three corners."""
     if isinstance(segmentation, list):

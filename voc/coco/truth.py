@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.coco import rle
 from kdcli.voc.coco.content import Box, CocoDocument, CocoImage, CocoObject
+from kdcli.voc.images import surrounding_box
 from kdcli.voc.labels import VOID
 
 LEFT_OUT = "boxes without area in their image, left out"
@@ -113,7 +114,7 @@ def _item(each: CocoObject, label: int, image: CocoImage, notes: Counter[str]) -
         return _Item(each, label, None, mask)
     box = each.box
     if box is None and mask is not None:
-        box = rle.surrounding_box(mask)
+        box = surrounding_box(mask)
     inside = None if box is None else _inside(box, image, notes)
     notes[LEFT_OUT] += inside is None
     return _Item(each, label, inside, mask)

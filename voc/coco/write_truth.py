@@ -14,6 +14,7 @@ from kdcli.voc.coco import rle
 from kdcli.voc.coco.content import VOID_NAME, CocoImage, CocoObject
 from kdcli.voc.coco.write import write_document
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.images import surrounding_box
 from kdcli.voc.labels import VOID
 
 
@@ -68,7 +69,8 @@ def _fits(
     """Whether object numbers (H, W) are those of the boxes, and of the classes of a mask (H, W)."""
     classes = np.zeros(256, np.int64)
     classes[VOID] = VOID
-    classes[1 : len(annotation.labels) + 1] = annotation.labels[: VOID - 1]
+    labels = annotation.labels[: VOID - 1]
+    classes[1 : len(labels) + 1] = labels
     return numbers is not None and bool(np.array_equal(classes[numbers], mask))
 
 
@@ -90,5 +92,5 @@ def regions_of(
 
 
 def _region(name: str, where: NDArray[np.bool_], score: float | None = None) -> CocoObject:
-    box = rle.surrounding_box(where)
+    box = surrounding_box(where)
     return CocoObject(name, box, rle.encode(where), region=True, score=score)

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASS_IDS
+from kdcli.voc.images import surrounding_box
 from kdcli.voc.labels import VOID
 from kdcli.voc.scenes.geometry import rotation
 from kdcli.voc.scenes.paint import (
@@ -192,8 +193,7 @@ def _describe(image_id: str, image: NDArray[np.uint8], canvas: _Canvas) -> Scene
     shown = np.zeros(len(canvas.labels))
     for position in range(len(canvas.labels)):
         mask = owner == position + 1
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        boxes[position] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        boxes[position] = surrounding_box(mask)
         shown[position] = mask.sum() / canvas.whole[position]
     labels = np.array(canvas.labels, dtype=np.int64)
     annotation = Annotation(
