@@ -27,6 +27,7 @@ from kdcli.common.names import difference
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.classes.names import known_names
 from kdcli.tutor_gen.quality.compare import counterparts
+from kdcli.tutor_gen.tutors.tutor import name_of
 
 HOW: Mapping[str, Callable[..., NDArray[np.float32]]] = MappingProxyType(
     {"least": np.min, "mean": np.mean, "most": np.max}
@@ -195,7 +196,7 @@ def _description(holders: Sequence[TutorCache], role: str, how: str) -> dict[str
     tutors = [cache.settings[role] for cache in holders]
     classes = [set(known_names(tutor)) for tutor in tutors]
     together = set.intersection(*classes) if how == "least" else set.union(*classes)
-    names = " and ".join(str(tutor.get("name")) for tutor in tutors)
+    names = " and ".join(map(name_of, tutors))
     meant = "means" if any("means" in tutor for tutor in tutors) else "taken_for"
     return {
         "kind": "combined",

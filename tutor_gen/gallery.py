@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.cache.checks import check_fits
-from kdcli.cache.format.grid import spread
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.files import atomic_file
+from kdcli.tutor_gen.quality.pixels import pixel_vectors
+from kdcli.tutor_gen.quality.stores import spread_over
 from kdcli.tutor_gen.tutors.tutor import name_of
 from kdcli.voc.devkit import Devkit
-from kdcli.voc.scan import scan_images
 from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
 from kdcli.voc.view.overlay import enlarged, overlay
 
@@ -28,17 +27,15 @@ def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: i
     Raises:
         CacheError: the cache was made from other photographs than the devkit's, or other labels.
     """
-    chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
-    shown = scan_images(devkit, [cache.image_ids[i] for i in chosen])
-    check_fits(cache, shown, class_names=devkit.labels.all_names)
+    shown = spread_over(cache, devkit, images)
     settings = cache.provenance["settings"]
     facts = {
         "store": str(cache.path),
-        "images": f"{len(cache)}, of which {len(chosen)} are shown",
+        "images": f"{len(cache)}, of which {len(shown)} are shown",
         **{f"{role} tutor": name_of(settings[role]) for role in sorted(cache.roles)},
         "fingerprint": cache.fingerprint,
     }
-    rows = gallery_rows(cache, devkit, [cache.image_ids[i] for i in chosen])
+    rows = gallery_rows(cache, devkit, shown)
     with atomic_file(path) as file:
         write_gallery(file, "What the tutors said", facts, rows, devkit.labels)
 
@@ -64,7 +61,12 @@ def gallery_rows(
             boxes = overlay(image, *found, label_set=devkit.labels, scale=scale)
             panels.append(Panel(f"detection tutor, confidence >= {threshold:g}", boxes))
         if "segmentation" in cache.roles:
-            vectors = enlarged(_tinted(image, output, devkit.labels.palette), scale)
+            vectors = enlarged(
+                _tinted(
+                    image, *pixel_vectors(cache, image_id, image.shape[:2]), devkit.labels.palette
+                ),
+                scale,
+            )
             panels.append(Panel("label vectors, opacity = confidence", vectors))
         panels += ground_truth_panels(devkit, image_id, image)
         yield Row(image_id, _note(output), tuple(panels))
@@ -75,23 +77,15 @@ def _note(output: TutorOutput) -> str:
     return f"{size}, {len(output.boxes)} boxes, {len(output.palette)} distinct label vectors"
 
 
-def _drawn(
-    vectors: NDArray[np.float32], palette: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Colour (..., 3) and opacity (..., 1) of label vectors (..., K)."""
-    classes = vectors[..., 1:]
-    colours = palette[classes.argmax(axis=-1) + 1].astype(np.float32)
-    return colours, MAX_OPACITY * classes.max(axis=-1, keepdims=True)
-
-
 def _tinted(
-    image: NDArray[np.uint8], output: TutorOutput, palette: NDArray[np.uint8]
+    image: NDArray[np.uint8],
+    index_map: NDArray[np.integer],
+    vectors: NDArray[np.float32],
+    palette: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     """The colour of each pixel's strongest class but background, as opaque as its confidence."""
-    if output.window is None:
-        colour, alpha = (each[output.index_map] for each in _drawn(output.palette, palette))
-    else:
-        pixels = spread(output.label_vectors(), output.window, *image.shape[:2])
-        colour, alpha = _drawn(pixels, palette)
+    classes = vectors[:, 1:]
+    colours = palette[classes.argmax(axis=1) + 1].astype(np.float32)
+    colour, alpha = colours[index_map], MAX_OPACITY * classes.max(axis=1)[index_map][..., None]
     tinted: NDArray[np.uint8] = (image * (1 - alpha) + colour * alpha).astype(np.uint8)
     return tinted

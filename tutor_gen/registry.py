@@ -33,6 +33,7 @@ def load_tutors(config: GenerationConfig, labels: LabelSet = VOC) -> TutorPair:
         tutor = load_tutor(segmentation.tutor, "segmentation", segmentation.weights, both, labels)
         if tutor is None or "semantic" not in tutor.description:
             return TutorPair(tutor, tutor, config, loaded=True, labels=labels)
+        del tutor  # whose network would stay in a GPU's memory beside the two below
     return TutorPair(
         load_tutor(detection.tutor, "detection", detection.weights, config, labels),
         load_tutor(segmentation.tutor, "segmentation", segmentation.weights, config, labels),

@@ -123,6 +123,8 @@ GOOD = SemanticOutput(np.full((21, 2, 3), 1 / 21, np.float32))
         (SemanticOutput(np.full((21, 2, 3), 0.5, np.float32)), "sum to 1, got sums from 10.5"),
         (replace(GOOD, window=np.array([0, 0, 9, 1], np.float32)), "window within 3 x 2"),
         (replace(GOOD, window=np.zeros(3, np.float32)), "window of 4 numbers"),
+        (replace(GOOD, window=[0, 0, 3, 2]), "window to be a NumPy array of numbers, got list"),
+        (SemanticOutput([[[1.0]]]), "probabilities to be a NumPy array of numbers, got list"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_true_is_refused(said: Any, message: str) -> None:

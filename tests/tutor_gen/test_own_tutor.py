@@ -169,6 +169,50 @@ def test_one_function_in_both_roles_is_called_once(tmp_path: Path) -> None:
     assert sys.modules["kdcli_own_mine"].CALLS == [1]
 
 
+def test_two_functions_of_one_file_share_what_it_made(tmp_path: Path, devkit: Devkit) -> None:
+    """Its classes, too: images that both want prepared alike are prepared once, in a worker."""
+    code = """
+from dataclasses import dataclass
+from kdcli.tutor_gen.tutors.preparation import Preparation
+
+@dataclass(frozen=True)
+class Half(Preparation):
+    pass
+
+class Small(Whole):
+    preparation = Half(short_side=32)
+    def predict_prepared(self, prepared):
+        return [self.one(each.height, each.width) for each in prepared]
+
+def boxes():
+    return Small(0.5)
+
+def masks():
+    return Small(0.25)
+"""
+    file = write(tmp_path, code)
+    config = generation_config(
+        detection__tutor=f"{file}:boxes", segmentation__tutor=f"{file}:masks", runtime__workers=1
+    )
+    out = tmp_path / "c.zarr"
+    ids = devkit.image_ids("Main/train")[:2]
+    generate(devkit, ids, load_tutors(config), out)
+    cache = TutorCache.open(out)
+    assert cache.image_ids == ids
+    assert cache[ids[0]].scores.tolist() == [0.5]
+    assert cache[ids[0]].label_vectors()[0, 0, 8] == 0.25
+
+
+def test_a_description_like_torchvisions_is_still_ones_own(tmp_path: Path, devkit: Devkit) -> None:
+    code = (
+        'def make():\n    whole = Whole()\n    whole.description["kind"] = "torchvision"\n'
+        '    whole.description["name"] = "fcos_resnet50_fpn"\n    return whole\n'
+    )
+    cache = labelled(devkit, tmp_path / "c.zarr", write(tmp_path, code) + ":make")
+    with pytest.raises(TutorError, match=r"the file mine\.py:make, whose folder"):
+        load_again(cache)
+
+
 def test_one_that_prepares_its_images_still_does(tmp_path: Path, scenes: list[Scene]) -> None:
     code = (
         "from kdcli.tutor_gen.tutors.preparation import Preparation\n"

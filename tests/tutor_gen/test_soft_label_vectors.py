@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kdcli.cache.format.record import TutorOutput
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.gallery import _tinted
 from kdcli.tutor_gen.labels.coding import code_instances
@@ -219,7 +218,6 @@ def test_background_mass_leaves_the_gallery_s_photograph_clear() -> None:
     index_map = np.array([[0, 1, 1], [1, 1, 2]], dtype=np.uint8)
     palette = np.zeros((3, 21), dtype=np.float32)
     palette[1, 0], palette[2, 8] = 1, 0.5
-    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.float32)
-    tinted = _tinted(image, TutorOutput("one", *nothing, index_map, palette), VOC.palette)
+    tinted = _tinted(image, index_map, palette, VOC.palette)
     assert (tinted.reshape(-1, 3)[:5] == 100).all()
     assert (tinted[1, 2] != 100).any()

@@ -11,6 +11,7 @@ from kdcli.tutor_gen.comparison.compare import Comparison, StoreScores
 from kdcli.tutor_gen.comparison.curves import curves
 from kdcli.tutor_gen.comparison.pictures import difference_rows
 from kdcli.tutor_gen.comparison.tables import all_tables
+from kdcli.tutor_gen.tutors.tutor import name_of
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.view.gallery import write_gallery
 
@@ -49,8 +50,5 @@ def write_page(
 
 def _about(store: StoreScores) -> str:
     settings = store.cache.settings
-    tutors = [
-        f"{role}: {settings[role].get('name', settings[role].get('kind', 'unnamed'))}"
-        for role in sorted(store.cache.roles)
-    ]
+    tutors = [f"{role}: {name_of(settings[role])}" for role in sorted(store.cache.roles)]
     return f"{store.cache.path}, {len(store.cache)} images; {'; '.join(tutors)}"

@@ -45,7 +45,7 @@ def _again(description: Description, role: str) -> Named | None:
     name = str(description.get("name"))
     if name not in zoo.zoo_names():
         return None
-    weights = str(description["weights"])
+    weights = str(description.get("weights", ""))
     return Named(name, weights if weights.startswith("random:") else None)
 
 

@@ -19,6 +19,7 @@ from kdcli.tutor_gen.detectron2.door import (
     model_zoo,
 )
 from kdcli.tutor_gen.detectron2.weights import Checkpoint, check_named_digest, read_checkpoint
+from kdcli.tutor_gen.tutors.device import seeded
 
 
 def load_model(config: CfgNode, weights: Path | str) -> tuple[torch.nn.Module, dict[str, str]]:
@@ -111,11 +112,7 @@ def _fill(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 
 def _build_random(config: CfgNode, weights: str) -> torch.nn.Module:
     """Build the model with the initial weights of a seed, for trials of the machinery alone."""
-    seed = weights.removeprefix("random:")
-    if not seed.isdecimal():
-        raise TutorError(f"expected random weights as random:SEED with a number, got '{weights}'")
-    with torch.random.fork_rng():
-        torch.manual_seed(int(seed))
+    with seeded(weights):
         model = _build(config).eval()
         _calibrate_norms(model)
     return model

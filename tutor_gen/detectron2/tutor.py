@@ -28,6 +28,7 @@ from kdcli.tutor_gen.detectron2.outputs import (
     postprocess,
     run_network,
 )
+from kdcli.tutor_gen.tutors.device import autocast
 from kdcli.tutor_gen.tutors.distributions import label_part
 from kdcli.tutor_gen.tutors.label_form import THESIS, LabelForm
 from kdcli.tutor_gen.tutors.preparation import Preparation, Prepared
@@ -111,8 +112,7 @@ class Detectron2Tutor:
             return [self._as_instances(said) for said in self._run(inputs)]
 
     def _autocast(self) -> torch.autocast:
-        dtype = getattr(torch, self._amp) if self._amp else None
-        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+        return autocast(self._device, self._amp)
 
     def _as_input(self, prepared: Prepared) -> dict[str, Any]:
         # As bytes, a quarter of what floats take; from pinned memory it does not wait.

@@ -20,6 +20,9 @@ from kdcli.tutor_gen.own.tutor import OwnPreparingTutor, OwnTutor
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import PreparingTutor, Tutor
 
+_IMPORTED: dict[tuple[Path, str], ModuleType] = {}
+"""By file and its digest: two functions of one file share what it made when it was run."""
+
 
 def from_function(spec: str, weights: str, settings: ModelSettings) -> Tutor:
     """Make the tutor that a function of the user's makes.
@@ -59,13 +62,18 @@ def _import_file(path: Path, spec: str) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-    found = importlib.util.spec_from_file_location(f"kdcli_own_{path.stem}", path.resolve())
+    path = path.resolve()
+    key = path, sha256_file(path)
+    if key in _IMPORTED:
+        return _IMPORTED[key]
+    found = importlib.util.spec_from_file_location(f"kdcli_own_{path.stem}", path)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[module.__name__] = module  # as dataclasses and pickle want it
-    with explained(spec, path.resolve()):
+    with explained(spec, path):
         found.loader.exec_module(module)
+    _IMPORTED[key] = module
     return module
 
 

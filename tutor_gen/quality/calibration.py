@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ BINS = 15
 """Of the expected calibration error, as Guo et al. (ICML 2017) use."""
 LEAST_PROBABILITY = 1e-4
 """A probability below it counts as it: one pixel given 0 would make the mean infinite."""
+_TOGETHER = 4096
+"""Vectors of one step: what is made of them stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -102,22 +105,38 @@ def _at_least(found: Detections, threshold: float) -> Detections:
     return found.take(found.scores >= np.float32(threshold))
 
 
+class VectorCounts(NamedTuple):
+    """Pixels of an image by label vector and true class: the pairs that occur, by rising vector.
+
+    Of a dense tutor every pixel has a vector of its own, and a whole table would be empty but for
+    one entry a row.
+
+    Attributes:
+        vectors: (n,) rows of the palette.
+        classes: (n,) true class ids.
+        pixels: (n,) how many.
+    """
+
+    vectors: NDArray[np.intp]
+    classes: NDArray[np.intp]
+    pixels: NDArray[np.int64]
+
+
 def count_vectors(
     index_map: NDArray[np.integer], palette: NDArray[np.float32], truth: NDArray[np.uint8]
-) -> NDArray[np.int64]:
+) -> VectorCounts:
     """Count an image's pixels by their label vector and their true class.
 
     Args:
         index_map: (H, W) rows of the palette.
         palette: (k, K) label vectors.
         truth: (H, W) class ids; void is left out.
-
-    Returns:
-        (k, K) int64.
     """
     known = truth != VOID
     cells = index_map[known].astype(np.int64) * palette.shape[1] + truth[known]
-    return np.bincount(cells, minlength=palette.size).reshape(palette.shape)
+    pixels = np.bincount(cells)
+    found = np.flatnonzero(pixels)
+    return VectorCounts(*np.divmod(found, palette.shape[1]), pixels[found])
 
 
 @dataclass(frozen=True)
@@ -151,9 +170,10 @@ class VectorSums:
         self._names = names
         self.counts: NDArray[np.int64] = np.zeros((len(names), len(names)), dtype=np.int64)
 
-    def add(self, palette: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
+    def add(self, palette: NDArray[np.float32], counts: VectorCounts) -> None:
         """Count one image, see `count_vectors`; a pixel is of the class that the student learns."""
-        np.add.at(self.counts.T, winners(from_threshold(palette, self.threshold or 0.0)), counts)
+        said = winners(from_threshold(palette, self.threshold or 0.0))
+        np.add.at(self.counts, (counts.classes, said[counts.vectors]), counts.pixels)
 
     def score(self) -> VectorThresholdScore:
         """Return the score of everything counted so far."""
@@ -217,21 +237,34 @@ class CalibrationSums:
     bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((BINS, 2)))
     """Per bin: summed confidence and right pixels."""
 
-    def add(self, vectors: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
-        """Count one image: (k, K) label vectors, (k, K) pixels of each by true class."""
+    def add(self, vectors: NDArray[np.float32], counts: VectorCounts) -> None:
+        """Count one image: (k, K) label vectors, and their pixels by true class."""
+        for start in range(0, len(vectors), _TOGETHER):
+            first, last = np.searchsorted(counts.vectors, (start, start + _TOGETHER))
+            rows, true, pixels = (column[first:last] for column in counts)
+            self._add(vectors[start : start + _TOGETHER], rows - start, true, pixels)
+
+    def _add(
+        self,
+        vectors: NDArray[np.float32],
+        rows: NDArray[np.intp],
+        true: NDArray[np.intp],
+        pixels: NDArray[np.int64],
+    ) -> None:
         t = self.temperature
         p = background_form(vectors) if t is None else softmax_form(vectors, t)
-        each = counts.sum(axis=1)
-        log_p = np.log(np.maximum(p, LEAST_PROBABILITY))
+        each, of_truth = np.bincount(rows, pixels, len(p)), p[rows, true]
         self.pixels += float(each.sum())
-        self.cross_entropy -= float((counts * log_p).sum())
+        log_p = np.log(np.maximum(of_truth, LEAST_PROBABILITY))
+        self.cross_entropy -= float((pixels * log_p).sum())
         self.entropy -= float((each * (p * np.log(np.where(p > 0, p, 1))).sum(axis=1)).sum())
         # |p - y|^2 = sum of p^2 - 2 p[true] + 1
-        self.brier += float((each * ((p**2).sum(axis=1) + 1)).sum() - 2 * (counts * p).sum())
+        squares = (each * ((p**2).sum(axis=1) + 1)).sum()
+        self.brier += float(squares - 2 * (pixels * of_truth).sum())
         confidence, said = p.max(axis=1), p.argmax(axis=1)
         bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
         np.add.at(self.bins[:, 0], bins, confidence * each)
-        np.add.at(self.bins[:, 1], bins, counts[np.arange(len(said)), said])
+        np.add.at(self.bins[:, 1], bins[rows], pixels * (said[rows] == true))
 
     def score(self) -> CalibrationScore:
         """Return the means over all pixels so far; nan without any."""

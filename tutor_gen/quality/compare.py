@@ -8,16 +8,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcli.cache.checks import check_fits
 from kdcli.cache.format.record import InstanceMasks, TutorOutput
 from kdcli.cache.format.vectors import winners
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
 from kdcli.common.progress import Progress, no_progress
 from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.quality.stores import spread_over
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics.detection import box_iou
-from kdcli.voc.scan import scan_images
 
 LEAST_IOU = 0.5
 """Boxes of one class that overlap by at least this can be counterparts."""
@@ -152,9 +151,7 @@ def compare_with_tutors(
         DevkitError: a photograph is missing or broken.
         TutorError: an output cannot be true.
     """
-    chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
-    ids = [cache.image_ids[i] for i in chosen]
-    check_fits(cache, scan_images(devkit, ids), class_names=devkit.labels.all_names)
+    ids = spread_over(cache, devkit, images)
     total = Difference()
     for image_id in progress(ids, len(ids), "tutors"):
         again, _ = pair.label(devkit.read_image(image_id), image_id)

@@ -99,7 +99,8 @@ def evaluate_tutors(
         annotation = devkit.annotation(image_id)
         if annotation is not None:
             annotations[image_id] = annotation
-            predictions[image_id] = _detections(cache, image_id)
+            if "detection" in cache.roles:
+                predictions[image_id] = _detections(cache, image_id)
         if "segmentation" in cache.roles:
             truth = devkit.mask(image_id, mask_folder)
             if truth is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from kdcli.cache.checks import check_fits
 from kdcli.cache.format.fingerprint import entry_differences, listed
 from kdcli.cache.reader import TutorCache
@@ -27,6 +29,18 @@ def store_names(paths: Sequence[Path]) -> tuple[str, ...]:
             raise TutorError(f"{path} is named twice: name each store once.")
     names = tuple(path.resolve().name.removesuffix(".zarr") for path in paths)
     return names if len(set(names)) == len(names) else tuple(str(path) for path in paths)
+
+
+def spread_over(cache: TutorCache, devkit: Devkit, images: int) -> list[str]:
+    """Return so many of a cache's images, evenly spread over it.
+
+    Raises:
+        CacheError: one is another photograph in the devkit, or the labels are others.
+    """
+    chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int)
+    ids = [cache.image_ids[i] for i in chosen]
+    check_fits(cache, scan_images(devkit, ids), class_names=devkit.labels.all_names)
+    return ids
 
 
 def check_stores(stores: Sequence[TutorCache], devkit: Devkit, image_ids: Sequence[str]) -> None:

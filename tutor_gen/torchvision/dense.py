@@ -17,6 +17,7 @@ from kdcli.tutor_gen.classes.words import label_ids
 from kdcli.tutor_gen.labels.dense import to_labels
 from kdcli.tutor_gen.torchvision.model import load_model
 from kdcli.tutor_gen.torchvision.preparation import ShortSide
+from kdcli.tutor_gen.tutors.device import autocast
 from kdcli.tutor_gen.tutors.preparation import Prepared
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import SemanticOutput
@@ -102,11 +103,10 @@ class DenseTutor:
 
     def predict_prepared(self, prepared: Sequence[Prepared]) -> list[SemanticOutput]:
         """Label prepared images of one size in one pass; see `PreparingTutor`."""
-        dtype = getattr(torch, self._settings.amp) if self._settings.amp else None
         with torch.inference_mode():
             pixels = [each.pixels.to(self._device, non_blocking=True) for each in prepared]
             images = torch.stack(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
-            with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
+            with autocast(self._device, self._settings.amp):
                 logits = self._logits(images.sub_(self._mean).div_(self._std))
             probabilities = torch.softmax(logits.float(), dim=1).cpu().numpy()
         classes = self._settings.labels.size

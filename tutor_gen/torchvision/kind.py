@@ -24,7 +24,7 @@ def _load(spec: str, weights: str, settings: ModelSettings) -> Tutor:
 def _again(description: Description, role: str) -> Named | None:
     if description.get("kind") != "torchvision":
         return None
-    weights = str(description["weights"])
+    weights = str(description.get("weights", ""))
     known = weights.startswith("random:") or _OFFICIAL.fullmatch(weights)
     return Named(PREFIX + str(description["name"]), weights) if known else None
 

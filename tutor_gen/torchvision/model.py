@@ -17,6 +17,7 @@ from kdcli.common.files import sha256_file
 from kdcli.common.torch_file import read_torch_file, reason
 from kdcli.tutor_gen.classes.names import check_class_names
 from kdcli.tutor_gen.classes.words import whose
+from kdcli.tutor_gen.tutors.device import seeded
 from kdcli.tutor_gen.tutors.sidecar import read_class_names, sidecar_path
 from kdcli.voc.classes import VOC
 from kdcli.voc.labels import LabelSet
@@ -56,14 +57,17 @@ def load_model(name: str, weights: str, labels: LabelSet = VOC) -> Loaded:
     """
     known = models.get_model_weights(name)
     label, _, member = weights.rpartition(".")
-    if not weights or (member in known.__members__ and label in ("", known.__name__)):
-        loaded = _official(name, known[member or "DEFAULT"])
-    elif weights.startswith("random:"):
-        names = known.DEFAULT.meta["categories"]
-        loaded = Loaded(_random(name, weights), names, {"weights": weights})
-    else:
+    official = not weights or (member in known.__members__ and label in ("", known.__name__))
+    if not official and not weights.startswith("random:"):
         loaded = _from_file(name, Path(weights), known, labels)
-    check_class_names(f"torchvision:{name}", loaded.class_names, "Take another tutor", labels)
+        return loaded._replace(model=loaded.model.eval())
+    chosen = known[member] if official and member else known.DEFAULT
+    names = chosen.meta["categories"]
+    check_class_names(f"torchvision:{name}", names, "Take another tutor", labels)
+    if official:  # downloaded, maybe, and so only now
+        loaded = _official(name, chosen)
+    else:
+        loaded = Loaded(_random(name, weights), names, {"weights": weights})
     return loaded._replace(model=loaded.model.eval())
 
 
@@ -85,11 +89,7 @@ def _official(name: str, weights: Any) -> Loaded:
 
 
 def _random(name: str, weights: str) -> nn.Module:
-    seed = weights.removeprefix("random:")
-    if not seed.isdecimal():
-        raise TutorError(f"expected random weights as random:SEED with a number, got '{weights}'")
-    with torch.random.fork_rng():
-        torch.manual_seed(int(seed))
+    with seeded(weights):
         return _empty(name)
 
 
@@ -100,12 +100,11 @@ def _empty(name: str, **how: Any) -> nn.Module:
 
 def _from_file(name: str, path: Path, known: Any, labels: LabelSet) -> Loaded:
     if not path.is_file():
-        words = [*known.__members__, path.name]
         near = difflib.get_close_matches(path.name, known.__members__, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise TutorError(
             f"the weights file {path} does not exist, and torchvision knows no such weights of "
-            f"{name} (it knows {', '.join(words[:-1])}){hint}"
+            f"{name} (it knows {', '.join(known.__members__)}){hint}"
         )
     given = {key: value for key, value in _read(path).items() if not key.startswith(_UNUSED)}
     has_sidecar = sidecar_path(path).exists()

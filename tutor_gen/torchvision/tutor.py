@@ -17,6 +17,7 @@ from kdcli.tutor_gen.torchvision.outputs import (
     keep_masks_unpasted,
 )
 from kdcli.tutor_gen.torchvision.preparation import InsideModel
+from kdcli.tutor_gen.tutors.device import autocast
 from kdcli.tutor_gen.tutors.distributions import label_part
 from kdcli.tutor_gen.tutors.preparation import Prepared
 from kdcli.tutor_gen.tutors.settings import ModelSettings
@@ -72,10 +73,9 @@ class TorchvisionTutor:
 
     def predict_prepared(self, prepared: Sequence[Prepared]) -> list[Instances]:
         """Label prepared images in one pass; see `tutor_gen.tutors.tutor.PreparingTutor`."""
-        dtype = getattr(torch, self._settings.amp) if self._settings.amp else None
         with torch.inference_mode():
             pixels = [each.pixels.to(self._device, non_blocking=True) for each in prepared]
-            with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
+            with autocast(self._device, self._settings.amp):
                 found = self._model([each.permute(2, 0, 1).float() / 255 for each in pixels])
             for one, spread in zip(found, self._distributions or (), strict=False):
                 one["distributions"] = spread

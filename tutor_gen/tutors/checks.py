@@ -96,6 +96,11 @@ def _wrong_semantic(said: Answer, classes: int) -> str | None:
     if not isinstance(said, SemanticOutput):
         return f"expected class probabilities (SemanticOutput), got {type(said).__name__}"
     given = said.probabilities
+    problem = _no_array("probabilities", given)
+    if problem is None and said.window is not None:
+        problem = _no_array("window", said.window)
+    if problem:
+        return problem
     if given.ndim != 3 or given.shape[0] != classes or not given.size:
         return f"expected probabilities of shape ({classes}, h, w), got {given.shape}"
     if not ((given >= -_CONFIDENCE_ROUNDING) & (given <= 1 + _CONFIDENCE_ROUNDING)).all():
@@ -114,14 +119,20 @@ def _wrong_semantic(said: Answer, classes: int) -> str | None:
     return None
 
 
+def _no_array(name: str, value: object, kinds: str = "fiu") -> str | None:
+    """Say so if a value is no NumPy array of numbers of these kinds."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in kinds:
+        return None
+    wanted = "whole numbers" if kinds == "iu" else "numbers"
+    got = getattr(value, "dtype", None) or type(value).__name__
+    return f"expected {name} to be a NumPy array of {wanted}, got {got}"
+
+
 def _problem(found: Instances, height: int, width: int, classes: int) -> str | None:
     """Say what is wrong, or None."""
     for name, numbers in (("boxes", "fiu"), ("labels", "iu"), ("scores", "fiu")):
-        value = getattr(found, name)
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in numbers:
-            wanted = "whole numbers" if numbers == "iu" else "numbers"
-            got = getattr(value, "dtype", None) or type(value).__name__
-            return f"expected {name} to be a NumPy array of {wanted}, got {got}"
+        if problem := _no_array(name, getattr(found, name), numbers):
+            return problem
     n = len(found.labels)
     masks_shape = None if found.masks is None else found.masks.shape
     shapes = (found.boxes.shape, found.labels.shape, found.scores.shape, masks_shape)

@@ -18,6 +18,26 @@ def device_environment(device: str) -> dict[str, str]:
     return {"device": torch.cuda.get_device_name(device), "tf32": "off"}
 
 
+def autocast(device: torch.device, amp: str | None) -> torch.autocast:
+    """Compute in 16 bits within the block, of the type ``amp`` (see `ModelSettings`), if any."""
+    return torch.autocast(device.type, getattr(torch, amp) if amp else None, enabled=bool(amp))
+
+
+@contextlib.contextmanager
+def seeded(weights: str) -> Iterator[None]:
+    """Draw random weights from the seed of ``random:SEED`` within the block.
+
+    Raises:
+        TutorError: it is no number.
+    """
+    seed = weights.removeprefix("random:")
+    if not seed.isdecimal():
+        raise TutorError(f"expected random weights as random:SEED with a number, got '{weights}'")
+    with torch.random.fork_rng():
+        torch.manual_seed(int(seed))
+        yield
+
+
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Let GPUs compute float32 as float32 within the block, in convolutions and matrix products.
