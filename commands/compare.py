@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.commands.options import PATH, device_option, list_option, open_devkit, voc_option
+from kdcli.commands.options import (
+    PATH,
+    device_option,
+    list_option,
+    open_devkit,
+    segmentation_threshold_option,
+    voc_option,
+)
 from kdcli.commands.progress import progress
 from kdcli.common.files import write_json
 
@@ -33,14 +39,7 @@ if TYPE_CHECKING:
     help="Pictures on that page: of the images over which the stores differ most.",
 )
 @click.option("--out", type=PATH, help="Write the result as JSON, too.")
-@click.option(
-    "--segmentation-threshold",
-    default=THRESHOLD,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Least confidence of the label vectors' entries where IoU is told, as "
-    "targets.segmentation.threshold.",
-)
+@segmentation_threshold_option(" where IoU is told")
 @click.option(
     "--time",
     "timed",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.commands.options import PATH, open_devkit, voc_option
+from kdcli.commands.options import PATH, open_devkit, segmentation_threshold_option, voc_option
 from kdcli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -42,13 +41,7 @@ _DEFAULT_LISTS = {"coco": "all", "voc": "Main/all", "yolo": "train"}
     type=click.FloatRange(0, 1),
     help="Least confidence of the objects.",
 )
-@click.option(
-    "--segmentation-threshold",
-    default=THRESHOLD,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Least confidence of the label vectors' entries, as targets.segmentation.threshold.",
-)
+@segmentation_threshold_option()
 @click.option(
     "--objects",
     "source",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kdcli.cache.format.vectors import THRESHOLD
+
 if TYPE_CHECKING:
     from kdcli.voc.devkit import Devkit
 
@@ -45,6 +47,18 @@ def open_devkit(voc: Path, labels: Path | None) -> Devkit:
     from kdcli.voc.labels_file import read_labels
 
     return Devkit.open(voc, None if labels is None else read_labels(labels))
+
+
+def segmentation_threshold_option(where: str = "") -> Callable[[Command], Command]:
+    """``--segmentation-threshold``: from which confidence label vectors' entries exist."""
+    return click.option(
+        "--segmentation-threshold",
+        default=THRESHOLD,
+        show_default=True,
+        type=click.FloatRange(0, 1),
+        help=f"Least confidence of the label vectors' entries{where}, as "
+        "targets.segmentation.threshold.",
+    )
 
 
 def list_option(default: str) -> Callable[[Command], Command]:

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcli.cache.format.vectors import THRESHOLD
-from kdcli.commands.options import PATH, list_option, open_devkit, voc_option
+from kdcli.commands.options import (
+    PATH,
+    list_option,
+    open_devkit,
+    segmentation_threshold_option,
+    voc_option,
+)
 from kdcli.commands.progress import progress
 from kdcli.common.files import write_json
 
@@ -22,13 +27,7 @@ if TYPE_CHECKING:
 @voc_option()
 @list_option("Segmentation/val")
 @click.option("--out", type=PATH, help="Write the result as JSON, too.")
-@click.option(
-    "--segmentation-threshold",
-    default=THRESHOLD,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Least confidence of the label vectors' entries, as targets.segmentation.threshold.",
-)
+@segmentation_threshold_option()
 @click.option(
     "--sweep-thresholds",
     is_flag=True,
