@@ -61,8 +61,7 @@ def main() -> None:
     common = (f"seed={given.seed}", f"optim.steps={given.steps}", "targets.gt_share=0.2")
     train(out, "few-labels", *common)
     train(out, "distilled", *common,
-          "targets.detection.source=fill-in", "targets.detection.threshold=0.3",
-          "targets.segmentation.source=fill-in")  # fmt: skip
+          "targets.detection.source=fill-in", "targets.segmentation.source=fill-in")  # fmt: skip
     kdcli("predict", out / "distilled", *scenes, *VAL, "--out", out / "predictions",
           "--gallery", out / "predictions.html")  # fmt: skip
     students = {

@@ -47,7 +47,7 @@ def test_a_still_sample_is_the_whole_image_with_all_labels(
     # Up to a pixel of an odd side is cut off where the photograph is decoded at half its size.
     assert sample.gt.boxes * scale == pytest.approx(annotation.boxes, abs=1.001)
     assert np.array_equal(sample.gt.labels, annotation.labels)
-    # The ghost of confidence .0005 is below the threshold of .001.
+    # The ghost of confidence .0005 is below the threshold.
     assert np.array_equal(sample.tutor.labels, annotation.labels)
     assert sample.tutor.scores == pytest.approx(np.full(len(annotation.labels), 0.9))
     assert sample.image.shape == (64, 64, 3)
