@@ -35,6 +35,8 @@ RUN = "run"
 _HEX = 16
 _OF_GT = ("gt_share", "missing_gt")
 """Settings of a task that count without a tutor, too."""
+_FIRST_DEFAULTS = {"targets.detection.threshold": 0.001}
+"""Of defaults that were changed since: the value that an identity leaves out."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +155,12 @@ def below_the_floor(jobs: Sequence[Job], floor: float) -> list[Job]:
 def changed_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that are not the defaults and change what is learned, without the seed.
 
-    Only these: a setting that a later version adds leaves the identity of earlier runs alone, and
-    what becomes of a tutor's word plays no part where a task has none. Nor does the machine: what
+    Only these: a setting that a later version adds leaves the identity of earlier runs alone, as
+    does a default that it changes (what was the first default is left out for ever), and what
+    becomes of a tutor's word plays no part where a task has none. Nor does the machine: what
     ``auto`` means there is no setting, and ``optim.bf16=false`` is what earlier runs' default was.
     """
-    default = flatten(RunConfig())
+    default = {**flatten(RunConfig()), **_FIRST_DEFAULTS}
     targets = {task: getattr(config.targets, task) for task in TASKS}
     without = tuple(f"targets.{task}." for task, own in targets.items() if own.source == "gt")
     return {

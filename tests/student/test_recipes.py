@@ -17,7 +17,13 @@ from kdcli.common.config import as_settings, flatten
 from kdcli.common.errors import ConfigError, StudentError
 from kdcli.student.config.schema import RunConfig, SegmentationTargets
 from kdcli.student.config.toml import presets, run_config
-from kdcli.student.experiments.matrix import Matrix, Scale, below_the_floor, distinct
+from kdcli.student.experiments.matrix import (
+    Matrix,
+    Scale,
+    below_the_floor,
+    changed_settings,
+    distinct,
+)
 from kdcli.student.experiments.recipe import (
     Recipe,
     in_order,
@@ -314,6 +320,17 @@ def test_scale_and_settings_come_in_this_order(matrix: Matrix, tmp_path: Path) -
     thresholds = [changed.config(recipe, cell, 1).targets.detection for cell in recipe.cells]
     assert [t.threshold for t in thresholds] == [0.0, 0.3, 0.3]
     assert changed.config(recipe, None, 1).optim.steps == 7
+
+
+def test_a_changed_default_keeps_the_identity_of_earlier_runs() -> None:
+    """Runs from .001 were known by its absence, runs from .3 by its name; so they still are."""
+    source, key = "targets.detection.source", "targets.detection.threshold"
+    now = changed_settings(run_config(None, [f"{source}=tutor"]))
+    assert now == {source: "tutor", key: 0.3}
+    assert changed_settings(run_config(None, [f"{source}=tutor", f"{key}=0.001"])) == {
+        source: "tutor"
+    }
+    assert changed_settings(RunConfig()) == {}
 
 
 def test_a_run_is_known_by_what_changes_its_outcome(
