@@ -143,6 +143,14 @@ def unknown_class(devkit: Devkit, image_id: str) -> None:
     change_xml(devkit, image_id, r"<name>\w+", "<name>unicorn")
 
 
+@case(Problem.OBJECT_WITHOUT_BOX)
+def object_without_a_box(devkit: Devkit, image_id: str) -> None:
+    path = devkit.mask_path(image_id, "SegmentationObject")
+    mask = read_mask(path).copy()
+    mask[:4, :4] = 99
+    write_mask(path, mask)
+
+
 @case(Problem.EXIF)
 def turned_by_exif(devkit: Devkit, image_id: str) -> None:
     path = devkit.image_path(image_id)

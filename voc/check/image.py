@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from kdcli.common.errors import DevkitError
-from kdcli.voc.annotation import parse_annotation, read_xml
+from kdcli.voc.annotation import Annotation, parse_annotation, read_xml
 from kdcli.voc.check.problems import Finding, Level, Problem
 from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, OBJECT_MASKS, Devkit, mask_colours
 from kdcli.voc.images import orientation, read_mask, read_photograph, read_size
+from kdcli.voc.instances import match_objects
 from kdcli.voc.labels import VOID
 
 SMALL = 2
@@ -106,6 +107,7 @@ class _Look:
     def __init__(self, devkit: Devkit, image_id: str) -> None:
         self.devkit, self.image_id, self.labels = devkit, image_id, devkit.labels
         self.size: tuple[int, int] | None = None
+        self.annotation: Annotation | None = None
         self.classes: set[str] = set()
         self.findings: list[Finding] = []
 
@@ -157,9 +159,12 @@ class _Look:
                 self._found(problem, detail)
         if not any(found.problem.level is Level.ERROR for found in self.findings[before:]):
             try:
-                parse_annotation(path, self.labels)  # as training does, which stops at it
+                annotation = parse_annotation(path, self.labels)  # as training, which stops at it
             except DevkitError as error:
                 self._found(Problem.XML, str(error))
+            else:
+                clean = len(self.findings) == before
+                self.annotation = annotation if clean else None
         return True
 
     def mask(self, folder: str) -> bool:
@@ -175,6 +180,10 @@ class _Look:
             return True
         if self.size is not None and mask.shape != self.size:
             self._found(Problem.MASK_SIZE, f"{folder}: {_sizes(mask.shape, self.size)}")
+        elif not of_classes and self.annotation is not None:
+            unmatched = match_objects(mask, self.annotation.boxes).unmatched
+            if unmatched:
+                self._found(Problem.OBJECT_WITHOUT_BOX, f"{unmatched} in {folder}")
         if not of_classes:
             return True
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:VOID])

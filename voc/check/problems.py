@@ -44,6 +44,11 @@ class Problem(Enum):
     NO_LABELS = Level.WARNING, "image without box or mask", "fine if tutors label it"
     ONLY_VAL = Level.WARNING, "class in no image but val's", "it cannot be learnt: move some images"
     NO_OBJECTS = Level.WARNING, "class that never occurs", "remove the label, or label some"
+    OBJECT_WITHOUT_BOX = (
+        Level.WARNING,
+        "object of an object mask without a box",
+        "its pixels teach no instance: correct the XML, or the mask",
+    )
     ORPHAN_XML = Level.WARNING, "XML without photograph", "restore the photograph, or remove it"
     ORPHAN_MASK = Level.WARNING, "mask without photograph", "restore the photograph, or remove it"
     UNLISTED = Level.WARNING, "photograph in no list", "it is never used: list it, or not"
