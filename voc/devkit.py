@@ -54,10 +54,12 @@ class Availability:
     Attributes:
         boxes: ids of the images with an XML file.
         masks: ids of the images with a class mask.
+        objects: ids of the images with boxes and an object mask.
     """
 
     boxes: frozenset[str]
     masks: frozenset[str]
+    objects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -222,11 +224,12 @@ class Devkit:
         return any(self.mask_path(image_id, each).is_file() for each in folders)
 
     def availability(self, ids: Collection[str], mask_folder: str = CLASS_MASKS) -> Availability:
-        """Return which of ``ids`` have boxes and masks, from the folders' listings."""
+        """Return which of ``ids`` have boxes, class and object masks, from the folders' listings."""
         masks = self._having(mask_folder, ".png", ids)
         if mask_folder in _MASK_FALLBACK:
             masks |= self._having(_MASK_FALLBACK[mask_folder], ".png", ids)
-        return Availability(boxes=self._having("Annotations", ".xml", ids), masks=masks)
+        boxes = self._having("Annotations", ".xml", ids)
+        return Availability(boxes, masks, boxes & self._having(OBJECT_MASKS, ".png", ids))
 
     def _file(self, folder: str, image_id: str, ending: str) -> Path:
         _check_id(image_id, self.root)

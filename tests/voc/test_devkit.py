@@ -177,7 +177,7 @@ class TestEndings:
         np.testing.assert_array_equal(again.boxes, boxes.boxes)
         np.testing.assert_array_equal(spoilable.mask(FIRST), mask)
         assert spoilable.availability([FIRST]) == Availability(
-            frozenset([FIRST]), frozenset([FIRST])
+            frozenset([FIRST]), frozenset([FIRST]), frozenset([FIRST])
         )
 
     @pytest.mark.parametrize(
@@ -360,6 +360,7 @@ class TestAvailability:
         available = spoilable.availability(ids[:6])
         assert available.boxes == {name for name in ids[:6] if spoilable.has_boxes(name)}
         assert available.masks == {name for name in ids[:6] if spoilable.has_mask(name)}
+        assert available.objects == set(ids[1:6])  # the first has object numbers, but no boxes
         assert len(available.boxes) == 5
         assert len(available.masks) == 3
 

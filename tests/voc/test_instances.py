@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -42,8 +40,6 @@ def test_an_object_without_a_box_is_void_and_counted() -> None:
 
 
 def test_of_two_objects_in_one_box_the_larger_overlap_gets_it() -> None:
-    mask = painted((1, (0, 0, 4, 2)), (2, (0, 2, 4, 4)), (3, (0, 3, 1, 4)))
-    mask[2, 0] = 2
     found = match_objects(painted((1, (0, 0, 2, 4)), (2, (1, 0, 4, 4))), BOXES[:1])
     np.testing.assert_array_equal(found.rows == 1, painted((1, (1, 0, 4, 4))) > 0)
     assert found.unmatched == 1
@@ -117,14 +113,9 @@ def test_real_objects(real: Devkit) -> None:
         objects += len(np.setdiff1d(numbers, [0, VOID]))
         unmatched += truth.objects.unmatched
         known = truth.objects.has_mask(len(truth.annotation.labels))
-        classes = real.mask(image_id)
         for row in np.flatnonzero(known):
-            inside = truth.objects.rows == row + 1
-            around = np.argwhere(inside)
+            around = np.argwhere(truth.objects.rows == row + 1)
             box = np.array([[*around.min(axis=0)[::-1], *around.max(axis=0)[::-1] + 1]])
             assert box_iou(box, truth.annotation.boxes[row : row + 1]) >= LEAST_OVERLAP
-            # Matched without a look at the classes, and of the right one nearly always.
-            assert classes is None or np.isin(classes[inside], np.arange(VOID)).all()
-        assert dataclasses.asdict(truth.objects)["unmatched"] <= len(known) + 20
     assert objects > 1000
     assert unmatched < objects / 50
