@@ -224,7 +224,7 @@ class Devkit:
         return any(self.mask_path(image_id, each).is_file() for each in folders)
 
     def availability(self, ids: Collection[str], mask_folder: str = CLASS_MASKS) -> Availability:
-        """Return which of ``ids`` have boxes, class and object masks, from the folders' listings."""
+        """Return which of ``ids`` have boxes and masks of each kind, by the folders' listings."""
         masks = self._having(mask_folder, ".png", ids)
         if mask_folder in _MASK_FALLBACK:
             masks |= self._having(_MASK_FALLBACK[mask_folder], ".png", ids)

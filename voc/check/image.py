@@ -158,14 +158,17 @@ class _Look:
             for problem, detail in _corner_problems(thing, stated or self.size):
                 self._found(problem, detail)
         if not any(found.problem.level is Level.ERROR for found in self.findings[before:]):
-            try:
-                annotation = parse_annotation(path, self.labels)  # as training, which stops at it
-            except DevkitError as error:
-                self._found(Problem.XML, str(error))
-            else:
-                clean = len(self.findings) == before
-                self.annotation = annotation if clean else None
+            self._parse(path, clean=len(self.findings) == before)
         return True
+
+    def _parse(self, path: Path, clean: bool) -> None:
+        """Read the XML as training does, which stops at it; keep it if its boxes are ``clean``."""
+        try:
+            annotation = parse_annotation(path, self.labels)
+        except DevkitError as error:
+            self._found(Problem.XML, str(error))
+        else:
+            self.annotation = annotation if clean else None
 
     def mask(self, folder: str) -> bool:
         """Look at the mask in a folder; return whether there is one."""

@@ -1,6 +1,6 @@
-"""The devkit's two metrics: average precision of boxes, intersection over union of masks.
+"""The metrics: average precision of boxes and of instance masks, intersection over union of masks.
 
-Both as means over all classes that occur, and over those that occur often.
+All as means over all classes that occur, and over those that occur often.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from kdcli.voc.metrics.detection import (
     evaluate_detections,
 )
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
+from kdcli.voc.metrics.instances import Compared, InstanceResult, compare, evaluate_instances
 from kdcli.voc.metrics.segmentation import (
     ConfusionMatrix,
     SegmentationResult,
@@ -23,15 +24,19 @@ from kdcli.voc.metrics.segmentation import (
 
 __all__ = [
     "LEAST_OBJECTS",
+    "Compared",
     "ConfusionMatrix",
     "DetectionResult",
+    "InstanceResult",
     "Metric",
     "SegmentationResult",
     "average_precision",
     "box_iou",
     "class_iou",
+    "compare",
     "count_objects",
     "evaluate_detections",
+    "evaluate_instances",
     "frequent_classes",
     "intersection_over_union",
     "mean_over",

@@ -154,21 +154,13 @@ def evaluate_detections(
     none = np.zeros(0)
     labels = np.concatenate([none, *(each.labels for each in predictions.values())])
     scores = np.concatenate([none, *(each.scores for each in predictions.values())])
-    right = np.concatenate([none, *(verdict[0] for verdict in verdicts)])
+    right = np.concatenate([none, *(verdict[0] for verdict in verdicts)]) > 0
     counts = np.concatenate([none, *(verdict[1] for verdict in verdicts)]) > 0
     truth = annotations.values()
     objects = count_objects(truth, names)
-    values = {}
-    for label, name in enumerate(names[1:], start=1):
-        chosen = np.flatnonzero((labels == label) & counts)
-        order = chosen[np.argsort(-scores[chosen], kind="stable")]
-        hits = np.cumsum(right[order])
-        precision = hits / np.arange(1, len(order) + 1)
-        recall = hits / max(objects[name], 1)
-        known = objects[name] > 0
-        values[name] = average_precision(recall, precision, metric) if known else float("nan")
+    counted = labels[counts], scores[counts], right[counts]
     return DetectionResult(
-        average_precision=values,
+        average_precision=class_precisions(*counted, objects, metric),
         objects=objects,
         difficult=_per_class((each.labels[each.difficult] for each in truth), names),
         detections=_per_class((each.labels for each in predictions.values()), names),
@@ -176,6 +168,33 @@ def evaluate_detections(
         iou_threshold=iou_threshold,
         metric=metric,
     )
+
+
+def class_precisions(
+    labels: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    right: NDArray[np.bool_],
+    objects: Mapping[str, int],
+    metric: Metric = "area",
+) -> dict[str, float]:
+    """Return the average precision of each class, nan for those without objects.
+
+    Args:
+        labels: (n,) class ids from 1, of all detections that count.
+        scores: (n,) confidences; of equal ones the first goes first.
+        right: (n,) whether the detection is right.
+        objects: by class name, in the order of the ids from 1, how many are to be found.
+        metric: see `average_precision`.
+    """
+    values = {}
+    for label, (name, wanted) in enumerate(objects.items(), start=1):
+        chosen = np.flatnonzero(labels == label)
+        order = chosen[np.argsort(-scores[chosen], kind="stable")]
+        hits = np.cumsum(right[order])
+        precision = hits / np.arange(1, len(order) + 1)
+        recall = hits / max(wanted, 1)
+        values[name] = average_precision(recall, precision, metric) if wanted else float("nan")
+    return values
 
 
 def count_objects(
@@ -210,15 +229,26 @@ def judge(
         raise ValueError(
             f"Expected boxes ({n}, 4), labels ({n},), scores ({n},), got shapes {shapes}."
         )
-    right = np.zeros(n, dtype=np.bool_)
-    counts = np.ones(n, dtype=np.bool_)
+    overlap = box_iou(detections.boxes, annotation.boxes)
+    return judge_overlaps(detections, overlap, annotation, iou_threshold)
+
+
+def judge_overlaps(
+    detections: Detections,
+    overlap: NDArray[np.float64],
+    annotation: Annotation,
+    iou_threshold: float,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Judge as `judge` does by the given overlaps (n, m) of n detections and m objects."""
+    right = np.zeros(len(detections), dtype=np.bool_)
+    counts = np.ones(len(detections), dtype=np.bool_)
     for label in np.intersect1d(detections.labels, annotation.labels):
         ours = np.flatnonzero(detections.labels == label)
         ours = ours[np.argsort(-detections.scores[ours], kind="stable")]
         theirs = np.flatnonzero(annotation.labels == label)
-        overlap = box_iou(detections.boxes[ours], annotation.boxes[theirs])
-        best = overlap.argmax(axis=1)
-        taken = overlap[np.arange(len(ours)), best] > iou_threshold
+        among = overlap[np.ix_(ours, theirs)]
+        best = among.argmax(axis=1)
+        taken = among[np.arange(len(ours)), best] > iou_threshold
         ignored = taken & annotation.difficult[theirs[best]]
         counts[ours[ignored]] = False
         takers = np.flatnonzero(taken & ~ignored)
