@@ -18,13 +18,11 @@ class Matches(NamedTuple):
         labels: (B, A) int64, 0 for the background.
         offsets: (B, A, 4) float32 of the matched box, 0 for the background.
         scores: (B, A) float32 of the matched box, 1 for the background.
-        boxes: (B, A) int64, which of the image's boxes that is; without meaning for the background.
     """
 
     labels: Tensor
     offsets: Tensor
     scores: Tensor
-    boxes: Tensor
 
 
 @torch.no_grad()
@@ -73,7 +71,6 @@ def _background(batch: int, anchors: Tensor) -> Matches:
         labels=torch.zeros(shape, dtype=torch.int64, device=anchors.device),
         offsets=torch.zeros((*shape, 4), device=anchors.device),
         scores=torch.ones(shape, device=anchors.device),
-        boxes=torch.zeros(shape, dtype=torch.int64, device=anchors.device),
     )
 
 
@@ -95,7 +92,6 @@ def _match(
         labels=labels.gather(1, box) * positive,
         offsets=torch.where(positive[..., None], encode_boxes(matched, anchors), zero),
         scores=torch.where(positive, scores.gather(1, box), zero + 1),
-        boxes=box,
     )
 
 

@@ -22,11 +22,6 @@ from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import PRESETS
 
 
-def matched(labels: torch.Tensor, offsets: torch.Tensor, scores: torch.Tensor) -> Matches:
-    """What the anchors learn, from the first box of their image each."""
-    return Matches(labels, offsets, scores, torch.zeros_like(labels))
-
-
 def slow_cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
     """One pixel or anchor: logits (C,), target distribution (C,)."""
     logits = logits - logits.max()
@@ -38,7 +33,7 @@ def slow_detection_loss(
     logits: np.ndarray, offsets: np.ndarray, matches: Matches
 ) -> tuple[float, float]:
     batch, anchors, classes = logits.shape
-    labels, targets, scores = (table.double().numpy() for table in matches[:3])
+    labels, targets, scores = (table.double().numpy() for table in matches)
     positives, negatives, box = [], [], []
     for image in range(batch):
         for a in range(anchors):
@@ -70,7 +65,7 @@ def draw_case(
     labels *= torch.rand(batch, anchors, generator=rng) < share
     scores = torch.rand(batch, anchors, generator=rng)
     scores[labels == 0] = 1
-    return logits, offsets, matched(labels, torch.randn(offsets.shape, generator=rng), scores)
+    return logits, offsets, Matches(labels, torch.randn(offsets.shape, generator=rng), scores)
 
 
 @settings(deadline=None)
@@ -100,7 +95,7 @@ def test_mining_is_over_the_whole_batch() -> None:
     margins = torch.tensor([[0.0, -3.0, -4.0, -5.0], [2.0, 1.0, 3.0, -6.0]])
     logits = torch.stack([torch.zeros_like(margins), margins], dim=-1)
     labels = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]])
-    matches = matched(labels, torch.zeros(2, 4, 4), torch.ones(2, 4))
+    matches = Matches(labels, torch.zeros(2, 4, 4), torch.ones(2, 4))
     loss = detection_loss(logits, torch.zeros(2, 4, 4), matches)
     expected = entropy_of(0) + entropy_of(1) + entropy_of(2) + entropy_of(3)
     assert loss.classification.item() == pytest.approx(expected, rel=1e-6)
@@ -111,7 +106,7 @@ def test_anchors_of_one_image_bound_the_negatives() -> None:
     margins = torch.tensor([[0.0, 0.0, 1.0, 2.0], [3.0, -1.0, -1.0, -1.0]])
     logits = torch.stack([torch.zeros_like(margins), margins], dim=-1)
     labels = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]])
-    matches = matched(labels, torch.zeros(2, 4, 4), torch.ones(2, 4))
+    matches = Matches(labels, torch.zeros(2, 4, 4), torch.ones(2, 4))
     loss = detection_loss(logits, torch.zeros(2, 4, 4), matches)
     expected = (2 * entropy_of(0) + entropy_of(3) + entropy_of(2)) / 2
     assert loss.classification.item() == pytest.approx(expected, rel=1e-6)
@@ -129,7 +124,7 @@ def test_more_positives_than_anchors_in_an_image_leave_no_negative() -> None:
 
 def test_box_loss_by_hand_weighs_by_confidence() -> None:
     labels, scores = torch.tensor([[1, 2, 0]]), torch.tensor([[1.0, 0.25, 1.0]])
-    matches = matched(labels, torch.zeros(1, 3, 4), scores)
+    matches = Matches(labels, torch.zeros(1, 3, 4), scores)
     offsets = torch.tensor([[[0.5, 0.0, 0.0, 0.0], [2.0, -2.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]])
     loss = detection_loss(torch.zeros(1, 3, 3), offsets, matches)
     assert loss.box.item() == pytest.approx((0.125 + 0.25 * 3.0) / 2)
@@ -195,7 +190,7 @@ def test_weights_multiply_before_mining() -> None:
     # The harder negative lies in the image of weight 0.1 and loses its place to the other.
     margins = torch.tensor([[0.0, 3.0], [2.0, -9.0]])
     logits = torch.stack([torch.zeros_like(margins), margins], dim=-1)
-    matches = matched(torch.tensor([[1, 0], [0, 0]]), torch.zeros(2, 2, 4), torch.ones(2, 2))
+    matches = Matches(torch.tensor([[1, 0], [0, 0]]), torch.zeros(2, 2, 4), torch.ones(2, 2))
     loss = detection_loss(logits, torch.zeros(2, 2, 4), matches, torch.tensor([0.1, 1.0]))
     expected = 0.1 * entropy_of(0) + entropy_of(2)
     assert loss.classification.item() == pytest.approx(expected, rel=1e-6)

@@ -65,9 +65,9 @@ def test_detection_losses(expected: dict[str, Any]) -> None:
     assert (labels > 0).sum() == expected["positives"]
     tables = [torch.tensor(table).float() for table in (logits, offsets, targets, scores)]
     for kind, weight in (("tutor", tables[3]), ("gt", torch.ones(batch, anchors))):
-        learned = torch.tensor(labels)
-        matches = Matches(learned, tables[2], weight, torch.zeros_like(learned))
-        loss = detection_loss(tables[0], tables[1], matches)
+        loss = detection_loss(
+            tables[0], tables[1], Matches(torch.tensor(labels), tables[2], weight)
+        )
         np.testing.assert_allclose(loss, expected[kind], rtol=1e-5)
 
 
