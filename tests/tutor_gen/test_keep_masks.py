@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.record import MASK_ERROR_BOUND
 from kdcli.cache.reader import TutorCache
 from kdcli.cache.verify import verify
+from kdcli.common.detections import Detections
 from kdcli.common.errors import TutorError
 from kdcli.tutor_gen.config import generation_config
 from kdcli.tutor_gen.detectron2.config import read_config
@@ -23,11 +24,14 @@ from kdcli.tutor_gen.detectron2.model import load_model
 from kdcli.tutor_gen.detectron2.tutor import Detectron2Tutor, paste_masks
 from kdcli.tutor_gen.generate import generate
 from kdcli.tutor_gen.pipeline.pair import TutorPair
+from kdcli.tutor_gen.quality.evaluate import evaluate_tutors
 from kdcli.tutor_gen.registry import load_tutor, load_tutors
 from kdcli.tutor_gen.tutors.settings import ModelSettings
 from kdcli.tutor_gen.tutors.tutor import Instances, Tutor
 from kdcli.voc.devkit import Devkit
-from kdcli.voc.scenes.dataset import Scene
+from kdcli.voc.instances import instance_truth
+from kdcli.voc.metrics import compare, evaluate_instances
+from kdcli.voc.scenes.dataset import Scene, make_sample
 
 CONFIG, WEIGHTS = SAMPLE / "segmentation.yaml", SAMPLE / "segmentation.pth"
 SETTINGS = ModelSettings(0.05, masks=True, keep_masks=True)
@@ -208,3 +212,29 @@ def test_what_is_no_probability_is_refused(
             TutorPair(None, Improbable(keeping), generation_config(segmentation__keep_masks=True)),
             tmp_path / "c.zarr",
         )
+
+
+def test_kept_masks_are_scored_as_the_tutor_gives_them(
+    tmp_path: Path, keeping: Detectron2Tutor
+) -> None:
+    voc = make_sample(tmp_path / "voc", images=9, seed=77)
+    ids = voc.image_ids("Segmentation/trainval")
+    with_masks, without = tmp_path / "masks.zarr", tmp_path / "plain.zarr"
+    keep = generation_config(segmentation__keep_masks=True)
+    generate(voc, ids, TutorPair(None, keeping, keep), with_masks)
+    generate(voc, ids, TutorPair(None, keeping), without)
+    result = evaluate_tutors(TutorCache.open(with_masks), voc, ids).instances
+    assert result is not None
+    compared = []
+    for image_id in ids:
+        (found,) = keeping.predict([voc.read_image(image_id)])
+        truth = instance_truth(voc, image_id)
+        assert truth is not None
+        assert found.masks is not None
+        said = Detections(found.boxes, found.labels, found.scores)
+        compared.append(compare(said, found.masks.astype(bool), truth))
+    direct = evaluate_instances(compared, voc.labels.all_names)
+    assert direct.map > 0.3
+    assert result.map == pytest.approx(direct.map, abs=0.01)
+    assert result.coco["coco_map"] == pytest.approx(direct.coco["coco_map"], abs=0.01)
+    assert evaluate_tutors(TutorCache.open(without), voc, ids).instances is None

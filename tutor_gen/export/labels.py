@@ -15,6 +15,7 @@ from kdcli.cache.format.vectors import from_threshold, winners
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
 from kdcli.common.errors import CacheError
+from kdcli.tutor_gen.quality.masks import pasted
 from kdcli.tutor_gen.quality.pixels import pixel_vectors
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.scan import scan_images
@@ -96,7 +97,7 @@ class StoreLabels:
         entry = self.cache.entry(image_id)
         size = (entry.height, entry.width)
         objects = self.objects(image_id)
-        masks = _pasted(objects, size) if isinstance(objects, InstanceMasks) else None
+        masks = pasted(objects, size) if isinstance(objects, InstanceMasks) else None
         class_map = confidences = None
         if self.has_class_maps:
             index_map, palette = pixel_vectors(self.cache, image_id, size)
@@ -148,15 +149,3 @@ def open_labels(
     labels = StoreLabels(cache, devkit, kept, source, threshold, vector_threshold)
     check_fits(cache, scan_images(devkit, labels.image_ids))
     return labels
-
-
-def _pasted(objects: InstanceMasks, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Paste masks (n, 28, 28) into (n, H, W), as the tutor's label vectors were made."""
-    if not len(objects):
-        return np.zeros((0, *size), np.bool_)
-    import torch
-
-    from kdcli.tutor_gen.detectron2.tutor import paste_masks  # takes seconds
-
-    probabilities = torch.from_numpy(objects.probabilities())
-    return paste_masks(probabilities, objects.boxes, *size).astype(np.bool_)

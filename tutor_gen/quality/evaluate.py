@@ -18,15 +18,19 @@ from kdcli.tutor_gen.quality.calibration import (
     count_vectors,
     sweep_thresholds,
 )
+from kdcli.tutor_gen.quality.masks import compare_masks
 from kdcli.tutor_gen.quality.pixels import pixel_vectors
 from kdcli.tutor_gen.quality.stores import check_stores
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
+    Compared,
     DetectionResult,
+    InstanceResult,
     SegmentationResult,
     count_objects,
     evaluate_detections,
+    evaluate_instances,
     frequent_classes,
     intersection_over_union,
 )
@@ -51,6 +55,7 @@ class TutorEvaluation:
     thresholds: tuple[ThresholdScore, ...] = ()
     vector_thresholds: tuple[VectorThresholdScore, ...] = ()
     calibration: tuple[CalibrationScore, ...] = ()
+    instances: InstanceResult | None = None
 
 
 def evaluate_tutors(
@@ -94,7 +99,7 @@ def evaluate_tutors(
     own, *swept = (VectorSums(t, names) for t in (segmentation_threshold, *vector_thresholds))
     softened = [CalibrationSums(t) for t in (*temperatures, None)] if temperatures else []
     everything: list[VectorSums | CalibrationSums] = [own, *swept, *softened]
-    masks = 0
+    masks, compared = 0, list[Compared]()
     for image_id in progress(image_ids, len(image_ids), "evaluate"):
         annotation = devkit.annotation(image_id)
         if annotation is not None:
@@ -109,6 +114,7 @@ def evaluate_tutors(
                 for sums in everything:
                     sums.add(palette, counts)
                 masks += 1
+        compared += compare_masks(cache, devkit, image_id)
     # Objects say which classes are frequent, also where no tutor looked for them.
     frequent = frequent_classes(count_objects(annotations.values(), names))
     detected = bool(annotations) and "detection" in cache.roles
@@ -118,6 +124,7 @@ def evaluate_tutors(
         sweep_thresholds(predictions, annotations, thresholds, names) if detected else (),
         tuple(sums.score() for sums in swept) if masks else (),
         tuple(sums.score() for sums in softened) if masks else (),
+        evaluate_instances(compared, names) if compared else None,
     )
 
 
