@@ -175,6 +175,11 @@ def export_onnx(run: Path, out: Path, checkpoint: str) -> None:
 @checkpoint_option
 @device_option
 @inference_options
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that draw and write, and a few that read [default: the run's runtime.workers].",
+)
 def predict(
     run: Path,
     images: Sequence[Path],
@@ -188,6 +193,7 @@ def predict(
     device: str,
     batch_size: int | None,
     bf16: bool | None,
+    workers: int | None,
 ) -> None:
     """Predict IMAGES (files or folders), or a list of a devkit, with the student in RUN.
 
@@ -217,7 +223,7 @@ def predict(
     result = write_predictions(
         run, pictures, out,
         threshold=threshold, checkpoint=checkpoint, device=device,
-        batch_size=batch_size, bf16=bf16, progress=progress,
+        batch_size=batch_size, bf16=bf16, workers=workers, progress=progress,
     )  # fmt: skip
     click.echo(f"{len(result.files)} predictions in {out}")
     if gallery is not None:

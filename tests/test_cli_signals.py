@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kdcli.student.runs.checkpoint import checkpoint_path, load_checkpoint
 from kdcli.voc.scenes.dataset import make_sample
@@ -90,3 +91,23 @@ def test_other_commands_stop_in_good_order(voc: Path, tmp_path: Path) -> None:
     code, message = send(command, lambda: any(out.glob("JPEGImages/*")), signal.SIGTERM)
     assert (code, message) == (143, GO_ON)
     assert not out.exists()
+
+
+def test_prediction_leaves_whole_files(voc: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    settings = ("optim.steps=1", "optim.batch_size=2", "runtime.workers=0", "runtime.device=cpu")
+    command = ["train-student", "--voc", str(voc), "--list", "Main/train", "--config", "tiny"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    subprocess.run([sys.executable, "-m", "kdcli", *command, "--out", run], check=True)
+    copies = tmp_path / "photographs"
+    copies.mkdir()
+    for i in range(2000):
+        (copies / f"{i}.jpg").symlink_to(next((voc / "JPEGImages").iterdir()))
+    command = ["predict", str(run), str(copies), "--out", str(out), "--workers", "2"]
+    code, message = send(command, lambda: len(list(out.glob("*.json"))) > 2, signal.SIGTERM)
+    assert (code, message) == (143, GO_ON)
+    assert not list(out.glob("*.tmp"))
+    for file in out.glob("*.png"):
+        with Image.open(file) as picture:
+            picture.load()
+    assert len(list(out.glob("*.json"))) < 2000

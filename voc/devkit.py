@@ -163,8 +163,12 @@ class Devkit:
         """Return (height, width) of a photograph from its header alone."""
         return pictures.read_size(self.image_path(image_id))
 
-    def annotation(self, image_id: str) -> Annotation | None:
+    def annotation(self, image_id: str, size: tuple[int, int] | None = None) -> Annotation | None:
         """Return an image's boxes, or None if it has no XML file and so no detection truth.
+
+        Args:
+            image_id: Which image.
+            size: (height, width) of the photograph if known; saves reading its header.
 
         Raises:
             DevkitError: the XML is wrong in itself or states another size than the photograph's.
@@ -173,7 +177,7 @@ class Devkit:
         if not path.is_file():
             return None
         annotation = parse_annotation(path, self.labels)
-        self._check_size(path, image_id, annotation.height, annotation.width)
+        self._check_size(path, image_id, annotation.height, annotation.width, size)
         return annotation
 
     def mask(

@@ -1,16 +1,20 @@
 """A network made ready to be asked: what evaluation, prediction and ``load_student`` compute with.
 
 Its batch norms are folded into the convolutions, its weights lie channels last and in the number
-type that it computes in; a batch's boxes and label maps are made on the device and come to the host
-together.
+type that it computes in; a batch's boxes and label maps are made on the device, and come to the
+host while it goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdcli.common.detections import Detections
@@ -18,7 +22,7 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.evaluation.cuda_graph import CudaGraph
 from kdcli.student.model.blitznet import BlitzNet, BlitzNetOutput
-from kdcli.student.model.decode import DetectionLimits, detect, segment
+from kdcli.student.model.decode import DetectionLimits, detected_rows, detections_of, segment
 from kdcli.student.model.folding import folded
 from kdcli.student.model.preprocessing import normalise
 
@@ -52,6 +56,55 @@ class InferenceSettings:
             workers=int(config.runtime.workers),
             bf16=config.optim.bf16 is True if bf16 is None else bf16,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a network said of a batch, on its device, which may still be computing it.
+
+    Attributes:
+        rows: (B, N, 6), see ``decode.detected_rows``.
+        maps: (height, width) uint8 class ids of each photograph.
+        sizes: (height, width) of each photograph.
+    """
+
+    rows: Tensor
+    maps: list[Tensor]
+    sizes: list[tuple[int, int]]
+
+    def detections(self) -> Callable[[], list[Detections]]:
+        """Send the boxes of each photograph to the host; the function returned waits for them."""
+        rows = on_its_way(self.rows)
+        return lambda: detections_of(rows(), self.sizes)
+
+    def class_maps(self) -> Callable[[], list[UInt8Array]]:
+        """Send the label maps to the host, in one piece; the function returned waits for them."""
+        if not self.maps:
+            return list
+        pixels = on_its_way(torch.cat([each.flatten() for each in self.maps]))
+        ends = list(itertools.accumulate(each.numel() for each in self.maps))
+
+        def wait() -> list[UInt8Array]:
+            parts = np.split(pixels(), ends[:-1])
+            return [part.reshape(size) for part, size in zip(parts, self.sizes, strict=True)]
+
+        return wait
+
+
+def on_its_way(x: Tensor) -> Callable[[], NDArray[Any]]:
+    """Begin to copy a tensor to the host; the function returned waits until it is there."""
+    if not x.is_cuda:
+        return x.numpy
+    copy = x.to("cpu", non_blocking=True)  # into page-locked memory
+    there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    there.record(torch.cuda.current_stream(x.device))
+
+    def wait() -> NDArray[Any]:
+        there.synchronize()
+        array: NDArray[Any] = copy.numpy()
+        return array
+
+    return wait
 
 
 class Engine:
@@ -89,13 +142,19 @@ class Engine:
         Returns:
             Of each image its detections, and (height, width) uint8 class ids.
         """
+        answer = self.ask(images, sizes)
+        found, maps = answer.detections(), answer.class_maps()
+        return list(zip(found(), maps(), strict=True))
+
+    @torch.no_grad()
+    def ask(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Answer:
+        """Return the answer on its device; the arguments are those of a call."""
         output = self.outputs(images.to(self.device, non_blocking=True))
-        # All is queued before the first result is waited for.
         maps = [
             segment(logits, size) for logits, size in zip(output.segmentation, sizes, strict=True)
         ]
-        found = detect(output, self._anchors, sizes, self.settings.limits)
-        return list(zip(found, _on_host(maps), strict=True))
+        rows = detected_rows(output, self._anchors, self.settings.limits)
+        return Answer(rows, maps, list(sizes))
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> BlitzNetOutput:
@@ -118,12 +177,3 @@ class Engine:
             numbers.to(dtype=self._dtype, memory_format=torch.channels_last)
         )
         return output
-
-
-def _on_host(maps: Sequence[Tensor]) -> list[UInt8Array]:
-    """Copy label maps of any sizes to the host, in one piece."""
-    if not maps:
-        return []
-    together = torch.cat([each.flatten() for each in maps]).cpu()
-    parts = torch.split(together, [each.numel() for each in maps])
-    return [part.view(each.shape).numpy() for part, each in zip(parts, maps, strict=True)]

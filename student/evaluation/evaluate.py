@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdcli.common.detections import Detections
 from kdcli.common.device import pick_device
@@ -16,7 +16,9 @@ from kdcli.common.files import write_json, write_text
 from kdcli.common.progress import Progress, no_progress
 from kdcli.student.data.plan import class_masks
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
-from kdcli.student.evaluation.inference import infer
+from kdcli.student.evaluation.inference import answers, one_behind
+from kdcli.student.evaluation.pixels import PixelCounts
+from kdcli.student.evaluation.reading import Inputs, Truth
 from kdcli.student.runs.directory import check_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
@@ -159,33 +161,59 @@ def evaluate_model(
 ) -> Evaluation:
     """Evaluate a network on images; ``folder`` holds their class masks.
 
-    Processes that train together share the images; each returns the whole result.
+    Workers read photographs and ground truth, the network's device counts pixels. Processes that
+    train together share the images; each returns the whole result.
+
+    Raises:
+        DevkitError: A photograph or its ground truth cannot be read.
+        StudentError: Images without boxes.
+        ValueError: The network tells apart another number of classes than the devkit.
     """
-    annotations = load_annotations(devkit, image_ids)
-    own = image_ids[rank() :: ranks()]
+    _check_boxes(devkit, image_ids)
+    names, own = devkit.labels.all_names, image_ids[rank() :: ranks()]
+    pixels, judged = PixelCounts(len(names), engine.device), dict[str, _Judged]()
     images = [(image_id, devkit.image_path(image_id)) for image_id in own]
-    found: dict[str, Detections] = {}
-    names = devkit.labels.all_names
-    confusion, masks = ConfusionMatrix(names), 0
-    predictions = infer(engine, images)
-    for prediction in progress(predictions, len(images), "evaluate"):
-        found[prediction.image_id] = prediction.detections
-        mask = devkit.mask(prediction.image_id, folder)
-        if mask is not None:
-            masks += 1
-            confusion.update(prediction.class_map, mask)
-    found, confusion, masks = _gathered(found, confusion, masks, names)
-    ordered = {image_id: found[image_id] for image_id in image_ids}
-    detection = evaluate_detections(ordered, annotations, metric=metric, names=names)
+    following = _judge(engine, images, Truth(devkit, folder), pixels)
+    for image_id, each in progress(following, len(own), "evaluate"):
+        judged[image_id] = each
+    judged, confusion, masks = _gathered(judged, pixels, names)
+    found = {image_id: judged[image_id].found for image_id in image_ids}
+    true = {image_id: judged[image_id].true for image_id in image_ids}
+    detection = evaluate_detections(found, true, metric=metric, names=names)
     segmentation = confusion.result(detection.frequent_classes) if masks else None
     return Evaluation(len(image_ids), detection, segmentation)
 
 
+class _Judged(NamedTuple):
+    """Boxes of one image."""
+
+    found: Detections
+    true: Annotation
+
+
+def _judge(
+    engine: Engine, images: Sequence[tuple[str, Path]], truth: Truth, pixels: PixelCounts
+) -> Iterator[tuple[str, _Judged]]:
+    """Yield the boxes of each image; pixels are counted on the device."""
+    classes, expected = engine.config.num_classes, len(pixels.counts)
+    if classes != expected:
+        raise ValueError(f"Expected a network of {expected} classes, got one of {classes}.")
+
+    def sent() -> Iterator[tuple[Inputs, Callable[[], list[Detections]]]]:
+        for inputs, answer in answers(engine, images, truth=truth):
+            pixels.update([answer.maps[i] for i in inputs.masked], inputs.masks)
+            yield inputs, answer.detections()
+
+    for inputs, found in one_behind(sent()):
+        boxes = map(_Judged, found(), inputs.annotations)
+        yield from zip(inputs.names, boxes, strict=True)
+
+
 def _gathered(
-    found: dict[str, Detections], confusion: ConfusionMatrix, masks: int, names: Sequence[str]
-) -> tuple[dict[str, Detections], ConfusionMatrix, int]:
+    judged: dict[str, _Judged], pixels: PixelCounts, names: Sequence[str]
+) -> tuple[dict[str, _Judged], ConfusionMatrix, int]:
     """Put together what the processes found."""
-    parts = objects_of_ranks((found, confusion.counts, masks))
+    parts = objects_of_ranks((judged, pixels.counts.cpu().numpy(), pixels.images))
     together = ConfusionMatrix(names)
     for _, counts, _ in parts:
         together.counts += counts
@@ -193,19 +221,12 @@ def _gathered(
     return everything, together, sum(count for _, _, count in parts)
 
 
-def load_annotations(devkit: Devkit, image_ids: Sequence[str]) -> dict[str, Annotation]:
-    """Return the boxes of all images.
-
-    Raises:
-        StudentError: Some have none in the devkit.
-    """
-    found = {image_id: devkit.annotation(image_id) for image_id in image_ids}
-    known = {name: annotation for name, annotation in found.items() if annotation is not None}
-    if len(known) < len(found):
-        lacking = sorted(set(found) - set(known))
+def _check_boxes(devkit: Devkit, image_ids: Sequence[str]) -> None:
+    """Raise StudentError if some images have no boxes in the devkit."""
+    lacking = sorted(image_id for image_id in image_ids if not devkit.has_boxes(image_id))
+    if lacking:
         raise StudentError(
-            f"{len(lacking)} of the {len(found)} images to evaluate on have no boxes in "
+            f"{len(lacking)} of the {len(image_ids)} images to evaluate on have no boxes in "
             f"{devkit.root / 'Annotations'}, {lacking[0]} for one: evaluate on a list with "
             "ground truth"
         )
-    return known

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from kdcli.common.detections import Detections
-from kdcli.common.errors import DevkitError
-from kdcli.common.workers import read_batches, worker_options
-from kdcli.student.data.geometry import Transform, UInt8Array
-from kdcli.student.evaluation.engine import Engine
-from kdcli.voc.images import is_jpeg, read_picture
-from kdcli.voc.jpeg import Photograph
+from kdcli.student.data.geometry import UInt8Array
+from kdcli.student.evaluation.engine import Answer, Engine
+from kdcli.student.evaluation.reading import Inputs, Read, Truth, collate, read_inputs, resized
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,48 +30,6 @@ class Prediction:
     image_id: str
     detections: Detections
     class_map: UInt8Array
-
-
-_Sample = tuple[UInt8Array, tuple[int, int]] | DevkitError
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """A batch: the images that could be read with their sizes, and what kept the others from it."""
-
-    images: Tensor
-    sizes: list[tuple[int, int]]
-    failures: list[DevkitError | None]
-
-
-class _Photographs(Dataset[_Sample]):
-    """Resized photographs; an error is handed over, as one raised in a worker would end it."""
-
-    def __init__(self, paths: Sequence[Path], side: int) -> None:
-        self.paths = paths
-        self.side = side
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> _Sample:
-        try:
-            return self._read(self.paths[index])
-        except DevkitError as error:
-            return error
-
-    def _read(self, path: Path) -> _Sample:
-        if is_jpeg(path):
-            photograph = Photograph.open(path)
-            size = photograph.height, photograph.width
-            transform = Transform.whole(*size, self.side)
-            return transform.image(photograph.decode(transform.reduction)), size
-        return _resized(read_picture(path), self.side)
-
-
-def _resized(image: UInt8Array, side: int) -> tuple[UInt8Array, tuple[int, int]]:
-    height, width = image.shape[:2]
-    return Transform.whole(height, width, side).image(image), (height, width)
 
 
 def infer(
@@ -95,18 +49,66 @@ def infer(
     Raises:
         DevkitError: A photograph cannot be read, and ``failed`` is not given.
     """
-    paths = [path for _, path in images]
-    loader = DataLoader(
-        cast("Dataset[_Inputs]", _Photographs(paths, engine.config.input_size)),
-        batch_size=engine.settings.batch_size,
-        collate_fn=_collate,
-        **worker_options(min(engine.settings.workers, len(paths))),
+    sent = (
+        (inputs.names, answer.detections(), answer.class_maps())
+        for inputs, answer in answers(engine, images, failed)
     )
-    names = iter(name for name, _ in images)
-    for inputs in read_batches(loader, "--workers or runtime.workers"):
-        good = _readable(inputs, names, failed)
-        if good:
-            yield from _predict(engine, inputs, good)
+    for names, found, maps in one_behind(sent):
+        for each in zip(names, found(), maps(), strict=True):
+            yield Prediction(*each)
+
+
+def answers(
+    engine: Engine,
+    images: Sequence[tuple[str, Path]],
+    failed: MutableMapping[str, str] | None = None,
+    truth: Truth | None = None,
+) -> Iterator[tuple[Inputs, Answer]]:
+    """Yield each batch that has images, and what the network says of it, on its device.
+
+    Args:
+        engine: See `infer`.
+        images: See `infer`.
+        failed: See `infer`.
+        truth: Where the ground truth is, if it is to be read, too.
+
+    Raises:
+        DevkitError: A photograph or its ground truth cannot be read, and ``failed`` is not given.
+        StudentError: An image has no true boxes.
+    """
+    settings = engine.settings
+    batches = read_inputs(
+        images,
+        engine.config.input_size,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        pin_memory=engine.device.type == "cuda",
+        truth=truth,
+    )
+    for inputs in batches:
+        for failure in inputs.failures:
+            if failed is None:
+                raise failure.why
+            failed[failure.name] = str(failure.why)
+        if inputs.names:
+            yield inputs, engine.ask(inputs.images, inputs.sizes)
+
+
+def one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Yield each item when the next has been made, or if that fails.
+
+    What a GPU was asked for is waited for when it has been asked for more, so that it never waits.
+    """
+    made: list[T] = []
+    try:
+        for item in items:
+            made.append(item)
+            if len(made) > 1:
+                yield made.pop(0)
+    except Exception:
+        yield from made
+        raise
+    yield from made
 
 
 def infer_arrays(engine: Engine, images: Sequence[UInt8Array]) -> list[Prediction]:
@@ -127,35 +129,10 @@ def infer_arrays(engine: Engine, images: Sequence[UInt8Array]) -> list[Predictio
             )
     at_once = engine.settings.batch_size
     for first in range(0, len(images), at_once):
-        samples = [_resized(image, side) for image in images[first : first + at_once]]
-        names = [str(first + n) for n in range(len(samples))]
-        found += _predict(engine, _collate(samples), names)
+        inputs = collate([
+            Read(str(first + n), resized(image, side), (image.shape[0], image.shape[1]))
+            for n, image in enumerate(images[first : first + at_once])
+        ])  # fmt: skip
+        for name, each in zip(inputs.names, engine(inputs.images, inputs.sizes), strict=True):
+            found.append(Prediction(name, *each))
     return found
-
-
-def _readable(
-    inputs: _Inputs, names: Iterator[str], failed: MutableMapping[str, str] | None
-) -> list[str]:
-    """Return the names of a batch's images; note those that could not be read, or raise why."""
-    good = []
-    for failure, name in zip(inputs.failures, names, strict=False):  # takes no name too many
-        if failure is None:
-            good.append(name)
-        elif failed is None:
-            raise failure
-        else:
-            failed[name] = str(failure)
-    return good
-
-
-def _predict(engine: Engine, inputs: _Inputs, names: Sequence[str]) -> list[Prediction]:
-    found = engine(inputs.images, inputs.sizes)
-    return [Prediction(name, *each) for name, each in zip(names, found, strict=True)]
-
-
-def _collate(samples: Sequence[_Sample]) -> _Inputs:
-    failures = [sample if isinstance(sample, DevkitError) else None for sample in samples]
-    good = [sample for sample in samples if not isinstance(sample, DevkitError)]
-    images = np.stack([image for image, _ in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
-    sizes = [size for _, size in good]
-    return _Inputs(torch.from_numpy(images).permute(0, 3, 1, 2), sizes, failures)

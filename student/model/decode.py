@@ -51,17 +51,31 @@ def detect(
         sizes: (height, width) of the B original images.
         limits: which boxes survive.
     """
-    limits = limits or DetectionLimits()
     if len(sizes) != len(output.logits):
         raise ValueError(f"Expected {len(output.logits)} image sizes, got {len(sizes)}")
+    rows = detected_rows(output, anchors, limits or DetectionLimits())
+    return detections_of(rows.cpu().numpy(), sizes)
+
+
+@torch.no_grad()
+def detected_rows(output: BlitzNetOutput, anchors: Tensor, limits: DetectionLimits) -> Tensor:
+    """Return what `detect` makes detections of, on the device of the output.
+
+    Returns:
+        (B, N, 6) float32: a box x1 y1 x2 y2 relative to its image, its label and its score, the
+        best first; as many places for every image, those that are none have the score -1.
+    """
     scores, boxes = _candidates(output, anchors, limits)
     kept = suppress(boxes, scores, limits)
-    # As many places for every image; the host cuts off what is none (score -1).
     ranked = torch.where(kept, scores, -1).flatten(1)
     best, place = ranked.topk(min(limits.per_image, ranked.shape[1]), dim=1)
     found = boxes.flatten(1, 2).gather(1, place[..., None].expand(-1, -1, 4))
     labels = place // max(scores.shape[2], 1) + 1
-    rows = torch.cat([found, labels[..., None], best[..., None]], dim=2).cpu().numpy()
+    return torch.cat([found, labels[..., None], best[..., None]], dim=2)
+
+
+def detections_of(rows: NDArray[np.float32], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    """Return the detections in `detected_rows`, in pixels of images of these (height, width)."""
     return [_of_image(*each) for each in zip(rows, sizes, strict=True)]
 
 

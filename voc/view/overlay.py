@@ -83,13 +83,15 @@ def _tinted(
         raise ValueError(
             f"Expected a label map of the image's size {image.shape[:2]}, got {class_map.shape}."
         )
-    void = class_map == VOID
-    colours = palette[np.where(void, 0, class_map)].astype(np.float32)
+    covered = class_map != 0
+    found = class_map[covered]
+    void = found == VOID
+    colours = palette[np.where(void, 0, found)].astype(np.float32)
     colours[void] = 255
-    opacity = np.where(class_map == 0, 0.0, alpha).astype(np.float32)
-    opacity[void] = alpha * 0.6
-    opacity = opacity[..., None]
-    return np.asarray(np.rint(image * (1 - opacity) + colours * opacity), dtype=np.uint8)
+    opacity = np.where(void, alpha * 0.6, alpha).astype(np.float32)[:, None]
+    tinted = np.array(image)
+    tinted[covered] = np.rint(image[covered] * (1 - opacity) + colours * opacity)
+    return tinted
 
 
 def _draw_box(
