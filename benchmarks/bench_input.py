@@ -30,7 +30,7 @@ from kdcli.student.data.batch import collate
 from kdcli.student.data.color_jitter import distort, draw_color_jitter
 from kdcli.student.data.dataset import Draw, StudentDataset, make_loader
 from kdcli.student.data.geometry import Transform, Window
-from kdcli.student.data.targets import ImageTargets
+from kdcli.student.data.targets import ImageTargets, terms_of
 from kdcli.student.model.preprocessing import normalise
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.jpeg import Photograph
@@ -62,7 +62,8 @@ def make_dataset(folder: Path, voc: Path | None, images: int) -> StudentDataset:
         {"model": {"preset": "blitznet300"}, "targets": TARGETS, "optim": {"batch_size": BATCH}},
         "the benchmark",
     )
-    rows = [ImageTargets(image_id, 0.5, 0.5, 0.5, 0.5) for image_id in ids]
+    weights = dict.fromkeys(terms_of(config.model.tasks), 0.5)
+    rows = [ImageTargets(image_id, weights) for image_id in ids]
     return StudentDataset(devkit, TutorCache.open(path), rows, config, "SegmentationClass")
 
 
@@ -111,12 +112,12 @@ class Floor:
     def __init__(self, dataset: StudentDataset) -> None:
         rng, config = np.random.default_rng(0), dataset.config.augmentation
         self.paths = [dataset.devkit.image_path(row.image_id) for row in dataset.rows]
-        self.crops = []
+        self.crops, truth = [], dataset.readers["detection"].truth
         for path, row in zip(self.paths, dataset.rows, strict=True):
             photograph = Photograph.open(path)
             height, width = photograph.height, photograph.width
             canvas = Window(0.0, 0.0, float(width), float(height))
-            window = draw_crop(rng, canvas, dataset.truth.of(row.image_id)[0], config)
+            window = draw_crop(rng, canvas, truth.of(row.image_id)[0], config)
             self.crops.append(Transform.fit(height, width, window, 300, reductions=(1,)))
 
     def __call__(self, index: int) -> None:
@@ -141,12 +142,13 @@ def compared(times: np.ndarray, ratios: np.ndarray) -> str:
 
 
 def part_rows(dataset: StudentDataset, rounds: int) -> Iterable[Row]:
-    devkit, cache, config = dataset.devkit, dataset.cache, dataset.config.augmentation
-    assert cache is not None
+    devkit, config = dataset.devkit, dataset.config.augmentation
+    boxes, pixels = dataset.readers["detection"], dataset.readers["segmentation"]
+    cache = boxes.cache
     ids = [row.image_id for row in dataset.rows]
     paths = [devkit.image_path(image_id) for image_id in ids]
     opened = [Photograph.open(path) for path in paths]
-    truth = [dataset.truth.of(image_id)[0] for image_id in ids]
+    truth = [boxes.truth.of(image_id)[0] for image_id in ids]
     both = [np.concatenate([truth[i], cache.boxes(ids[i]).boxes]) for i in range(len(ids))]
     maps = [cache.index_map(image_id) for image_id in ids]
     sizes = [(photograph.height, photograph.width) for photograph in opened]
@@ -165,7 +167,7 @@ def part_rows(dataset: StudentDataset, rounds: int) -> Iterable[Row]:
         "crop, resize, pad, flip": lambda i: transforms[i].image(images[i]),
         "draw geometry and colours": draws,
         "read the mask, first time": lambda i: devkit.mask(ids[i], "SegmentationClass", sizes[i]),
-        "read the mask, later": lambda i: dataset.masks.read(ids[i], sizes[i]),
+        "read the mask, later": lambda i: pixels.masks.read(ids[i], sizes[i]),
         "read tutor's label map and vectors": lambda i: (
             cache.index_map(ids[i]),
             cache.palette(ids[i]),

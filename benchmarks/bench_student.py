@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
@@ -38,7 +38,7 @@ from kdcli.student.data.dataset import StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.measure import least_seconds
-from kdcli.student.model.blitznet import BlitzNet, BlitzNetOutput
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.decode import detect, segment
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.directory import prepare_run
@@ -161,15 +161,15 @@ def inference(
     engine = Engine(model, InferenceSettings(bf16=bf16))
 
     @torch.no_grad()
-    def plain() -> BlitzNetOutput:
+    def plain() -> dict[str, Any]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return model(normalise(images, model.config))
 
     @torch.no_grad()
     def plainly() -> object:
         output = plain()
-        found = detect(output, model.anchors, [PHOTOGRAPH] * batch)
-        return found, [segment(logits, PHOTOGRAPH).cpu() for logits in output.segmentation]
+        found = detect(output["detection"], model.anchors, [PHOTOGRAPH] * batch)
+        return found, [segment(logits, PHOTOGRAPH).cpu() for logits in output["segmentation"]]
 
     floor = limits.floor(work)
     rows = []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.probe_photographs import STILL
 from kdcli.cache.reader import TutorCache
-from kdcli.student.config.schema import SegmentationTargets
+from kdcli.student.config.tasks import SegmentationTargets
 from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import Batch, collate
 from kdcli.student.data.dataset import Draw, StudentDataset
@@ -44,12 +44,13 @@ COLUMNS = (
 def panels(batch: Batch) -> list[NDArray[np.generic]]:
     """One image's row of pictures; masses and weights in 0..1."""
     thesis, sharp, weighted = (
-        tutor_targets(batch, settings, len(CLASSES)) for settings in (THESIS, SHARP, WEIGHTED)
+        tutor_targets(batch.parts["segmentation"], settings, len(CLASSES))
+        for settings in (THESIS, SHARP, WEIGHTED)
     )
     masses = [target.distributions[0, 0].numpy() for target in (thesis, sharp)]
     tutor = weighted.distributions[0].argmax(dim=0).numpy()
     image = batch.images[0].permute(1, 2, 0).numpy()
-    truth = PALETTE[batch.masks[0].numpy()]
+    truth = PALETTE[batch.parts["segmentation"].masks[0].numpy()]
     return [image, truth, PALETTE[tutor], *masses, weighted.weights[0].numpy()]
 
 

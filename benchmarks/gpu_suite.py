@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import suite_report as suite
 from benchmarks.bench_student import (
@@ -43,10 +44,10 @@ from kdcli.student.config.toml import run_config
 from kdcli.student.data.color_jitter import distort
 from kdcli.student.data.dataset import StudentDataset
 from kdcli.student.data.plan import make_plan
+from kdcli.student.data.tables import mapped
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model
 from kdcli.student.measure import least_seconds
-from kdcli.student.model.blitznet import BlitzNetOutput
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.training.step import objective
 from kdcli.voc.devkit import Devkit, mask_folder
@@ -125,7 +126,7 @@ def _parts(bench: Bench, limits: Limits) -> Iterator[Item]:
     size = len(batch.images)
     with torch.no_grad():
         some = bench.model(normalise(batch.images[:1], config.model))
-    output = BlitzNetOutput(*(x.expand(size, *x.shape[1:]).contiguous() for x in some))
+    output = mapped(some, lambda x: x.expand(size, *x.shape[1:]).contiguous())
 
     def inputs() -> object:
         return normalise(distort(batch.images, batch.jitter), config.model)
@@ -138,7 +139,7 @@ def _parts(bench: Bench, limits: Limits) -> Iterator[Item]:
         "distort and normalise", size, repeated(bench, lambda: inputs), limits.floor(read),
         Bar(1, "ms"),
     )  # fmt: skip
-    said = Work(0, 4 * sum(x.numel() for x in output))
+    said = Work(0, 4 * sum(x.numel() for x in tree_leaves(output)))
     yield Item(
         "matching and losses, forward", size, repeated(bench, lambda: losses), limits.floor(said),
         Bar(1.5, "ms"),

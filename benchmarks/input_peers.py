@@ -38,7 +38,7 @@ def torchvision_sample(dataset: StudentDataset) -> Callable[[int], object]:
     def sample(index: int) -> object:
         image_id = dataset.rows[index].image_id
         image = Image.open(dataset.devkit.image_path(image_id)).convert("RGB")
-        boxes, labels = dataset.truth.of(image_id)
+        boxes, labels = dataset.readers["detection"].truth.of(image_id)
         target = {
             "boxes": tv_tensors.BoundingBoxes(
                 torch.from_numpy(boxes), format="XYXY", canvas_size=(image.height, image.width)
@@ -73,7 +73,7 @@ def albumentations_sample(dataset: StudentDataset, whole: bool) -> Callable[[int
         image_id = dataset.rows[index].image_id
         path = str(dataset.devkit.image_path(image_id))
         image = cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB)
-        boxes, labels = dataset.truth.of(image_id)
+        boxes, labels = dataset.readers["detection"].truth.of(image_id)
         if not whole:
             return transform(image=image, bboxes=boxes, labels=labels)
         assert dataset.cache is not None

@@ -152,13 +152,13 @@ def targets_of(config: RunConfig, devkit: Devkit, cache: TutorCache) -> tuple[Te
         still = replace(config, augmentation=replace(STILL, flip_probability=flip))
         samples = StudentDataset(devkit, cache, plan.rows, still, plan.mask_folder)
         for row in range(len(samples)):
-            batch = collate([samples[Draw(0, row)]])
-            if samples.rows[row].segmentation_tutor:
-                target = tutor_targets(batch, config.targets.segmentation, len(CLASSES))
+            pixels = collate([samples[Draw(0, row)]]).parts["segmentation"]
+            if samples.rows[row].of("segmentation_tutor"):
+                target = tutor_targets(pixels, config.targets.segmentation, len(CLASSES))
                 distributions.append(target.distributions[0].half())
                 weights.append(target.weights[0].half())
             else:
-                labels = batch.masks[0].long()
+                labels = pixels.masks[0].long()
                 known = F.one_hot(labels.where(labels != VOID, 0), len(CLASSES))
                 distributions.append(known.permute(2, 0, 1).half())
                 weights.append((labels != VOID).half())

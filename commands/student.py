@@ -64,7 +64,8 @@ def train_student(
     from kdcli.cache.reader import TutorCache
     from kdcli.commands.notes import note_unused_masks
     from kdcli.common.distributed import is_first_process
-    from kdcli.student.config.toml import SEGMENTATION_TARGETS, run_config
+    from kdcli.student.config.tasks import SEGMENTATION_TARGETS
+    from kdcli.student.config.toml import run_config
     from kdcli.student.data.plan import class_masks
     from kdcli.student.training.train import train
 
@@ -127,7 +128,7 @@ def evaluate_student(
     evaluate(
         run, devkit, list_name, checkpoint=checkpoint, device=device,
         batch_size=batch_size, bf16=bf16, workers=workers, progress=progress,
-        show=lambda result: print_scores(result.detection, result.segmentation), save=may_write,
+        show=lambda result: print_scores(result.results), save=may_write,
     )  # fmt: skip
     path = evaluation_path(run, list_name)
     click.echo(f"\nSaved as {path}" if may_write else f"\nNot saved: {path} cannot be written.")

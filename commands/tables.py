@@ -16,27 +16,14 @@ from kdcli.tutor_gen.classes.names import gaps
 from kdcli.tutor_gen.quality.compare import Difference, Tolerance
 from kdcli.tutor_gen.tutors.tutor import name_of
 from kdcli.voc.devkit import Devkit, mask_folder
-from kdcli.voc.metrics import DetectionResult, SegmentationResult
-from kdcli.voc.metrics.table import HEADER, class_rows, explanation, mean_rows
+from kdcli.voc.metrics.table import Results, class_rows, explanation, header, mean_rows
 
 
-def print_scores(
-    detection: DetectionResult | None, segmentation: SegmentationResult | None
-) -> None:
-    """Print average precision and IoU per class, in per cent, and their means."""
-    classes = class_rows(detection, segmentation)
-    shown = [row for row in classes if _occurs(row[0], detection, segmentation)]
-    rows = [*shown, *mean_rows(detection, segmentation)]
-    click.echo(tabulate(rows, HEADER, stralign="right", disable_numparse=True))
-    click.echo(explanation(detection, segmentation))
-
-
-def _occurs(
-    name: str, detection: DetectionResult | None, segmentation: SegmentationResult | None
-) -> bool:
-    return bool(detection is not None and detection.objects.get(name)) or bool(
-        segmentation is not None and segmentation.pixels.get(name)
-    )
+def print_scores(results: Results) -> None:
+    """Print the scores of each class that occurs, in per cent, and their means."""
+    rows = [*class_rows(results, occurring=True), *mean_rows(results)]
+    click.echo(tabulate(rows, header(results), stralign="right", disable_numparse=True))
+    click.echo(explanation(results))
 
 
 def print_summary(path: Path, summary: Summary, *, verified: bool) -> None:

@@ -85,7 +85,7 @@ def evaluate_tutors(
         vector_thresholds=VECTOR_THRESHOLDS if sweep_thresholds else (),
         temperatures=TEMPERATURES if sweep_temperatures else (),
     )
-    print_scores(result.detection, result.segmentation)
+    print_scores({"detection": result.detection, "segmentation": result.segmentation})
     if result.segmentation is not None:
         click.echo(f"IoU of label vectors from confidence {segmentation_threshold:g}, "
                    "as a student reads them")  # fmt: skip

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdcli.cache.format.record import InstanceMasks
-from kdcli.common.detections import Detections
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.batch import Batch, Sample, collate
 from kdcli.student.data.color_jitter import draw_color_jitter
+from kdcli.student.data.targets import terms_of
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import ModelConfig
+from kdcli.student.tasks.registry import tasks_of
 from kdcli.student.training.trainer import Trainer
 
 FEW = 2
@@ -25,7 +25,6 @@ FEW = 2
 STEP_SECONDS = 1.0
 """How long a measured step may take before its batch is no longer enlarged."""
 REPEATS = 3
-OBJECTS = 3
 
 
 @dataclass(frozen=True)
@@ -89,29 +88,18 @@ def speed_of(config: RunConfig, device: torch.device) -> Speed:
 
 
 def drawn_batch(config: RunConfig, images: int) -> Batch:
-    """Return a batch of noise that learns both tasks from ground truth, as noisy."""
+    """Return a batch of noise that learns all tasks from ground truth, as noisy."""
     rng = np.random.default_rng(config.seed)
     return collate([_drawn_sample(rng, config) for _ in range(images)])
 
 
 def _drawn_sample(rng: np.random.Generator, config: RunConfig) -> Sample:
-    input_side, map_side = config.model.input_size, config.model.segmentation_side
-    classes = config.model.num_classes
-    corners = rng.uniform(0, 0.5, (OBJECTS, 2))
-    boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (OBJECTS, 2))], axis=1)
-    labels = rng.integers(1, classes, OBJECTS)
+    side = config.model.input_size
     return Sample(
         image_id="noise",
-        image=rng.integers(0, 256, (input_side, input_side, 3), dtype=np.uint8),
-        gt=Detections(boxes.astype(np.float32), labels, np.ones(OBJECTS, np.float32)),
-        tutor=Detections.none(),
-        confirming=None,
-        instances=InstanceMasks.none(),
-        mask=rng.integers(0, classes, (map_side, map_side), dtype=np.uint8),
-        index_map=np.zeros((map_side, map_side), np.uint8),
-        palette=np.zeros((1, classes), np.float32),
-        placement=None,
-        weights=np.array([1, 0, 1, 0], np.float32),
+        image=rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
+        parts={task.name: task.noise(rng, config.model) for task in tasks_of(config.model)},
+        weights={term: float(term.endswith("gt")) for term in terms_of(config.model.tasks)},
         jitter=draw_color_jitter(rng, config.augmentation),
     )
 

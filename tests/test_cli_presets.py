@@ -54,10 +54,11 @@ def test_noise_has_what_a_batch_of_scenes_has() -> None:
     config = run_config("tiny")
     batch = drawn_batch(config, 3)
     assert batch.images.shape == (3, 3, 160, 160)
-    assert batch.masks.shape == (3, *[config.model.segmentation_side] * 2)
+    assert batch.parts["segmentation"].masks.shape == (3, *[config.model.finest_side] * 2)
     assert batch.fractions["detection_gt"] == batch.fractions["segmentation_gt"] == 1
-    assert (batch.gt.boxes[..., 2:] > batch.gt.boxes[..., :2]).all()
-    assert batch.gt.boxes.max() <= 1
+    boxes = batch.parts["detection"].gt.boxes
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+    assert boxes.max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -19,23 +19,6 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.model.config import PRESETS as MODELS
 from kdcli.student.model.config import ModelConfig
 
-SEGMENTATION_TARGETS: Mapping[str, Mapping[str, Any]] = {
-    "thesis": {
-        "targets.segmentation.form": "softmax",
-        "targets.segmentation.temperature": 0.4,
-        "targets.segmentation.confidence_weighting": False,
-    },
-    "background": {
-        "targets.segmentation.form": "background",
-        "targets.segmentation.confidence_weighting": False,
-    },
-    "weighted": {
-        "targets.segmentation.form": "hard",
-        "targets.segmentation.confidence_weighting": True,
-    },
-}
-"""Settings by name; docs/segmentation_study.md compares them."""
-
 
 def presets() -> tuple[str, ...]:
     """Return the names of the run configurations that ship with the package."""

@@ -5,25 +5,22 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdcli.common.errors import StudentError
-from kdcli.student.config.schema import TargetsConfig, TaskTargets
-from kdcli.student.data.targets import TERMS, ImageTargets, Targets
-
-TASKS = ("detection", "segmentation")
+from kdcli.student.config.tasks import TASK_NAMES, TargetsConfig, TaskTargets
+from kdcli.student.data.targets import TEACHERS, ImageTargets, Targets, terms_of
 
 Flags = npt.NDArray[np.bool_]
 
 
 def tasks_learned(weights: npt.NDArray[np.floating]) -> Flags:
-    """Mark the tasks that images learn, from whomever: weights (n, 4) by ``TERMS`` -> (n, 2)."""
-    by_task = weights.reshape(len(weights), len(TASKS), 2)
+    """Mark the tasks that images learn, from whomever: weights (n, T) by term -> (n, tasks)."""
+    by_task = weights.reshape(len(weights), -1, len(TEACHERS))
     return np.asarray((by_task > 0).any(axis=2))
 
 
@@ -32,8 +29,7 @@ Weights = npt.NDArray[np.float64]
 
 def assign_targets(
     image_ids: Sequence[str],
-    boxes: Collection[str],
-    masks: Collection[str],
+    labelled: Mapping[str, Collection[str]],
     config: TargetsConfig,
     seed: int,
 ) -> Targets:
@@ -44,8 +40,7 @@ def assign_targets(
 
     Args:
         image_ids: The training list.
-        boxes: Ids that have GT boxes in the devkit.
-        masks: Ids that have a GT mask in the devkit.
+        labelled: By task, the ids that have its GT in the devkit.
         config: What each task learns from.
         seed: Of the run; draws the shares.
 
@@ -55,20 +50,16 @@ def assign_targets(
     """
     kept = _seeded_share(image_ids, config.gt_share, seed, "gt")
     columns: list[Weights] = []
-    for task, settings, present in (
-        ("detection", config.detection, boxes),
-        ("segmentation", config.segmentation, masks),
-    ):
+    for task, present in labelled.items():
+        settings = config.of(task)
         usable = kept & _seeded_share(image_ids, settings.gt_share, seed, f"gt {task}")
-        labelled = np.fromiter((name in present for name in image_ids), bool, len(image_ids))
-        columns += _task_weights(
-            image_ids, task, settings, labelled & usable, usable & ~labelled, seed
-        )
-    rows = Targets.of(image_ids, np.stack(columns, axis=1))
+        has = np.fromiter((name in present for name in image_ids), bool, len(image_ids))
+        columns += _task_weights(image_ids, task, settings, has & usable, usable & ~has, seed)
+    rows = Targets.of(image_ids, np.stack(columns, axis=1), terms_of(labelled))
     if not rows.weights.any():
         raise StudentError(
-            f"None of the {len(rows)} training images has a target: check targets.detection, "
-            "targets.segmentation and targets.gt_share"
+            f"None of the {len(rows)} training images has a target: check "
+            f"{', '.join(f'targets.{task}' for task in labelled)} and targets.gt_share"
         )
     return rows
 
@@ -79,14 +70,15 @@ def on_this_visit(row: ImageTargets, config: TargetsConfig, visit: tuple[int, ..
     The tutor replaces the GT with probability ``share``, drawn anew for every ``visit`` (the seed
     of that draw). With other settings, and where one of the two is missing, the row stays.
     """
-    for task, settings in (("detection", config.detection), ("segmentation", config.segmentation)):
+    for place, task in enumerate(TASK_NAMES):
+        settings = config.of(task)
         if settings.source != "share" or settings.share_draw != "visit":
             continue
-        gt, tutor = f"{task}_gt", f"{task}_tutor"
-        if getattr(row, gt) and getattr(row, tutor):
-            draw = np.random.default_rng([*visit, TASKS.index(task)]).random()
-            spared: Any = {gt if draw < settings.share else tutor: 0.0}
-            row = replace(row, **spared)
+        gt, tutor = terms_of([task])
+        if row.of(gt) and row.of(tutor):
+            draw = np.random.default_rng([*visit, place]).random()
+            spared = gt if draw < settings.share else tutor
+            row = replace(row, weights={**row.weights, spared: 0.0})
     return row
 
 
@@ -94,22 +86,25 @@ def to_csv(rows: Targets) -> str:
     """Return the assignment as CSV: image id, and one weight per task and teacher."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", *TERMS])
-    writer.writerows([row.image_id, *(f"{weight:g}" for weight in row.weights)] for row in rows)
+    writer.writerow(["image_id", *rows.terms])
+    writer.writerows(
+        [row.image_id, *(f"{weight:g}" for weight in row.weights.values())] for row in rows
+    )
     return text.getvalue()
 
 
 def counts(rows: Targets) -> dict[str, int]:
     """Return how many images learn each part, and how many learn nothing at all (``nothing``)."""
     learned = rows.weights > 0
-    result = dict(zip(TERMS, learned.sum(axis=0).tolist(), strict=True))
+    result = dict(zip(rows.terms, learned.sum(axis=0).tolist(), strict=True))
     result["nothing"] = int((~learned.any(axis=1)).sum())
     return result
 
 
-def required_roles(rows: Targets) -> frozenset[str]:
-    """Return the tasks that some image learns from a tutor; a cache must hold these roles."""
-    return frozenset(task for task in TASKS if rows.of_term(f"{task}_tutor").any())
+def taught_by_tutor(rows: Targets) -> frozenset[str]:
+    """Return the tasks that some image learns from a tutor."""
+    taught = (term for term in rows.terms if rows.of_term(term).any())
+    return frozenset(term.removesuffix("_tutor") for term in taught if term.endswith("_tutor"))
 
 
 def _task_weights(

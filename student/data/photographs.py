@@ -23,13 +23,6 @@ READ_BEFORE = 20_000
 comes, as reading a million takes longer than many a run waits for."""
 
 
-def taught_by_tutor(rows: Targets) -> npt.NDArray[np.bool_]:
-    """Mark the rows that a tutor teaches, (n,)."""
-    tutors = rows.of_term("detection_tutor") + rows.of_term("segmentation_tutor")
-    taught: npt.NDArray[np.bool_] = tutors > 0
-    return taught
-
-
 def check_photographs(devkit: Devkit, cache: TutorCache, image_ids: Sequence[str]) -> None:
     """Compare photographs with the store: all, or of very many some, evenly spread over the list.
 
@@ -55,7 +48,7 @@ class PhotographCheck:
     @classmethod
     def of(cls, cache: TutorCache | None, rows: Targets) -> PhotographCheck:
         """Return the check of a data set's rows."""
-        due = taught_by_tutor(rows)
+        due = rows.by_tutor
         return cls(cache if due.sum() > READ_BEFORE else None, due)
 
     def __call__(self, row: int, image_id: str, photograph: Photograph) -> None:

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from kdcli.cache.checks import check_fits
-from kdcli.cache.format.vectors import READING
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.assignment import (
     assign_targets,
     counts,
-    required_roles,
     tasks_learned,
+    taught_by_tutor,
     to_csv,
 )
-from kdcli.student.data.photographs import check_photographs, taught_by_tutor
+from kdcli.student.data.photographs import check_photographs
 from kdcli.student.data.targets import Targets
+from kdcli.student.tasks.registry import tasks_of
 from kdcli.voc.devkit import Devkit, mask_folder
 
 
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def every_task(self) -> bool:
-        """Whether each of these images learns both tasks, from whomever."""
+        """Whether each of these images learns every task, from whomever."""
         return bool(tasks_learned(self.learning.weights).all())
 
     @property
@@ -66,33 +66,32 @@ def make_plan(config: RunConfig, devkit: Devkit, cache: TutorCache | None) -> Pl
             f"Found no folder {devkit.root / folder}: data.mask_folder names one of class masks"
         )
     present = devkit.availability(ids, folder)
-    rows = assign_targets(ids, present.boxes, present.masks, config.targets, config.seed)
-    roles = required_roles(rows)
-    segmentation = config.targets.segmentation
-    if "segmentation" in roles and segmentation.confirm == "tutor-boxes":
-        roles |= {"detection"}
+    tasks = tasks_of(config.model)
+    labelled = {task.name: task.labelled(present) for task in tasks}
+    rows = assign_targets(ids, labelled, config.targets, config.seed)
+    taught = taught_by_tutor(rows)
+    by_tutor = [task for task in tasks if task.name in taught]
+    roles = frozenset(role for task in by_tutor for role in task.roles(config.targets))
     if roles and cache is None:
         raise StudentError(
             f"The {' and '.join(sorted(roles))} targets ask for a tutor, but no cache is given: "
             "give the cache that generate-tutors wrote, or set targets.*.source to gt"
         )
     if roles and cache is not None:
-        taught = rows.ids(taught_by_tutor(rows))
-        check_fits(cache, taught, roles=roles, class_names=devkit.labels.all_names)
-        check_photographs(devkit, cache, taught)
-        if "segmentation" in roles and segmentation.masks == "soft" and not cache.has_instances:
-            raise StudentError(
-                'targets.segmentation.masks = "soft" asks for the tutor\'s own masks, which this '
-                "cache does not keep: generate it with --keep-masks"
-            )
+        images = rows.ids(rows.by_tutor)
+        check_fits(cache, images, roles=roles, class_names=devkit.labels.all_names)
+        check_photographs(devkit, cache, images)
+        for task in by_tutor:
+            task.check(config, cache)
     facts = {
         "list": config.data.list,
         "images": len(ids),
         "counts": counts(rows),
         # Without a tutor's target the cache plays no part, and may be another on resuming.
         "cache": cache.fingerprint if roles and cache is not None else None,
-        "label_vectors": READING if "segmentation" in roles else None,
     }
+    for task in by_tutor:
+        facts |= config.targets.of(task.name).facts
     learning = np.flatnonzero(rows.weights.any(axis=1))
     return Plan(rows, rows.take(learning), folder, facts)
 

@@ -6,8 +6,8 @@ page that it lies in, and in the end of all of them. Arrays have no such counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self, overload
 
 import numpy as np
@@ -17,31 +17,28 @@ Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_]
 """Indices, or a mask."""
 
 
+TEACHERS = ("gt", "tutor")
+
+
+def terms_of(tasks: Iterable[str]) -> tuple[str, ...]:
+    """Return what images may learn: each task from each teacher, in the order of their weights.
+
+    >>> terms_of(["detection"])
+    ('detection_gt', 'detection_tutor')
+    """
+    return tuple(f"{task}_{teacher}" for task in tasks for teacher in TEACHERS)
+
+
 @dataclass(frozen=True)
 class ImageTargets:
-    """The weights of one image's losses; 0 where it does not learn from that side.
-
-    ``TERMS`` names the weights in the order of a batch's table.
-    """
+    """The weights of one image's losses by term; those that are 0 may be left out."""
 
     image_id: str
-    detection_gt: float = 0.0
-    detection_tutor: float = 0.0
-    segmentation_gt: float = 0.0
-    segmentation_tutor: float = 0.0
+    weights: Mapping[str, float]
 
-    @property
-    def weights(self) -> tuple[float, float, float, float]:
-        """The four weights in the order of ``TERMS``."""
-        return (
-            self.detection_gt,
-            self.detection_tutor,
-            self.segmentation_gt,
-            self.segmentation_tutor,
-        )
-
-
-TERMS: tuple[str, ...] = tuple(field.name for field in fields(ImageTargets)[1:])
+    def of(self, term: str) -> float:
+        """Return the weight of a term; 0 where the image does not learn it."""
+        return self.weights.get(term, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,26 +48,30 @@ class Targets(Sequence[ImageTargets]):
     Attributes:
         names: The image ids as UTF-8, one after the other.
         ends: (n + 1,) int64; id i is ``names[ends[i]:ends[i + 1]]``.
-        weights: (n, 4) float64 in the order of ``TERMS``.
+        weights: (n, T) float64.
+        terms: T names, of the columns of ``weights``; see `terms_of`.
     """
 
     names: bytes
     ends: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
+    terms: tuple[str, ...]
 
     @classmethod
-    def of(cls, image_ids: Sequence[str], weights: npt.NDArray[np.float64]) -> Self:
-        """Return those of these ids, with weights (n, 4)."""
+    def of(
+        cls, image_ids: Sequence[str], weights: npt.NDArray[np.float64], terms: tuple[str, ...]
+    ) -> Self:
+        """Return those of these ids, with weights (n, T)."""
         names = [image_id.encode() for image_id in image_ids]
         ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
-        return cls(b"".join(names), ends, weights)
+        return cls(b"".join(names), ends, weights, terms)
 
     @classmethod
-    def of_rows(cls, rows: Iterable[ImageTargets]) -> Self:
+    def of_rows(cls, rows: Iterable[ImageTargets], terms: tuple[str, ...]) -> Self:
         """Return those of single rows."""
         found = list(rows)
-        weights = np.array([row.weights for row in found], np.float64).reshape(-1, len(TERMS))
-        return cls.of([row.image_id for row in found], weights)
+        weights = np.array([[row.of(term) for term in terms] for row in found], np.float64)
+        return cls.of([row.image_id for row in found], weights.reshape(-1, len(terms)), terms)
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -83,7 +84,8 @@ class Targets(Sequence[ImageTargets]):
         """Return one row, or some as `take` does."""
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        return ImageTargets(self.image_id(index), *self.weights[index].tolist())
+        weights = zip(self.terms, self.weights[index].tolist(), strict=True)
+        return ImageTargets(self.image_id(index), dict(weights))
 
     def __iter__(self) -> Iterator[ImageTargets]:
         return (self[index] for index in range(len(self)))
@@ -94,8 +96,14 @@ class Targets(Sequence[ImageTargets]):
         return self.names[self.ends[place] : self.ends[place + 1]].decode()
 
     def of_term(self, term: str) -> npt.NDArray[np.float64]:
-        """Return the weights (n,) of one of ``TERMS``."""
-        return self.weights[:, TERMS.index(term)]
+        """Return the weights (n,) of one of ``terms``."""
+        return self.weights[:, self.terms.index(term)]
+
+    @property
+    def by_tutor(self) -> npt.NDArray[np.bool_]:
+        """The rows that a tutor teaches something, (n,)."""
+        place = TEACHERS.index("tutor")
+        return np.asarray((self.weights[:, place :: len(TEACHERS)] > 0).any(axis=1))
 
     def ids(self, rows: Rows) -> list[str]:
         """Return the ids of the images that ``rows`` names."""
@@ -103,4 +111,4 @@ class Targets(Sequence[ImageTargets]):
 
     def take(self, rows: Rows) -> Targets:
         """Return the images that ``rows`` names."""
-        return Targets.of(self.ids(rows), self.weights[rows])
+        return Targets.of(self.ids(rows), self.weights[rows], self.terms)

@@ -21,10 +21,13 @@ from kdcli.common.detections import Detections
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.evaluation.cuda_graph import CudaGraph
-from kdcli.student.model.blitznet import BlitzNet, BlitzNetOutput
-from kdcli.student.model.decode import DetectionLimits, detected_rows, detections_of, segment
+from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.model.decode import BoxLimits, detected_rows, detections_of, segment
 from kdcli.student.model.folding import folded
 from kdcli.student.model.preprocessing import normalise
+
+Outputs = dict[str, Any]
+"""Of a network, by task."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class InferenceSettings:
     workers: int = 0
     bf16: bool = False
     graphs: bool = False
-    limits: DetectionLimits = field(default_factory=DetectionLimits)
+    limits: BoxLimits = field(default_factory=BoxLimits)
 
     @classmethod
     def of_run(
@@ -127,7 +130,7 @@ class Engine:
         self._dtype = torch.bfloat16 if self.settings.bf16 else torch.float32
         self._network = folded(model).to(dtype=self._dtype).requires_grad_(False)
         self._network.to(memory_format=torch.channels_last)
-        self._graphs: dict[int, CudaGraph[BlitzNetOutput] | None] = {}
+        self._graphs: dict[int, CudaGraph[Outputs] | None] = {}
 
     @torch.no_grad()
     def __call__(
@@ -151,13 +154,14 @@ class Engine:
         """Return the answer on its device; the arguments are those of a call."""
         output = self.outputs(images.to(self.device, non_blocking=True))
         maps = [
-            segment(logits, size) for logits, size in zip(output.segmentation, sizes, strict=True)
+            segment(logits, size)
+            for logits, size in zip(output["segmentation"], sizes, strict=True)
         ]
-        rows = detected_rows(output, self._anchors, self.settings.limits)
+        rows = detected_rows(output["detection"], self._anchors, self.settings.limits)
         return Answer(rows, maps, list(sizes))
 
     @torch.no_grad()
-    def outputs(self, images: Tensor) -> BlitzNetOutput:
+    def outputs(self, images: Tensor) -> Outputs:
         """Return what the network says of (B, 3, S, S) uint8 images on its device.
 
         On a GPU the tensors may be written anew by the next call.
@@ -171,9 +175,9 @@ class Engine:
         graph = self._graphs[count] = self._graphs[count] or CudaGraph(self._compute, images)
         return graph(images)
 
-    def _compute(self, images: Tensor) -> BlitzNetOutput:
+    def _compute(self, images: Tensor) -> Outputs:
         numbers = normalise(images, self.config)
-        output: BlitzNetOutput = self._network(
+        output: Outputs = self._network(
             numbers.to(dtype=self._dtype, memory_format=torch.channels_last)
         )
         return output

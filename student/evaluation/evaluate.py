@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,44 +26,47 @@ from kdcli.voc.annotation import Annotation
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import (
     ConfusionMatrix,
-    DetectionResult,
     Metric,
-    SegmentationResult,
+    Result,
     evaluate_detections,
 )
-from kdcli.voc.metrics.table import HEADER, class_rows, explanation, mean_rows
+from kdcli.voc.metrics.table import class_rows, explanation, header, mean_rows
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Both metrics over one list of images.
+    """The metrics over one list of images; each task's result is an attribute, too.
 
     Attributes:
         images: How many images were evaluated.
-        detection: Of the images with boxes in the devkit, which are all of them.
-        segmentation: Of the images with a mask; None if none has one.
+        results: By task; None where no image has its ground truth.
     """
 
     images: int
-    detection: DetectionResult
-    segmentation: SegmentationResult | None
+    results: Mapping[str, Result | None]
+
+    def __getattr__(self, name: str) -> Any:
+        results = vars(self).get("results", {})  # empty while a copy is being made
+        if name not in results:
+            raise AttributeError(f"this evaluation is of {', '.join(results)}, not of {name}")
+        return results[name]
+
+    @property
+    def known(self) -> tuple[Result, ...]:
+        """The results that there are."""
+        return tuple(result for result in self.results.values() if result is not None)
 
     @property
     def score(self) -> float:
-        """Mean of mAP and mIoU, by which the best checkpoint is chosen."""
-        values = [self.detection.map]
-        if self.segmentation is not None:
-            values.append(self.segmentation.miou)
-        known = [value for value in values if not math.isnan(value)]
-        return sum(known) / len(known) if known else 0.0
+        """Mean of the tasks' means, by which the best checkpoint is chosen."""
+        values = [result.measure.mean(result) for result in self.known]
+        defined = [value for value in values if not math.isnan(value)]
+        return sum(defined) / len(defined) if defined else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; None stands for what is not defined."""
-        return {
-            "images": self.images,
-            "detection": self.detection.to_dict(),
-            "segmentation": self.segmentation and self.segmentation.to_dict(),
-        }
+        sections = {name: own and own.to_dict() for name, own in self.results.items()}
+        return {"images": self.images, **sections}
 
 
 def evaluate_student(
@@ -138,11 +141,11 @@ def write_evaluation(
 
 def _markdown(title: str, evaluation: Evaluation) -> str:
     """Return average precision and IoU per class, in per cent; a dash where there is none."""
-    results = evaluation.detection, evaluation.segmentation
-    means = [(f"**{name}**", *values) for name, *values in mean_rows(*results)]
-    lines = [f"| {' | '.join(row)} |" for row in (HEADER, *class_rows(*results), *means)]
-    lines.insert(1, "|---|---:|---:|---:|")
-    return "\n".join([f"# {title}", "", *lines, "", explanation(*results)]) + "\n"
+    results, top = evaluation.results, header(evaluation.results)
+    means = [(f"**{name}**", *values) for name, *values in mean_rows(results)]
+    lines = [f"| {' | '.join(row)} |" for row in (top, *class_rows(results), *means)]
+    lines.insert(1, f"|---{'|---:' * (len(top) - 1)}|")
+    return "\n".join([f"# {title}", "", *lines, "", explanation(results)]) + "\n"
 
 
 def evaluation_path(run: Path, list_name: str) -> Path:
@@ -181,7 +184,7 @@ def evaluate_model(
     true = {image_id: judged[image_id].true for image_id in image_ids}
     detection = evaluate_detections(found, true, metric=metric, names=names)
     segmentation = confusion.result(detection.frequent_classes) if masks else None
-    return Evaluation(len(image_ids), detection, segmentation)
+    return Evaluation(len(image_ids), {"detection": detection, "segmentation": segmentation})
 
 
 class _Judged(NamedTuple):

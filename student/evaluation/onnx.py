@@ -17,7 +17,7 @@ from kdcli.common.errors import StudentError
 from kdcli.common.files import atomic_file
 from kdcli.student.model.anchors import decode_boxes
 from kdcli.student.model.blitznet import BlitzNet
-from kdcli.student.model.decode import DetectionLimits
+from kdcli.student.model.decode import BoxLimits
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import LoadedRun, load_run
@@ -54,10 +54,11 @@ class EndToEnd(nn.Module):
     def forward(self, images: Tensor) -> StudentOutput:
         """(B, S, S, 3) uint8 RGB, each image resized as a whole to the square -> output."""
         found = self.model(normalise(images.permute(0, 3, 1, 2), self.model.config))
+        boxes = found["detection"]
         return StudentOutput(
-            boxes=decode_boxes(found.offsets, self.model.anchors).clamp(0, 1),
-            probabilities=torch.softmax(found.logits, dim=-1),
-            segmentation=torch.softmax(found.segmentation, dim=1),
+            boxes=decode_boxes(boxes.offsets, self.model.anchors).clamp(0, 1),
+            probabilities=torch.softmax(boxes.logits, dim=-1),
+            segmentation=torch.softmax(found["segmentation"], dim=1),
         )
 
 
@@ -161,7 +162,7 @@ classes = {classes}
 def _facts(run: Path, loaded: LoadedRun) -> dict[str, str]:
     side, labels = loaded.config.model.input_size, recorded_labels(run)
     classes = json.dumps(labels.all_names, ensure_ascii=False)
-    sidecar = {"side": side, "nms": DetectionLimits().nms_iou, "classes": classes}
+    sidecar = {"side": side, "nms": BoxLimits().nms_iou, "classes": classes}
     return {
         "kdcli_sidecar": _SIDECAR.format(**sidecar),
         "classes": ",".join(labels.all_names),

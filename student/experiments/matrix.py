@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.cache.format.fingerprint import canonical_json
-from kdcli.cache.format.vectors import READING
 from kdcli.cache.reader import TutorCache
 from kdcli.common.config import Changes, flatten
 from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.tasks import FIRST_DEFAULTS, TASK_NAMES, TaskTargets
 from kdcli.student.config.toml import run_config
-from kdcli.student.data.assignment import TASKS
 from kdcli.student.data.plan import class_masks
 from kdcli.student.experiments.recipe import Cell, Recipe
 from kdcli.voc.classes import VOC
@@ -35,8 +34,8 @@ RUN = "run"
 _HEX = 16
 _OF_GT = ("gt_share", "missing_gt")
 """Settings of a task that count without a tutor, too."""
-_FIRST_DEFAULTS = {"targets.detection.threshold": 0.001}
-"""Of defaults that were changed since: the value that an identity leaves out."""
+_OF_TASKS = ("targets", "optim.asynchronous")
+"""Where settings of a task are, which play no part in a run without it."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ class Matrix:
         identity: dict[str, Any] = {
             "settings": changed_settings(config),
             "images": self._list_digest(config),
-            "cache": self.cache.fingerprint if self.cache and learns_from_tutors(config) else None,
+            "cache": self.cache.fingerprint if self.cache and taught_by_tutors(config) else None,
         }
         if self.devkit.labels.names != VOC.names:
             identity["labels"] = list(self.devkit.labels.names)
-        if config.targets.segmentation.source != "gt":
-            identity["label_vectors"] = READING
+        for targets in taught_by_tutors(config):
+            identity |= targets.facts
         digest = hashlib.sha256(canonical_json(identity)).hexdigest()[:_HEX]
         return Job(digest, config, f"{recipe.name}: {cell.label}, seed {seed}")
 
@@ -140,16 +139,19 @@ def distinct(jobs: Sequence[Job]) -> list[Job]:
     return list({job.name: job for job in reversed(jobs)}.values())[::-1]
 
 
-def learns_from_tutors(config: RunConfig) -> bool:
-    """Whether some task's source involves a tutor."""
-    tasks = (config.targets.detection, config.targets.segmentation)
-    return any(task.source != "gt" for task in tasks)
+def taught_by_tutors(config: RunConfig) -> list[TaskTargets]:
+    """Return the targets of those of the network's tasks whose source involves a tutor."""
+    targets = map(config.targets.of, config.model.tasks)
+    return [each for each in targets if each.learns_from_tutor]
 
 
 def below_the_floor(jobs: Sequence[Job], floor: float) -> list[Job]:
     """Return the runs that ask for boxes less sure than ``floor``, the least that a store holds."""
-    targets = [(job, job.config.targets.detection) for job in jobs]
-    return [job for job, each in targets if each.source != "gt" and each.threshold < floor]
+    return [
+        job
+        for job in jobs
+        if any(each.least_box_score < floor for each in taught_by_tutors(job.config))
+    ]
 
 
 def changed_settings(config: RunConfig) -> dict[str, Any]:
@@ -160,9 +162,11 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
     becomes of a tutor's word plays no part where a task has none. Nor does the machine: what
     ``auto`` means there is no setting, and ``optim.bf16=false`` is what earlier runs' default was.
     """
-    default = {**flatten(RunConfig()), **_FIRST_DEFAULTS}
-    targets = {task: getattr(config.targets, task) for task in TASKS}
-    without = tuple(f"targets.{task}." for task, own in targets.items() if own.source == "gt")
+    default = {**flatten(RunConfig()), **FIRST_DEFAULTS}
+    absent = [task for task in TASK_NAMES if task not in config.model.tasks]
+    untaught = [task for task in TASK_NAMES if not config.targets.of(task).learns_from_tutor]
+    without = tuple(f"targets.{task}." for task in untaught)
+    nowhere = tuple(f"{place}.{task}" for task in absent for place in _OF_TASKS)
     return {
         key: value
         for key, value in flatten(config).items()
@@ -171,6 +175,7 @@ def changed_settings(config: RunConfig) -> dict[str, Any]:
         and key != "seed"
         and not (key == "optim.bf16" and value is False)
         and not (key.startswith(without) and key.rpartition(".")[2] not in _OF_GT)
+        and not key.startswith(nowhere)
     }
 
 

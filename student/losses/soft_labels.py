@@ -8,16 +8,19 @@ instead of a distribution, soft masks, confirmation by boxes, pixels left out or
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdcli.cache.format.vectors import background_mass, from_threshold, winners
-from kdcli.student.config.schema import SegmentationTargets, TargetForm
-from kdcli.student.data.batch import PADDING, Batch, BoxTable, InstanceTable
+from kdcli.student.config.tasks import SegmentationTargets, TargetForm
 from kdcli.student.data.grid import sample_cells
+from kdcli.student.data.tables import PADDING, BoxTable, InstanceTable
+
+if TYPE_CHECKING:
+    from kdcli.student.tasks.segmentation import PixelBatch
 
 
 class PixelTargets(NamedTuple):
@@ -31,7 +34,9 @@ class PixelTargets(NamedTuple):
     weights: Tensor
 
 
-def tutor_targets(batch: Batch, settings: SegmentationTargets, num_classes: int) -> PixelTargets:
+def tutor_targets(
+    batch: PixelBatch, settings: SegmentationTargets, num_classes: int
+) -> PixelTargets:
     """Return the targets that the tutor gives the pixels of a batch.
 
     Args:

@@ -60,7 +60,7 @@ class ReverseBlock(nn.Module):
         return F.relu(residual + shortcut, inplace=True), shortcut
 
 
-class DetectionHead(nn.Module):
+class AnchorHead(nn.Module):
     """3x3 convolutions of one map to the offsets and class scores of its anchors."""
 
     def __init__(self, inputs: int, anchors_per_cell: int, num_classes: int) -> None:
@@ -92,7 +92,7 @@ def _by_anchor(x: Tensor, values: int) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
 
 
-class SegmentationHead(nn.Module):
+class PixelHead(nn.Module):
     """All maps, each through a 1x1 convolution and to one size, then a 3x3 to class logits."""
 
     def __init__(self, inputs: int, width: int, maps: int, num_classes: int) -> None:

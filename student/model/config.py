@@ -7,6 +7,7 @@ from typing import Literal
 
 from kdcli.common.config import nearest
 from kdcli.common.errors import StudentError
+from kdcli.student.config.tasks import TASK_NAMES
 from kdcli.student.model.trunks import (
     BLITZNET_RESNET,
     RESNET_STAGES,
@@ -48,6 +49,7 @@ class ModelConfig:
         min_scale: anchor scale of the second map.
         max_scale: anchor scale of the last map.
         aspect_ratios: each stands for two anchors, the ratio and its inverse.
+        tasks: what the network does; it has the heads of these, and learns nothing else.
     """
 
     input_size: int = 300
@@ -68,11 +70,13 @@ class ModelConfig:
     min_scale: float = 0.1
     max_scale: float = 0.95
     aspect_ratios: tuple[float, ...] = (2.0, 3.0)
+    tasks: tuple[str, ...] = ("detection", "segmentation")
 
     def __post_init__(self) -> None:
         self._check_trunk()
         self._check_sizes()
         self._check_anchors()
+        self._check_tasks()
         if self.block_sides[-1] == self.block_sides[-2]:
             raise StudentError(
                 f"Expected every extra block to halve its input, but {self.extra_blocks} extra "
@@ -109,6 +113,11 @@ class ModelConfig:
         self._expect(self.max_scale > self.min_scale, "max_scale", "above min_scale")
         positive = all(ratio > 0 for ratio in self.aspect_ratios)
         self._expect(positive, "aspect_ratios", "above 0")
+
+    def _check_tasks(self) -> None:
+        known = tuple(task for task in TASK_NAMES if task in self.tasks)
+        what = f"one or more of {', '.join(TASK_NAMES)}, each once and in this order"
+        self._expect(bool(known) and self.tasks == known, "tasks", what)
 
     def _expect(self, condition: bool, name: str, what: str) -> None:
         if not condition:
@@ -155,8 +164,8 @@ class ModelConfig:
         return (*self.block_sides[first:-1], 1)
 
     @property
-    def segmentation_side(self) -> int:
-        """Side of the segmentation logits, cells."""
+    def finest_side(self) -> int:
+        """Side of the finest map, cells."""
         return self.map_sides[0]
 
     @property

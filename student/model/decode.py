@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,15 +11,26 @@ from torch import Tensor
 
 from kdcli.common.detections import Detections
 from kdcli.student.model.anchors import decode_boxes
-from kdcli.student.model.blitznet import BlitzNetOutput
 from kdcli.student.model.blocks import resize_bilinear
 
 _GROUPS = 160
 """Groups whose pairs are compared at once: 400 boxes each are 25.6 million pairs, 100 MB."""
 
 
+class AnchorOutput(NamedTuple):
+    """What the network says of the anchors of a batch: A anchors, C classes.
+
+    Attributes:
+        offsets: (B, A, 4) box offsets, see `anchors.decode_boxes`.
+        logits: (B, A, C) class logits, index 0 the background.
+    """
+
+    offsets: Tensor
+    logits: Tensor
+
+
 @dataclass(frozen=True)
-class DetectionLimits:
+class BoxLimits:
     """Which boxes survive inference; the defaults are the BlitzNet paper's.
 
     Attributes:
@@ -38,10 +50,10 @@ class DetectionLimits:
 
 @torch.no_grad()
 def detect(
-    output: BlitzNetOutput,
+    output: AnchorOutput,
     anchors: Tensor,
     sizes: Sequence[tuple[int, int]],
-    limits: DetectionLimits | None = None,
+    limits: BoxLimits | None = None,
 ) -> list[Detections]:
     """Detections of a batch, the most confident first, computed on the device of the output.
 
@@ -53,12 +65,12 @@ def detect(
     """
     if len(sizes) != len(output.logits):
         raise ValueError(f"Expected {len(output.logits)} image sizes, got {len(sizes)}")
-    rows = detected_rows(output, anchors, limits or DetectionLimits())
+    rows = detected_rows(output, anchors, limits or BoxLimits())
     return detections_of(rows.cpu().numpy(), sizes)
 
 
 @torch.no_grad()
-def detected_rows(output: BlitzNetOutput, anchors: Tensor, limits: DetectionLimits) -> Tensor:
+def detected_rows(output: AnchorOutput, anchors: Tensor, limits: BoxLimits) -> Tensor:
     """Return what `detect` makes detections of, on the device of the output.
 
     Returns:
@@ -79,9 +91,7 @@ def detections_of(rows: NDArray[np.float32], sizes: Sequence[tuple[int, int]]) -
     return [_of_image(*each) for each in zip(rows, sizes, strict=True)]
 
 
-def _candidates(
-    output: BlitzNetOutput, anchors: Tensor, limits: DetectionLimits
-) -> tuple[Tensor, Tensor]:
+def _candidates(output: AnchorOutput, anchors: Tensor, limits: BoxLimits) -> tuple[Tensor, Tensor]:
     """Return (B, C, K) falling scores and (B, C, K, 4) relative boxes, C without the background.
 
     K is the most that any class of any image has above the limit; the others are filled up.
@@ -95,7 +105,7 @@ def _candidates(
     return scores, boxes.gather(1, index).view(*anchor.shape, 4)
 
 
-def suppress(boxes: Tensor, scores: Tensor, limits: DetectionLimits) -> Tensor:
+def suppress(boxes: Tensor, scores: Tensor, limits: BoxLimits) -> Tensor:
     """Return which boxes non-maximum suppression keeps, (..., K) bool.
 
     The rule is greedy: each box, from the best on, is dropped if a kept better one of its group

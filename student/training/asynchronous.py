@@ -28,11 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcli.common.distributed import sum_over_ranks
-from kdcli.student.config.asynchronous import GROUPS
 from kdcli.student.config.schema import OptimConfig
+from kdcli.student.config.tasks import SHARED, TASK_NAMES
 from kdcli.student.data.batch import Batch
-
-SHARED, *TASKS = GROUPS
 
 
 class AsynchronousUpdates:
@@ -53,14 +51,15 @@ class AsynchronousUpdates:
         """Start with nothing seen.
 
         Args:
-            model: Its submodules ``detection`` and ``segmentation`` are the tasks' own.
+            model: Its submodules that are called as a task are that task's own.
             optim: Step and effective batches.
         """
         self._groups = parameters_by_group(model)
-        self._least = optim.asynchronous.effective_batches(optim.batch_size)
+        waits, batch = optim.asynchronous, optim.batch_size
+        self._least = {group: waits.effective_batch(group, batch) for group in self._groups}
         self._sums: dict[str, Tensor] = {}
-        self.samples = dict.fromkeys(GROUPS, 0)
-        self.updates = dict.fromkeys(GROUPS, 0)
+        self.samples = dict.fromkeys(self._groups, 0)
+        self.updates = dict.fromkeys(self._groups, 0)
 
     def exchange(self, seen: Mapping[str, int]) -> None:
         """Take in the gradients of a step; leave those of the updates due in their place.
@@ -68,7 +67,7 @@ class AsynchronousUpdates:
         Parameters whose update is not due have no gradient afterwards.
 
         Args:
-            seen: Of each of ``GROUPS``, the step's images that teach it; ``samples_of_step``.
+            seen: Of each group, the step's images that teach it; ``samples_of_step``.
         """
         for group, parameters in self._groups.items():
             self.samples[group] += seen[group]
@@ -95,7 +94,7 @@ class AsynchronousUpdates:
     def scalars(self) -> dict[str, float]:
         """Return for the loss curve ``updates/GROUP`` so far, and ``waiting/GROUP``: samples."""
         values = {"updates": self.updates, "waiting": self.samples}
-        return {f"{kind}/{group}": own[group] for kind, own in values.items() for group in GROUPS}
+        return {f"{kind}/{group}": n for kind, own in values.items() for group, n in own.items()}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint has to hold: tensors and numbers."""
@@ -109,18 +108,19 @@ class AsynchronousUpdates:
 
 
 def parameters_by_group(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
-    """Return the parameters that train by name, for each of ``GROUPS``."""
-    groups: dict[str, dict[str, nn.Parameter]] = {group: {} for group in GROUPS}
+    """Return the parameters that train by name: `SHARED`, and those of each task of the model."""
+    tasks = [task for task in TASK_NAMES if hasattr(model, task)]
+    groups: dict[str, dict[str, nn.Parameter]] = {group: {} for group in (SHARED, *tasks)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = name.partition(".")[0]
-            groups[part if part in TASKS else SHARED][name] = parameter
+            groups[part if part in tasks else SHARED][name] = parameter
     return groups
 
 
 def samples_of_step(batches: Sequence[Batch]) -> dict[str, int]:
-    """Return how many images of all processes' batches teach each of ``GROUPS``."""
-    own = [[len(batch), *(batch.learners[task] for task in TASKS)] for batch in batches]
+    """Return how many images of all processes' batches teach each group."""
+    own = [[len(batch), *batch.learners.values()] for batch in batches]
     # Counts stay on the host, where the batches brought them: nothing waits for the device.
     totals: list[int] = sum_over_ranks(torch.tensor(own).sum(dim=0)).tolist()
-    return dict(zip(GROUPS, totals, strict=True))
+    return dict(zip((SHARED, *batches[0].learners), totals, strict=True))

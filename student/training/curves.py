@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcli.common.files import atomic_file
 from kdcli.student.runs.directory import METRICS
+from kdcli.student.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,14 +18,8 @@ if TYPE_CHECKING:
 CURVES = "curves.png"
 Curve = tuple[list[int], list[float]]
 
-PANELS = (
-    ("losses against ground truth", ("detection_gt/class", "detection_gt/box", "segmentation_gt")),
-    (
-        "losses against the tutors",
-        ("detection_tutor/class", "detection_tutor/box", "segmentation_tutor"),
-    ),
-)
-COLOURS = {"class": "tab:blue", "box": "tab:orange", "segmentation": "tab:green"}
+PANELS = (("losses against ground truth", "gt"), ("losses against the tutors", "tutor"))
+"""Headings, and the teacher whose losses are below."""
 
 
 def draw_curves(run: Path) -> Path | None:
@@ -42,8 +37,8 @@ def _draw(path: Path, lines: Sequence[Mapping[str, Any]], title: str) -> Path:
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2)
-    for ax, (heading, terms) in zip(axes[0], PANELS, strict=True):
-        _draw_losses(ax, lines, heading, terms)
+    for ax, (heading, teacher) in zip(axes[0], PANELS, strict=True):
+        _draw_losses(ax, lines, heading, teacher)
     _draw_rate(axes[1][0], lines)
     _draw_evaluations(axes[1][1], lines)
     for ax in axes.flat:
@@ -62,14 +57,13 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
     return [step for step, _ in found], [value for _, value in found]
 
 
-def _draw_losses(
-    ax: Axes, lines: Sequence[Mapping[str, Any]], heading: str, terms: Sequence[str]
-) -> None:
-    for term in terms:
-        steps, values = curve(lines, f"loss/{term}")
+def _draw_losses(ax: Axes, lines: Sequence[Mapping[str, Any]], heading: str, teacher: str) -> None:
+    terms = [(task, *own) for task in TASKS for own in TASKS[task].losses.items()]
+    for task, ending, colour in terms:
+        steps, values = curve(lines, f"loss/{task}_{teacher}{ending}")
         if steps:
-            label = term.replace("_gt", "").replace("_tutor", "").replace("/", ": ")
-            ax.plot(steps, values, _style(steps), color=COLOURS[_kind(term)], label=label)
+            label = f"{task}{ending}".replace("/", ": ")
+            ax.plot(steps, values, _style(steps), color=colour, label=label)
     ax.set_title(heading)
     if ax.lines:
         ax.set_ylim(bottom=0)
@@ -87,24 +81,17 @@ def _draw_rate(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
 
 def _draw_evaluations(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
     ax.set_title("evaluations, %")
-    for name, label, colour in (
-        ("evaluation/map", "detection: mAP", "tab:blue"),
-        ("evaluation/miou", "segmentation: mIoU", "tab:green"),
-    ):
-        steps, values = curve(lines, name)
+    for task in TASKS.values():
+        steps, values = curve(lines, f"evaluation/{task.measure.key}")
         if steps:
             best = 100 * max(values)
-            ax.plot(steps, [100 * value for value in values], "o-", color=colour, ms=4,
-                    label=f"{label}, best {best:.1f}")  # fmt: skip
+            ax.plot(steps, [100 * value for value in values], "o-", color=task.colour, ms=4,
+                    label=f"{task.name}: {task.measure.label}, best {best:.1f}")  # fmt: skip
     if ax.lines:
         ax.set_ylim(bottom=0)
         ax.legend()
     else:
         _say(ax, "none yet")
-
-
-def _kind(term: str) -> str:
-    return term.split("/")[1] if "/" in term else "segmentation"
 
 
 def _style(steps: Sequence[int]) -> str:

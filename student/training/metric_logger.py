@@ -22,9 +22,10 @@ from kdcli.common.files import append_text, explained, write_json, write_text
 from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.evaluation.evaluate import Evaluation
 from kdcli.student.runs.directory import METRICS, TENSORBOARD
-from kdcli.student.training.step import LOSSES
+from kdcli.student.tasks.registry import TASKS, loss_names
 
 BAD_BATCH = "bad-batch.json"
+LOSSES = loss_names(TASKS.values())
 
 
 class MetricLogger:
@@ -126,13 +127,11 @@ class MetricLogger:
         """Show an evaluation in TensorBoard: the metrics per class, and some pictures."""
         if self._board is None:
             return
-        tables = {"average_precision": found.detection.average_precision}
-        if found.segmentation is not None:
-            tables["iou"] = found.segmentation.iou
         with self._showing():
-            for title, table in tables.items():
-                for name, value in table.items():
+            for result in found.known:
+                for name, value in result.measure.of_classes(result).items():
                     if not math.isnan(value):
+                        title = result.measure.per_class
                         self._board.add_scalar(f"{title}/{name}", value, step)
             for name, picture in pictures.items():
                 self._board.add_image(f"prediction/{name}", picture, step, dataformats="HWC")

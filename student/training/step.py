@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcli.common.distributed import ranks, sum_over_ranks
-from kdcli.student.config.schema import RunConfig, TargetsConfig
-from kdcli.student.data.batch import Batch, BoxTable
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.tasks import TargetsConfig
+from kdcli.student.data.batch import Batch
 from kdcli.student.data.color_jitter import distort
-from kdcli.student.data.targets import TERMS
-from kdcli.student.losses.losses import detection_loss, segmentation_loss, soft_segmentation_loss
-from kdcli.student.losses.matching import match
-from kdcli.student.losses.soft_labels import tutor_targets
-from kdcli.student.model.blitznet import BlitzNetOutput
+from kdcli.student.data.targets import TEACHERS
 from kdcli.student.model.preprocessing import normalise
+from kdcli.student.tasks.registry import TASKS
+from kdcli.student.tasks.task import Judged
 from kdcli.student.training.asynchronous import AsynchronousUpdates, samples_of_step
-
-LOSSES: tuple[str, ...] = (
-    "detection_gt/class",
-    "detection_gt/box",
-    "detection_tutor/class",
-    "detection_tutor/box",
-    "segmentation_gt",
-    "segmentation_tutor",
-)
 
 
 def training_step(
@@ -90,13 +83,13 @@ class LossModule(nn.Module):
         images = images.contiguous(memory_format=self.memory_format)
         bf16 = self.config.optim.bf16 is True
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            output = self.network(images)
-        total, terms = objective(output, batch, self.anchors, self.config.targets)
+            outputs = self.network(images)
+        total, terms = objective(outputs, batch, self.anchors, self.config.targets)
         return total, {name: term.detach() for name, term in terms.items()}
 
 
 def objective(
-    output: BlitzNetOutput, batch: Batch, anchors: Tensor, targets: TargetsConfig
+    outputs: Mapping[str, Any], batch: Batch, anchors: Tensor, targets: TargetsConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss to minimise and its terms, without weight decay.
 
@@ -107,49 +100,28 @@ def objective(
     with the weights configured.
 
     Args:
-        output: The network's, for ``batch.images``.
-        batch: On the device of ``output``.
+        outputs: The network's by task, for ``batch.images``.
+        batch: On the device of ``outputs``.
         anchors: (A, 4) of the network.
-        targets: Form and temperature of the segmentation targets.
+        targets: What tutors' words become.
 
     Returns:
-        The float32 scalar, and those of ``LOSSES`` that the batch has, before their fractions.
+        The float32 scalar, and the terms that the batch has, before their fractions, by name
+        (`student.tasks.registry.loss_names`).
     """
+    judged = Judged(outputs, batch, anchors, targets)
+    columns = dict(zip(batch.fractions, batch.weights.unbind(dim=1), strict=True))
     losses: dict[str, Tensor] = {}
     total = torch.zeros((), device=anchors.device)
-    for index, term in enumerate(TERMS):
-        if not batch.fractions[term]:
-            continue
-        weights = batch.weights[:, index]
-        if term.startswith("detection"):
-            boxes = batch.gt if term == "detection_gt" else batch.tutor
-            both = _detection(output, boxes, anchors, weights)
-            losses[f"{term}/class"], losses[f"{term}/box"] = both
-            loss = both[0] + both[1]
-        else:
-            loss = losses[term] = _segmentation(output.segmentation, batch, targets, term, weights)
-        total = total + batch.fractions[term] * loss
+    for task in batch.parts:
+        for teacher in TEACHERS:
+            term = f"{task}_{teacher}"
+            if not batch.fractions[term]:
+                continue
+            parts = TASKS[task].loss(judged, teacher, columns[term])
+            losses |= {f"{term}{ending}": loss for ending, loss in parts.items()}
+            total = total + batch.fractions[term] * functools.reduce(operator.add, parts.values())
     return total, losses
-
-
-def _detection(
-    output: BlitzNetOutput, boxes: BoxTable, anchors: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    matches = match(anchors, boxes.boxes, boxes.labels, boxes.scores)
-    loss = detection_loss(output.logits, output.offsets, matches, weights)
-    return loss.classification, loss.box
-
-
-def _segmentation(
-    logits: Tensor, batch: Batch, targets: TargetsConfig, term: str, weights: Tensor
-) -> Tensor:
-    if term == "segmentation_gt":
-        return segmentation_loss(logits, batch.masks, weights)
-    settings = targets.segmentation
-    target = tutor_targets(batch, settings, logits.shape[1])
-    return soft_segmentation_loss(
-        logits, target.distributions, weights, target.weights, settings.ignore_largest
-    )
 
 
 def _gradients_shared(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -242,9 +242,7 @@ class Loop:
         with explained_shortage(self.config, "evaluation.batch_size"):
             engine = Engine(trainer.model, inference)
             result = evaluate_model(engine, self.devkit, ids, folder=folder, metric=settings.metric)
-        scalars = {"evaluation/map": result.detection.map}
-        if result.segmentation is not None:
-            scalars["evaluation/miou"] = result.segmentation.miou
+        scalars = {f"evaluation/{own.measure.key}": own.measure.mean(own) for own in result.known}
         self.evaluation = {"step": trainer.step, "list": settings.list, **scalars}
         self.logger.add(trainer.step, scalars)
         if rank() == 0:

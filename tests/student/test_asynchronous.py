@@ -13,14 +13,15 @@ from torch import nn
 
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import ConfigError
-from kdcli.student.config.asynchronous import GROUPS, AsynchronousConfig
 from kdcli.student.config.schema import OptimConfig, RunConfig
+from kdcli.student.config.tasks import SHARED, TASK_NAMES, AsynchronousConfig
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from kdcli.student.training.asynchronous import AsynchronousUpdates, parameters_by_group
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
 
+GROUPS = (SHARED, *TASK_NAMES[:2])
 Small = Callable[..., RunConfig]
 CLOCKS = ("images_per_second", "wait_ms")
 

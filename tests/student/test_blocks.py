@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kdcli.student.model.blocks import (
-    DetectionHead,
+    AnchorHead,
+    PixelHead,
     ReverseBlock,
-    SegmentationHead,
     resize_bilinear,
     resize_nearest,
 )
@@ -200,7 +200,7 @@ def test_reverse_block_follows_the_definition(inputs: int) -> None:
 
 @torch.no_grad()
 def test_detection_head_orders_values_as_the_anchors() -> None:
-    head = DetectionHead(4, anchors_per_cell=6, num_classes=21)
+    head = AnchorHead(4, anchors_per_cell=6, num_classes=21)
     x = image(3, 2, channels=4)
     offsets, scores = head(x)
     assert offsets.shape == (2, 36, 4)
@@ -215,7 +215,7 @@ def test_detection_head_orders_values_as_the_anchors() -> None:
 
 @torch.no_grad()
 def test_segmentation_head_follows_the_definition() -> None:
-    head = SegmentationHead(4, width=3, maps=2, num_classes=5)
+    head = PixelHead(4, width=3, maps=2, num_classes=5)
     fine, coarse = image(5, 5, channels=4), image(3, 3, seed=1, channels=4)
     parts = []
     for reduce, x in zip(head.reduce, (fine, coarse), strict=True):
@@ -233,7 +233,7 @@ def test_segmentation_head_follows_the_definition() -> None:
 
 def test_a_single_pixels_convolution_is_its_centre(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled, the heads take it so; see ``_convolve``."""
-    head = DetectionHead(8, 6, 21)
+    head = AnchorHead(8, 6, 21)
     pixel, two = torch.randn(3, 8, 1, 1), torch.randn(3, 8, 1, 2)
     plain = [head(x) for x in (pixel, two)]
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

@@ -12,10 +12,12 @@ import torch
 
 from kdcli.cache.reader import TutorCache
 from kdcli.student.config.schema import AugmentationConfig, RunConfig
-from kdcli.student.data.batch import PADDING, collate
-from kdcli.student.data.dataset import Draw, Schedule, StudentDataset, compact, make_loader
+from kdcli.student.data.batch import collate
+from kdcli.student.data.dataset import Draw, Schedule, StudentDataset, make_loader
 from kdcli.student.data.plan import make_plan
+from kdcli.student.data.tables import PADDING
 from kdcli.student.data.targets import ImageTargets
+from kdcli.student.tasks.segmentation import compact
 from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
@@ -45,13 +47,15 @@ def test_a_still_sample_is_the_whole_image_with_all_labels(
     assert annotation is not None
     scale = np.array([annotation.width, annotation.height] * 2)
     # Up to a pixel of an odd side is cut off where the photograph is decoded at half its size.
-    assert sample.gt.boxes * scale == pytest.approx(annotation.boxes, abs=1.001)
-    assert np.array_equal(sample.gt.labels, annotation.labels)
+    assert sample.parts["detection"].gt.boxes * scale == pytest.approx(annotation.boxes, abs=1.001)
+    assert np.array_equal(sample.parts["detection"].gt.labels, annotation.labels)
     # The ghost of confidence .0005 is below the threshold.
-    assert np.array_equal(sample.tutor.labels, annotation.labels)
-    assert sample.tutor.scores == pytest.approx(np.full(len(annotation.labels), 0.9))
+    assert np.array_equal(sample.parts["detection"].tutor.labels, annotation.labels)
+    assert sample.parts["detection"].tutor.scores == pytest.approx(
+        np.full(len(annotation.labels), 0.9)
+    )
     assert sample.image.shape == (64, 64, 3)
-    assert sample.mask.shape == (config.model.segmentation_side,) * 2
+    assert sample.parts["segmentation"].mask.shape == (config.model.finest_side,) * 2
 
 
 @pytest.mark.parametrize("row", range(4))
@@ -61,11 +65,13 @@ def test_ground_truth_and_tutor_stay_aligned(
 ) -> None:
     """The simulated tutors say the ground truth: after any drawn transform they still must."""
     sample = dataset(devkit, cache, both(small))[Draw(epoch, row)]
-    assert np.array_equal(sample.gt.boxes, sample.tutor.boxes)
-    said = sample.palette[sample.index_map].argmax(axis=-1)
-    known = sample.mask != 255
-    assert np.array_equal(said[known], sample.mask[known])
-    assert not known[sample.index_map == PADDING].any()
+    assert np.array_equal(sample.parts["detection"].gt.boxes, sample.parts["detection"].tutor.boxes)
+    said = (
+        sample.parts["segmentation"].palette[sample.parts["segmentation"].index_map].argmax(axis=-1)
+    )
+    known = sample.parts["segmentation"].mask != 255
+    assert np.array_equal(said[known], sample.parts["segmentation"].mask[known])
+    assert not known[sample.parts["segmentation"].index_map == PADDING].any()
 
 
 def test_zooming_out_pads_label_vectors_where_it_pads_masks(
@@ -73,10 +79,15 @@ def test_zooming_out_pads_label_vectors_where_it_pads_masks(
 ) -> None:
     data = dataset(devkit, cache, both(small))
     samples = [data[Draw(epoch, row)] for epoch in range(6) for row in range(4)]
-    padded = [sample for sample in samples if (sample.index_map == PADDING).any()]
+    padded = [
+        sample for sample in samples if (sample.parts["segmentation"].index_map == PADDING).any()
+    ]
     assert 4 < len(padded) < 20
     for sample in padded:
-        assert (sample.mask[sample.index_map == PADDING] == 255).all()
+        assert (
+            sample.parts["segmentation"].mask[sample.parts["segmentation"].index_map == PADDING]
+            == 255
+        ).all()
 
 
 def test_a_draw_repeats_itself_and_differs_by_epoch_image_and_seed(
@@ -85,8 +96,11 @@ def test_a_draw_repeats_itself_and_differs_by_epoch_image_and_seed(
     config = both(small)
     data = dataset(devkit, cache, config)
     first, again = data[Draw(2, 1)], data[Draw(2, 1)]
-    for name in ("image", "mask", "index_map", "jitter"):
+    for name in ("image", "jitter"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
+    for name in ("mask", "index_map"):
+        one, other = (getattr(each.parts["segmentation"], name) for each in (first, again))
+        assert np.array_equal(one, other)
     others = [
         data[Draw(3, 1)],
         data[Draw(2, 0)],
@@ -102,10 +116,18 @@ def test_a_batch_is_its_samples_whether_asked_for_at_once_or_one_by_one(
     draws = [Draw(1, 3), Draw(0, 3), Draw(2, 0)]
     for together, alone in zip(data.__getitems__(draws), map(data.__getitem__, draws), strict=True):
         assert together.image_id == alone.image_id
-        for name in ("image", "mask", "index_map", "palette", "weights", "jitter"):
+        assert together.weights == alone.weights
+        for name in ("image", "jitter"):
             assert np.array_equal(getattr(together, name), getattr(alone, name))
-        assert np.array_equal(together.gt.boxes, alone.gt.boxes)
-        assert np.array_equal(together.tutor.scores, alone.tutor.scores)
+        for name in ("mask", "index_map", "palette"):
+            one, other = (getattr(x.parts["segmentation"], name) for x in (together, alone))
+            assert np.array_equal(one, other)
+        assert np.array_equal(
+            together.parts["detection"].gt.boxes, alone.parts["detection"].gt.boxes
+        )
+        assert np.array_equal(
+            together.parts["detection"].tutor.scores, alone.parts["detection"].tutor.scores
+        )
 
 
 def test_images_are_laid_out_channels_last(devkit: Devkit, cache: TutorCache, small: Small) -> None:
@@ -120,14 +142,16 @@ def test_what_is_not_learned_is_not_read(devkit: Devkit, cache: TutorCache, smal
     data = StudentDataset(
         devkit,
         None,
-        [ImageTargets(devkit.image_ids("Segmentation/train")[0], segmentation_gt=1.0)],
+        [ImageTargets(devkit.image_ids("Segmentation/train")[0], {"segmentation_gt": 1.0})],
         small(),
         "SegmentationClass",
     )
     sample = data[Draw(0, 0)]
-    assert len(sample.gt.labels) == len(sample.tutor.labels) == 0
-    assert np.array_equal(sample.palette, np.zeros((1, 21)))
-    assert np.any(sample.mask != 255)
+    assert (
+        len(sample.parts["detection"].gt.labels) == len(sample.parts["detection"].tutor.labels) == 0
+    )
+    assert np.array_equal(sample.parts["segmentation"].palette, np.zeros((1, 21)))
+    assert np.any(sample.parts["segmentation"].mask != 255)
 
 
 def test_without_confidence_weighting_all_kept_boxes_count_fully(
@@ -141,8 +165,10 @@ def test_without_confidence_weighting_all_kept_boxes_count_fully(
     sample = dataset(devkit, cache, replace(config, augmentation=STILL))[Draw(0, 0)]
     annotation = devkit.annotation(sample.image_id)
     assert annotation is not None
-    assert len(sample.tutor.labels) == len(annotation.labels) + 1  # the ghost too
-    assert np.all(sample.tutor.scores == 1)
+    assert (
+        len(sample.parts["detection"].tutor.labels) == len(annotation.labels) + 1
+    )  # the ghost too
+    assert np.all(sample.parts["detection"].tutor.scores == 1)
 
 
 def test_difficult_objects_can_be_left_out(devkit: Devkit, small: Small) -> None:
@@ -156,9 +182,9 @@ def test_difficult_objects_can_be_left_out(devkit: Devkit, small: Small) -> None
     counts = []
     for difficult in (True, False):
         config = replace(small(data__difficult=difficult), augmentation=STILL)
-        rows = [ImageTargets(image_id, detection_gt=1.0)]
+        rows = [ImageTargets(image_id, {"detection_gt": 1.0})]
         sample = StudentDataset(devkit, None, rows, config, "")[Draw(0, 0)]
-        counts.append(len(sample.gt.labels))
+        counts.append(len(sample.parts["detection"].gt.labels))
     assert counts == [len(annotation.labels), int((~annotation.difficult).sum())]
 
 
@@ -194,8 +220,10 @@ def test_workers_deliver_the_same_batches(devkit: Devkit, cache: TutorCache, sma
     for here, there in zip(*batches, strict=True):
         assert here.image_ids == there.image_ids
         assert torch.equal(here.images, there.images)
-        assert torch.equal(here.index_maps, there.index_maps)
-        assert torch.equal(here.tutor.boxes, there.tutor.boxes)
+        assert torch.equal(*(x.parts["segmentation"].index_maps for x in (here, there)))
+        assert torch.equal(
+            here.parts["detection"].tutor.boxes, there.parts["detection"].tutor.boxes
+        )
 
 
 def test_a_data_set_can_be_sent_to_a_spawned_worker(

@@ -9,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcli.student.model.anchors import encode_boxes
-from kdcli.student.model.blitznet import BlitzNetOutput
-from kdcli.student.model.decode import DetectionLimits, all_at_once, detect, one_by_one, segment
-
-NOTHING = torch.zeros(1, 1)
+from kdcli.student.model.decode import (
+    AnchorOutput,
+    BoxLimits,
+    all_at_once,
+    detect,
+    one_by_one,
+    segment,
+)
 
 
 def overlap(one: list[float], other: list[float]) -> float:
@@ -24,7 +28,7 @@ def overlap(one: list[float], other: list[float]) -> float:
 
 
 def slow_detect(
-    logits: np.ndarray, boxes: np.ndarray, limits: DetectionLimits
+    logits: np.ndarray, boxes: np.ndarray, limits: BoxLimits
 ) -> list[tuple[float, int, list[float]]]:
     """(A, C) logits and (A, 4) clipped boxes -> (confidence, class, box), best first."""
     exponentials = np.exp(logits)
@@ -42,13 +46,13 @@ def slow_detect(
     return sorted(found, key=lambda entry: -entry[0])[: limits.per_image]
 
 
-def random_output(seed: int, batch: int, anchors: int) -> tuple[BlitzNetOutput, torch.Tensor]:
+def random_output(seed: int, batch: int, anchors: int) -> tuple[AnchorOutput, torch.Tensor]:
     rng = torch.Generator().manual_seed(seed)
     centres = torch.rand(anchors, 2, generator=rng)
     sizes = torch.rand(anchors, 2, generator=rng) * 0.5 + 0.1
     logits = torch.randn(batch, anchors, 5, generator=rng) * 3
     offsets = torch.randn(batch, anchors, 4, generator=rng)
-    return BlitzNetOutput(offsets, logits, NOTHING), torch.cat([centres, sizes], dim=1)
+    return AnchorOutput(offsets, logits), torch.cat([centres, sizes], dim=1)
 
 
 def slow_boxes(offsets: np.ndarray, anchors: np.ndarray) -> np.ndarray:
@@ -65,7 +69,7 @@ def slow_boxes(offsets: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     seed=st.integers(0, 2**31),
     anchors=st.integers(1, 60),
     limits=st.builds(
-        DetectionLimits,
+        BoxLimits,
         score=st.sampled_from([0.01, 0.3]),
         before_nms=st.sampled_from([400, 10]),
         nms_iou=st.sampled_from([0.45, 0.2]),
@@ -73,7 +77,7 @@ def slow_boxes(offsets: np.ndarray, anchors: np.ndarray) -> np.ndarray:
         per_image=st.sampled_from([200, 8]),
     ),
 )
-def test_detection_follows_the_rule(seed: int, anchors: int, limits: DetectionLimits) -> None:
+def test_detection_follows_the_rule(seed: int, anchors: int, limits: BoxLimits) -> None:
     output, table = random_output(seed, 2, anchors)
     sizes = [(100, 200), (333, 500)]
     results = detect(output, table, sizes, limits)
@@ -115,7 +119,7 @@ def test_an_image_is_told_the_same_alone_as_among_others() -> None:
     sizes = [(100, 200 + i) for i in range(5)]
     together = detect(output, anchors, sizes)
     for i, result in enumerate(together):
-        own = BlitzNetOutput(output.offsets[i : i + 1], output.logits[i : i + 1], NOTHING)
+        own = AnchorOutput(output.offsets[i : i + 1], output.logits[i : i + 1])
         (alone,) = detect(own, anchors, sizes[i : i + 1])
         assert len(result.boxes) > 20
         np.testing.assert_array_equal(alone.boxes, result.boxes)
@@ -123,7 +127,7 @@ def test_an_image_is_told_the_same_alone_as_among_others() -> None:
 
 
 def test_the_default_limits_are_the_papers() -> None:
-    limits = DetectionLimits()
+    limits = BoxLimits()
     numbers = (limits.score, limits.before_nms, limits.nms_iou, limits.after_nms, limits.per_image)
     assert numbers == (0.01, 400, 0.45, 50, 200)
 
@@ -135,7 +139,7 @@ def certain(labels: list[int], classes: int = 5) -> torch.Tensor:
 def test_boxes_are_pixels_of_the_original_image_clipped_to_it() -> None:
     anchors = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.0, 1.0, 0.5, 0.5]])
     wanted = torch.tensor([[0.25, 0.5, 0.75, 0.75], [-0.2, 0.8, 0.2, 1.3]])
-    output = BlitzNetOutput(encode_boxes(wanted, anchors)[None], certain([3, 4]), NOTHING)
+    output = AnchorOutput(encode_boxes(wanted, anchors)[None], certain([3, 4]))
     (result,) = detect(output, anchors, [(200, 400)])
     expected = [[100.0, 100.0, 300.0, 150.0], [0.0, 160.0, 80.0, 200.0]]
     np.testing.assert_allclose(result.boxes, expected, atol=1e-3)
@@ -146,14 +150,14 @@ def test_boxes_are_pixels_of_the_original_image_clipped_to_it() -> None:
 
 def test_suppression_is_within_a_class() -> None:
     anchors = torch.tensor([[0.5, 0.5, 0.4, 0.4]] * 3)
-    output = BlitzNetOutput(torch.zeros(1, 3, 4), certain([1, 1, 2]), NOTHING)
+    output = AnchorOutput(torch.zeros(1, 3, 4), certain([1, 1, 2]))
     (result,) = detect(output, anchors, [(100, 100)])
     assert sorted(result.labels.tolist()) == [1, 2]
 
 
 def test_background_gives_no_detections() -> None:
     anchors = torch.tensor([[0.5, 0.5, 0.4, 0.4]] * 3)
-    output = BlitzNetOutput(torch.zeros(1, 3, 4), certain([0, 0, 0]), NOTHING)
+    output = AnchorOutput(torch.zeros(1, 3, 4), certain([0, 0, 0]))
     (result,) = detect(output, anchors, [(100, 100)])
     assert result.boxes.shape == (0, 4)
     assert result.labels.shape == result.scores.shape == (0,)
@@ -161,8 +165,8 @@ def test_background_gives_no_detections() -> None:
 
 def test_half_precision_output_is_decoded_in_float32() -> None:
     output, anchors = random_output(1, 1, 20)
-    half = BlitzNetOutput(output.offsets.bfloat16(), output.logits.bfloat16(), NOTHING)
-    same = BlitzNetOutput(half.offsets.float(), half.logits.float(), NOTHING)
+    half = AnchorOutput(output.offsets.bfloat16(), output.logits.bfloat16())
+    same = AnchorOutput(half.offsets.float(), half.logits.float())
     (one,), (other,) = (detect(o, anchors, [(300, 300)]) for o in (half, same))
     assert np.array_equal(one.boxes, other.boxes)
     assert len(one.boxes) > 0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from kdcli.student.config.toml import run_config
 from kdcli.student.data.geometry import Transform
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
-from kdcli.student.model.blitznet import BlitzNet, BlitzNetOutput
+from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.decode import detect, segment
 from kdcli.student.model.folding import folded
@@ -64,8 +66,8 @@ def images(devkit: Devkit, model: BlitzNet, sizes: list[tuple[int, int]]) -> tor
 
 
 @torch.no_grad()
-def said(model: BlitzNet, images: torch.Tensor) -> BlitzNetOutput:
-    output: BlitzNetOutput = model.eval()(normalise(images, model.config))
+def said(model: BlitzNet, images: torch.Tensor) -> dict[str, Any]:
+    output: dict[str, Any] = model.eval()(normalise(images, model.config))
     return output
 
 
@@ -73,13 +75,15 @@ def test_it_says_what_the_network_says(
     model: BlitzNet, images: torch.Tensor, sizes: list[tuple[int, int]]
 ) -> None:
     whole = said(model, images)
-    for here, there in zip(Engine(model).outputs(images), whole, strict=True):
+    for here, there in zip(
+        tree_leaves(Engine(model).outputs(images)), tree_leaves(whole), strict=True
+    ):
         scale = float(there.abs().max())
         assert scale > 0.1  # it did learn something
         assert float((here - there).abs().max()) < 1e-5 * scale
     for i, (found, class_map) in enumerate(Engine(model)(images, sizes)):
         assert len(found) > 0
-        wanted = segment(whole.segmentation[i], sizes[i]).numpy()
+        wanted = segment(whole["segmentation"][i], sizes[i]).numpy()
         assert class_map.shape == sizes[i]
         assert class_map.dtype == np.uint8
         assert np.mean(class_map == wanted) > 0.9999  # but for ties
@@ -90,7 +94,7 @@ def test_boxes_are_those_of_the_network(
 ) -> None:
     """Compared as sets: near scores may change places. Rounding may also turn an overlap over the
     limit of the suppression, and with it a few boxes of a hundred."""
-    expected = detect(said(model, images), model.anchors, sizes)
+    expected = detect(said(model, images)["detection"], model.anchors, sizes)
     there = 0
     for wanted, (found, _) in zip(expected, Engine(model)(images, sizes), strict=True):
         for box, label, score in zip(wanted.boxes, wanted.labels, wanted.scores, strict=True):
@@ -103,7 +107,7 @@ def test_boxes_are_those_of_what_it_says(
     model: BlitzNet, images: torch.Tensor, sizes: list[tuple[int, int]]
 ) -> None:
     engine = Engine(model)
-    expected = detect(engine.outputs(images), model.anchors, sizes)
+    expected = detect(engine.outputs(images)["detection"], model.anchors, sizes)
     for wanted, (found, _) in zip(expected, engine(images, sizes), strict=True):
         assert np.array_equal(found.boxes, wanted.boxes)
         assert np.array_equal(found.labels, wanted.labels)
@@ -113,8 +117,8 @@ def test_boxes_are_those_of_what_it_says(
 def test_bfloat16_says_the_same_but_for_its_rounding(model: BlitzNet, images: torch.Tensor) -> None:
     whole = said(model, images)
     half = Engine(model, InferenceSettings(bf16=True)).outputs(images)
-    assert half.logits.dtype == torch.bfloat16
-    for here, there in zip(half, whole, strict=True):
+    assert half["segmentation"].dtype == torch.bfloat16
+    for here, there in zip(tree_leaves(half), tree_leaves(whole), strict=True):
         error = (here.float() - there).square().mean().sqrt() / there.square().mean().sqrt()
         assert 1e-5 < float(error) < 0.05
 
@@ -142,5 +146,5 @@ def test_what_was_made_ready_does_not_follow_the_network(
     with torch.no_grad():
         for parameter in learning.parameters():
             parameter.mul_(1.5)
-    assert not torch.allclose(said(learning, images).logits, before.logits)
-    assert torch.equal(engine.outputs(images).logits, before.logits)
+    assert not torch.allclose(said(learning, images)["segmentation"], before["segmentation"])
+    assert torch.equal(engine.outputs(images)["segmentation"], before["segmentation"])

@@ -21,7 +21,7 @@ from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model, evaluate_student
 from kdcli.student.evaluation.inference import infer
 from kdcli.student.evaluation.predict import find_images, predict
-from kdcli.student.model.decode import DetectionLimits
+from kdcli.student.model.decode import BoxLimits
 from kdcli.student.runs.load import load_run
 from kdcli.student.training.train import train
 from kdcli.voc.classes import CLASSES
@@ -89,7 +89,7 @@ def test_half_the_bits_say_much_the_same(devkit: Devkit, run: Path) -> None:
 def test_evaluation_leaves_the_network_as_it_was(devkit: Devkit, run: Path) -> None:
     model = load_run(run).model.train()
     before = copy.deepcopy(model.state_dict())
-    engine = Engine(model, InferenceSettings(limits=DetectionLimits(score=0.5)))
+    engine = Engine(model, InferenceSettings(limits=BoxLimits(score=0.5)))
     evaluate_model(engine, devkit, devkit.image_ids(LIST)[:1], folder="SegmentationClass")
     assert model.training
     for name, value in model.state_dict().items():

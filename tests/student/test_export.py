@@ -14,7 +14,7 @@ from kdcli.common.errors import ResourceError, StudentError
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.geometry import Transform
 from kdcli.student.evaluation.onnx import export_onnx
-from kdcli.student.model.decode import DetectionLimits, detect
+from kdcli.student.model.decode import BoxLimits, detect
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.load import load_run
 from kdcli.student.training.train import train
@@ -57,8 +57,10 @@ def test_the_file_says_what_the_student_says(devkit: Devkit, run: Path, tmp_path
     model = load_run(run).model
     with torch.no_grad():
         said = model(normalise(torch.from_numpy(squares).permute(0, 3, 1, 2), model.config))
-    assert torch.equal(segmentation.argmax(dim=1), said.segmentation.argmax(dim=1))
-    for index, found in enumerate(detect(said, model.anchors, sizes, DetectionLimits(score=0.0))):
+    assert torch.equal(segmentation.argmax(dim=1), said["segmentation"].argmax(dim=1))
+    for index, found in enumerate(
+        detect(said["detection"], model.anchors, sizes, BoxLimits(score=0.0))
+    ):
         height, width = sizes[index]
         pixels = boxes[index] * torch.tensor([width, height, width, height])
         assert len(found.boxes) > 10

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdcli.common.errors import ConfigError
-from kdcli.student.config.schema import RunConfig, SegmentationTargets
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.tasks import SegmentationTargets
 from kdcli.student.config.toml import run_config
 from kdcli.student.experiments.matrix import changed_settings
 from kdcli.student.losses.losses import soft_segmentation_loss

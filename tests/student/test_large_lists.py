@@ -19,7 +19,7 @@ from kdcli.student.data.dataset import Draw, StudentDataset, make_loader
 from kdcli.student.data.ground_truth import GroundTruth, TruthOnDemand, read_truth
 from kdcli.student.data.loading import steps
 from kdcli.student.data.plan import make_plan
-from kdcli.student.data.targets import ImageTargets, Targets
+from kdcli.student.data.targets import ImageTargets, Targets, terms_of
 from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
@@ -36,14 +36,16 @@ def changed(devkit: Devkit, tmp_path: Path) -> tuple[Devkit, str]:
 
 
 def test_targets_are_rows_in_arrays() -> None:
-    rows = [ImageTargets("Grüße", 1.0, 0.0, 0.25), ImageTargets("b"), ImageTargets("", 0.7, 0.1)]
-    table = Targets.of_rows(rows)
+    weights = {"Grüße": (1.0, 0.25), "b": (0.0, 0.0), "": (0.7, 0.1)}
+    terms = terms_of(["detection"])
+    rows = [ImageTargets(name, dict(zip(terms, own, strict=True))) for name, own in weights.items()]
+    table = Targets.of_rows(rows, terms)
     assert list(table) == rows == [table[i] for i in range(3)]
     assert (len(table), table[-1], list(table[1:])) == (3, rows[2], rows[1:])
     assert list(table.take(np.array([2, 0]))) == [rows[2], rows[0]]
     assert table.ids(np.array([True, False, True])) == ["Grüße", ""]
     assert table.of_term("detection_gt").tolist() == [1.0, 0.0, 0.7]
-    assert list(Targets.of_rows([])) == []
+    assert list(Targets.of_rows([], terms)) == []
     with pytest.raises(IndexError):
         table[3]
     assert list(pickle.loads(pickle.dumps(table))) == rows
@@ -90,12 +92,13 @@ def test_boxes_may_be_parsed_when_they_are_asked_for(
     devkit: Devkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = devkit.image_ids("Segmentation/trainval")
-    rows = Targets.of_rows(ImageTargets(image_id, detection_gt=1.0) for image_id in ids)
+    rows = Targets.of(ids, np.ones((len(ids), 2)), terms_of(["detection"]))
+    taught = np.ones(len(ids), bool)
     for difficult in (True, False):
         monkeypatch.setattr(ground_truth, "PARSED_BEFORE", len(ids))
-        before = read_truth(devkit, rows, difficult)
+        before = read_truth(devkit, rows, taught, difficult)
         monkeypatch.setattr(ground_truth, "PARSED_BEFORE", len(ids) - 1)
-        asked = read_truth(devkit, rows, difficult)
+        asked = read_truth(devkit, rows, taught, difficult)
         assert isinstance(before, GroundTruth)
         assert isinstance(asked, TruthOnDemand)
         for image_id in (*ids, "nowhere"):

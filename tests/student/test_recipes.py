@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from kdcli.cache.reader import TutorCache
 from kdcli.common.config import as_settings, flatten
 from kdcli.common.errors import ConfigError, StudentError
-from kdcli.student.config.schema import RunConfig, SegmentationTargets
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.tasks import SegmentationTargets
 from kdcli.student.config.toml import presets, run_config
 from kdcli.student.experiments.matrix import (
     Matrix,

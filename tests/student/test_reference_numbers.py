@@ -147,7 +147,8 @@ def test_forward_pass_stage_by_stage(network: tuple[dict[str, Any], BlitzNet]) -
     maps_of = model.detection[-1].register_forward_pre_hook
     maps_of(lambda _module, inputs: seen.update(pool6=inputs[0]))
     output = model.eval()(drawn_images(model.config)[:1])
-    seen |= output._asdict() | {"scores": output.logits}
+    anchors = output["detection"]
+    seen |= {**output, **anchors._asdict(), "scores": anchors.logits}
     for name, stage in expected["stages"].items():
         values = seen[name].contiguous()
         assert list(values.shape) == stage["shape"], name

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcli.student.config.schema import SegmentationTargets, TargetForm
-from kdcli.student.data.batch import PADDING, Batch, BoxTable, InstanceTable
+from kdcli.student.config.tasks import SegmentationTargets, TargetForm
+from kdcli.student.data.tables import PADDING, BoxTable, InstanceTable
 from kdcli.student.losses.soft_labels import (
     cover,
     doubtful,
@@ -23,17 +23,16 @@ from kdcli.student.losses.soft_labels import (
     pixel_weights,
     tutor_targets,
 )
+from kdcli.student.tasks.segmentation import PixelBatch
 
 SIDE = 16
 NONE = BoxTable(torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0))
-EMPTY = Batch(
-    image_ids=("one",), images=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), gt=NONE, tutor=NONE,
-    confirming=NONE, confirmable=torch.zeros(1, dtype=torch.bool),
-    instances=InstanceTable(torch.zeros(1, 0, 28, 28, dtype=torch.uint8), NONE),
+EMPTY = PixelBatch(
     masks=torch.zeros(1, 4, 4, dtype=torch.uint8),
     index_maps=torch.zeros(1, 4, 4, dtype=torch.int32), placements=None,
     palettes=torch.zeros(1, 1, 3),
-    weights=torch.ones(1, 4), jitter=torch.zeros(1, 5), fractions={}, learners={},
+    confirming=NONE, confirmable=torch.zeros(1, dtype=torch.bool),
+    instances=InstanceTable(torch.zeros(1, 0, 28, 28, dtype=torch.uint8), NONE),
 )  # fmt: skip
 
 
@@ -117,7 +116,7 @@ def test_hard_is_the_class_of_the_largest_entry() -> None:
     assert label_vector_target(vectors, "hard").tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
 
 
-def one_row(vectors: list[list[float]], index_map: list[int]) -> Batch:
+def one_row(vectors: list[list[float]], index_map: list[int]) -> PixelBatch:
     """A batch of one map of one row."""
     return replace(
         EMPTY,

@@ -9,7 +9,8 @@ import pytest
 from kdcli.common.config import flatten, to_toml
 from kdcli.common.errors import ConfigError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.toml import SEGMENTATION_TARGETS, presets, run_config
+from kdcli.student.config.tasks import SEGMENTATION_TARGETS
+from kdcli.student.config.toml import presets, run_config
 from kdcli.student.model.config import PRESETS
 
 

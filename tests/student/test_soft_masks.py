@@ -44,13 +44,14 @@ def test_tutor_masks_stay_aligned_with_the_label_map(
     )
     samples = dataset(devkit, soft_cache, config)
     batch = collate([samples[Draw(epoch, row)] for epoch in range(4) for row in range(8)])
-    side = batch.index_maps.shape[-1]
-    hard = look_up(batch.index_maps, batch.palettes) > 0.45
-    soft = paste(batch.instances, 21, side) > 0.45
+    pixels = batch.parts["segmentation"]
+    side = pixels.index_maps.shape[-1]
+    hard = look_up(pixels.index_maps, pixels.palettes) > 0.45
+    soft = paste(pixels.instances, 21, side) > 0.45
     both, either = int((hard & soft).sum()), int((hard | soft).sum())
     assert either > 2000
     assert both / either > 0.85  # 28 x 28 cells blur the borders of thin parts
-    mirrored = paste(batch.instances, 21, side).flip(3) > 0.45
+    mirrored = paste(pixels.instances, 21, side).flip(3) > 0.45
     assert int((hard & mirrored).sum()) / either < 0.6  # the comparison can tell
 
 
@@ -63,9 +64,9 @@ def test_confirming_boxes_are_those_of_the_image_wherever_the_crop_lies(
         sample = samples[Draw(1, row)]
         annotation = devkit.annotation(sample.image_id)
         assert annotation is not None
-        assert sample.confirming is not None
-        assert sample.confirming.labels.tolist() == annotation.labels.tolist()
-        assert len(sample.gt.labels) <= len(annotation.labels)
+        confirming = sample.parts["segmentation"].confirming
+        assert confirming.labels.tolist() == annotation.labels.tolist()
+        assert len(sample.parts["detection"].gt.labels) <= len(annotation.labels)
 
 
 def test_images_whose_boxes_are_not_learned_are_not_confirmed_by_them(
@@ -79,8 +80,11 @@ def test_images_whose_boxes_are_not_learned_are_not_confirmed_by_them(
         targets__segmentation__confirm="gt-boxes",
     )
     samples = dataset(devkit, cache, config)
-    asked = {row.image_id: samples[Draw(0, i)].confirming for i, row in enumerate(samples.rows)}
-    learned = {row.image_id: row.detection_gt > 0 for row in samples.rows}
+    asked = {
+        row.image_id: samples[Draw(0, i)].parts["segmentation"].confirming
+        for i, row in enumerate(samples.rows)
+    }
+    learned = {row.image_id: row.of("detection_gt") > 0 for row in samples.rows}
     assert 0 < sum(learned.values()) < len(learned)
     assert {i: boxes is not None for i, boxes in asked.items()} == learned
 
@@ -97,7 +101,7 @@ def test_a_class_nobody_confirms_becomes_background(
         )
         samples = dataset(devkit, cache, config)
         batch = collate([samples[Draw(0, row)] for row in range(4)])
-        target = tutor_targets(batch, config.targets.segmentation, 21)
+        target = tutor_targets(batch.parts["segmentation"], config.targets.segmentation, 21)
         torch.testing.assert_close(target.distributions.sum(dim=1), torch.ones_like(target.weights))
         assert bool((target.distributions[:, 1:] > 0).any()) is seen
 
@@ -132,9 +136,11 @@ def test_a_teacher_drawn_at_each_visit_changes_but_repeats(
     samples = dataset(devkit, cache, config)
     visits = [[samples[Draw(epoch, row)].weights for row in range(12)] for epoch in range(20)]
     again = [[samples[Draw(epoch, row)].weights for row in range(12)] for epoch in range(20)]
-    weights = np.array(visits)
-    assert np.array_equal(weights, np.array(again))
-    gt, tutor = weights[..., 2], weights[..., 3]
+    assert visits == again
+    gt, tutor = (
+        np.array([[each[f"segmentation_{teacher}"] for each in visit] for visit in visits])
+        for teacher in ("gt", "tutor")
+    )
     assert np.array_equal(gt + tutor, np.ones_like(gt))
     assert tutor.mean() == pytest.approx(0.25, abs=0.09)  # three standard deviations
     assert (tutor.mean(axis=0) < 1).all()  # every image is sometimes taught by ground truth

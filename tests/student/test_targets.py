@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from kdcli.common.errors import ConfigError, StudentError
-from kdcli.student.config.schema import DetectionTargets, SegmentationTargets, Source, TargetsConfig
-from kdcli.student.data.assignment import assign_targets, counts, required_roles, to_csv
+from kdcli.student.config.tasks import (
+    TASK_NAMES,
+    DetectionTargets,
+    SegmentationTargets,
+    Source,
+    TargetsConfig,
+)
+from kdcli.student.data.assignment import assign_targets, counts, taught_by_tutor, to_csv
 
 IDS = ("a", "b", "c", "d")
 MANY = tuple(f"2008_{number:06d}" for number in range(1000))
@@ -20,7 +26,10 @@ def assign(
     seed: int = 1,
 ) -> list[tuple[float, ...]]:
     boxes, masks = (ids if given is None else given for given in (boxes, masks))
-    return [row.weights for row in assign_targets(ids, boxes, masks, config, seed)]
+    return [
+        tuple(row.weights.values())
+        for row in assign_targets(ids, {"detection": boxes, "segmentation": masks}, config, seed)
+    ]
 
 
 def both(source: Source, **more: object) -> TargetsConfig:
@@ -126,13 +135,13 @@ def test_what_is_written_and_counted() -> None:
     config = TargetsConfig(
         segmentation=SegmentationTargets(source="combination", gt_weight=0.25, tutor_weight=0.75)
     )
-    rows = assign_targets(("x", "y"), {"x", "y"}, {"x", "y"}, config, seed=1)
+    rows = assign_targets(("x", "y"), {task: {"x", "y"} for task in TASK_NAMES[:2]}, config, seed=1)
     assert to_csv(rows).splitlines() == [
         "image_id,detection_gt,detection_tutor,segmentation_gt,segmentation_tutor",
         "x,1,0,0.25,0.75",
         "y,1,0,0.25,0.75",
     ]
-    assert required_roles(rows) == {"segmentation"}
+    assert taught_by_tutor(rows) == {"segmentation"}
     assert counts(rows) == {
         "detection_gt": 2,
         "detection_tutor": 0,

@@ -120,7 +120,7 @@ def test_a_trunk_without_stride_32_gets_one_more_block() -> None:
     model = BlitzNet(config)
     assert len(model.extra) == config.extra_blocks + 1
     output = model.eval()(torch.randn(1, 3, 160, 160))
-    assert output.offsets.shape == (1, config.num_anchors, 4)
+    assert output["detection"].offsets.shape == (1, config.num_anchors, 4)
 
 
 @pytest.mark.parametrize("name", TRUNKS)

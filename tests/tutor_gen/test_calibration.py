@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from kdcli.cache.format.vectors import from_threshold
 from kdcli.common.detections import Detections
-from kdcli.student.config.schema import TargetForm
+from kdcli.student.config.tasks import TargetForm
 from kdcli.student.losses.soft_labels import label_vector_target
 from kdcli.tutor_gen.quality.calibration import (
     BINS,

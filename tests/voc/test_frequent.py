@@ -21,7 +21,7 @@ from kdcli.voc.metrics import (
     intersection_over_union,
     mean_over,
 )
-from kdcli.voc.metrics.table import class_rows, explanation, mean_rows
+from kdcli.voc.metrics.table import class_rows, explanation, header, mean_rows
 
 CAT, DOG, BUS = (CLASS_IDS[name] for name in ("cat", "dog", "bus"))
 
@@ -112,18 +112,30 @@ def test_json_holds_the_means_the_classes_and_the_bound(
 def test_the_table_ends_with_both_means_and_says_what_they_are(
     detection: DetectionResult, segmentation: SegmentationResult
 ) -> None:
-    rows = {row[0]: row[1:] for row in class_rows(detection, segmentation)}
+    both = {"detection": detection, "segmentation": segmentation}
+    rows = {row[0]: row[1:] for row in class_rows(both)}
     assert rows["cat"] == ("100.0", "50.0", "20")
     assert rows["background"] == ("-", "75.0", "-")
-    means = mean_rows(detection, segmentation)
+    means = mean_rows(both)
     assert means == [("mean", "66.7", "41.7", ""), ("frequent", "100.0", "62.5", "")]
-    assert "the class with at least 20 objects that are not difficult (cat)" in explanation(
-        detection, segmentation
-    )
+    assert "the class with at least 20 objects that are not difficult (cat)" in explanation(both)
     # Of masks alone the sentence is the same, of neither it says that there is no mean.
-    assert explanation(None, segmentation) == explanation(detection, segmentation)
-    assert "no mean, as no class has at least 20 objects" in explanation(None, None)
-    assert mean_rows(None, None)[1] == ("frequent", "-", "-", "")
+    masks, neither = {**both, "detection": None}, dict.fromkeys(both)
+    assert explanation(masks) == explanation(both)
+    assert "no mean, as no class has at least 20 objects" in explanation(neither)
+    assert mean_rows(neither)[1] == ("frequent", "-", "-", "")
+
+
+def test_a_table_has_the_columns_of_what_was_evaluated(
+    detection: DetectionResult, segmentation: SegmentationResult
+) -> None:
+    assert header({"detection": detection}) == ("class", "AP %", "objects")
+    assert header({"segmentation": segmentation}) == ("class", "IoU %")
+    rows = class_rows({"segmentation": segmentation})
+    assert ("cat", "50.0") in rows
+    assert mean_rows({"segmentation": segmentation})[0] == ("mean", "41.7")
+    occurring = class_rows({"segmentation": segmentation}, occurring=True)
+    assert {name for name, _ in occurring} == {n for n, c in segmentation.pixels.items() if c}
 
 
 @given(

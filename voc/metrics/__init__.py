@@ -15,6 +15,7 @@ from kdcli.voc.metrics.detection import (
 )
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
 from kdcli.voc.metrics.instances import Compared, InstanceResult, compare, evaluate_instances
+from kdcli.voc.metrics.measure import FREQUENT, Measure, Result
 from kdcli.voc.metrics.segmentation import (
     ConfusionMatrix,
     SegmentationResult,
@@ -22,13 +23,20 @@ from kdcli.voc.metrics.segmentation import (
     intersection_over_union,
 )
 
+MEASURES = (DetectionResult.measure, SegmentationResult.measure)
+"""In the order in which they are shown."""
+
 __all__ = [
+    "FREQUENT",
     "LEAST_OBJECTS",
+    "MEASURES",
     "Compared",
     "ConfusionMatrix",
     "DetectionResult",
     "InstanceResult",
+    "Measure",
     "Metric",
+    "Result",
     "SegmentationResult",
     "average_precision",
     "box_iou",

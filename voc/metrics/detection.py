@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from kdcli.common.detections import Detections
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
+from kdcli.voc.metrics.measure import Measure
 
 Metric = Literal["area", "11point"]
 
@@ -36,6 +37,10 @@ class DetectionResult:
         metric: how precision over recall became one number.
     """
 
+    measure: ClassVar[Measure] = Measure(
+        "detection", "map", "mAP", per_class="average_precision", column="AP %", amount="objects"
+    )
+
     average_precision: dict[str, float]
     objects: dict[str, int]
     difficult: dict[str, int]
@@ -53,6 +58,11 @@ class DetectionResult:
     def frequent_classes(self) -> tuple[str, ...]:
         """The classes with many objects; see `voc.metrics.frequent`."""
         return frequent_classes(self.objects)
+
+    @property
+    def frequent(self) -> tuple[str, ...]:
+        """The same: see `Result`."""
+        return self.frequent_classes
 
     @property
     def map_frequent(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from kdcli.voc.classes import CLASSES
 from kdcli.voc.labels import BACKGROUND, VOID
 from kdcli.voc.metrics.detection import number
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, mean_over
+from kdcli.voc.metrics.measure import Measure
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class SegmentationResult:
         frequent: classes with many objects in the list, without the background. Pixels do not tell
             how many objects there are: boxes do, and without boxes no class is frequent.
     """
+
+    measure: ClassVar[Measure] = Measure(
+        "segmentation", "miou", "mIoU", per_class="iou", column="IoU %", amount="pixels"
+    )
 
     iou: dict[str, float]
     pixels: dict[str, int]

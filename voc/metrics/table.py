@@ -1,49 +1,76 @@
-"""Both metrics as one table per class, for whoever shows it."""
+"""All metrics as one table per class, for whoever shows it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
 from kdcli.voc.labels import BACKGROUND
-from kdcli.voc.metrics.detection import DetectionResult, percent
+from kdcli.voc.metrics import MEASURES
+from kdcli.voc.metrics.detection import percent
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS
-from kdcli.voc.metrics.segmentation import SegmentationResult
+from kdcli.voc.metrics.measure import Measure, Result
 
-HEADER = ("class", "AP %", "IoU %", "objects")
-Row = tuple[str, str, str, str]
+Results = Mapping[str, Result | None]
+"""By section; None for what was asked for and cannot be told."""
+Row = tuple[str, ...]
+OBJECTS = "objects"
 
 
-def class_rows(
-    detection: DetectionResult | None, segmentation: SegmentationResult | None
-) -> list[Row]:
-    """Return a row of `HEADER` for each class; a dash stands for what is not defined."""
-    found = {} if detection is None else detection.average_precision
-    overlap = {} if segmentation is None else segmentation.iou
-    objects = {} if detection is None else detection.objects
+class _Column(NamedTuple):
+    measure: Measure
+    result: Result | None
+
+
+def header(results: Results) -> Row:
+    """Return the names of the columns: a class, its scores, its objects if they were counted."""
+    columns = [column.measure.column for column in _columns(results)]
+    return ("class", *columns, *_last(results, OBJECTS))
+
+
+def class_rows(results: Results, *, occurring: bool = False) -> list[Row]:
+    """Return a row of `header` for each class; a dash stands for what is not defined.
+
+    Args:
+        results: What was evaluated.
+        occurring: Leave out the classes of which there is nothing.
+    """
+    tables = [(each, each.measure.of_classes(each)) for each in _known(results)]
+    amounts = [each.measure.amounts(each) for each in _known(results)]
+    objects = next((own for each, own in zip(tables, amounts, strict=True)
+                    if each[0].measure.amount == OBJECTS), {})  # fmt: skip
+    names = dict.fromkeys((BACKGROUND, *(name for _, table in tables for name in table)))
+    found = {id(each): table for each, table in tables}
     return [
-        (name, percent(found.get(name)), percent(overlap.get(name)), str(objects.get(name, "-")))
-        for name in (overlap or (BACKGROUND, *found))
+        (
+            name,
+            *(percent(found.get(id(column.result), {}).get(name)) for column in _columns(results)),
+            *_last(results, str(objects.get(name, "-"))),
+        )
+        for name in names
+        if not occurring or any(own.get(name) for own in amounts)
     ]
 
 
-def mean_rows(
-    detection: DetectionResult | None, segmentation: SegmentationResult | None
-) -> list[Row]:
+def mean_rows(results: Results) -> list[Row]:
     """Return the rows of the means: over all classes that occur, and over the frequent ones."""
-    maps = (None, None) if detection is None else (detection.map, detection.map_frequent)
-    mious = (
-        (None, None) if segmentation is None else (segmentation.miou, segmentation.miou_frequent)
-    )
+
+    def row(name: str, *values: float | None) -> Row:
+        return (name, *map(percent, values), *_last(results, ""))
+
+    columns = _columns(results)
     return [
-        (name, percent(mean_ap), percent(miou), "")
-        for name, mean_ap, miou in zip(("mean", "frequent"), maps, mious, strict=True)
+        row("mean", *(None if own is None else measure.mean(own) for measure, own in columns)),
+        row(
+            "frequent",
+            *(None if own is None else measure.mean_frequent(own) for measure, own in columns),
+        ),
     ]
 
 
-def explanation(detection: DetectionResult | None, segmentation: SegmentationResult | None) -> str:
+def explanation(results: Results) -> str:
     """Return a sentence that says over which classes the mean of the frequent ones is."""
-    if detection is not None:
-        classes = detection.frequent_classes
-    else:
-        classes = () if segmentation is None else segmentation.frequent
+    classes = next((each.frequent for each in _known(results)), ())
     objects = f"at least {LEAST_OBJECTS} objects that are not difficult"
     if not classes:
         return f"Frequent: no mean, as no class has {objects}."
@@ -52,3 +79,21 @@ def explanation(detection: DetectionResult | None, segmentation: SegmentationRes
         f"Frequent: the mean over {number} with {objects} ({', '.join(classes)}); "
         "IoU with the background."
     )
+
+
+def _columns(results: Results) -> list[_Column]:
+    """The metrics that were asked for, in their order."""
+    return [
+        _Column(measure, results[measure.section])
+        for measure in MEASURES
+        if measure.section in results
+    ]
+
+
+def _known(results: Results) -> Iterator[Result]:
+    return (column.result for column in _columns(results) if column.result is not None)
+
+
+def _last(results: Results, value: str) -> Row:
+    """What stands in the last column: nothing where nobody counts objects."""
+    return (value,) if any(c.measure.amount == OBJECTS for c in _columns(results)) else ()

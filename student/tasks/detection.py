@@ -1,0 +1,170 @@
+"""Detection: boxes of objects, from anchors on every map (BlitzNet paper, arXiv 1708.02813)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdcli.common.detections import Detections
+from kdcli.student.config.tasks import TargetsConfig
+from kdcli.student.data.geometry import Transform
+from kdcli.student.data.ground_truth import read_truth
+from kdcli.student.data.tables import BoxTable
+from kdcli.student.data.targets import ImageTargets
+from kdcli.student.losses.losses import detection_loss
+from kdcli.student.losses.matching import Matches, match
+from kdcli.student.model.blocks import AnchorHead
+from kdcli.student.model.config import ModelConfig
+from kdcli.student.model.decode import AnchorOutput
+from kdcli.student.tasks.task import Begun, Judged, Sources, Task
+from kdcli.voc.devkit import Availability
+from kdcli.voc.metrics import DetectionResult
+
+SURE = 0.5
+"""A tutor's box less sure than this is no reason to crop an image around it."""
+OBJECTS = 3
+"""In a sample of noise."""
+
+
+@dataclass(frozen=True)
+class BoxBatch:
+    """Boxes of a batch, relative to the samples: ground truth, all of score 1, and the tutor's."""
+
+    gt: BoxTable
+    tutor: BoxTable
+
+    def of(self, teacher: str) -> BoxTable:
+        """Return the boxes of ``gt`` or ``tutor``."""
+        return self.gt if teacher == "gt" else self.tutor
+
+
+@dataclass(frozen=True)
+class BoxSample:
+    """The same of one sample."""
+
+    gt: Detections
+    tutor: Detections
+
+    @classmethod
+    def collate(cls, samples: Sequence[BoxSample]) -> BoxBatch:
+        """Stack the boxes of samples."""
+        gt, tutor = ([sample.gt for sample in samples], [sample.tutor for sample in samples])
+        return BoxBatch(BoxTable.stacked(gt), BoxTable.stacked(tutor))
+
+
+class BoxReader:
+    """Reads boxes: the devkit's, parsed beforehand, and the tutor's from the store."""
+
+    def __init__(self, sources: Sources) -> None:
+        taught = sources.rows.of_term("detection_gt") > 0
+        self.cache = sources.cache
+        self.config = sources.config
+        self.truth = read_truth(sources.devkit, sources.rows, taught, sources.config.data.difficult)
+
+    def begin(self, row: ImageTargets) -> Begun:
+        """See `Reader`."""
+        gt, tutor = self.gt(row), self._tutor(row)
+        landmarks = np.concatenate([gt.boxes, tutor.boxes[tutor.scores >= SURE]])
+        return Begun(landmarks, functools.partial(self._cut, gt, tutor))
+
+    def gt(self, row: ImageTargets) -> Detections:
+        """Return the ground truth of an image that learns detection from it, in its pixels."""
+        if not row.of("detection_gt"):
+            return Detections.none()
+        boxes, labels = self.truth.of(row.image_id)
+        return Detections(boxes, labels, np.ones(len(labels), np.float32))
+
+    def _tutor(self, row: ImageTargets) -> Detections:
+        if not row.of("detection_tutor") or self.cache is None:
+            return Detections.none()
+        found = self.cache.boxes(row.image_id)
+        return found.take(found.scores >= self.config.targets.detection.threshold)
+
+    def _cut(
+        self, gt: Detections, tutor: Detections, transform: Transform, _: Mapping[str, Any]
+    ) -> BoxSample:
+        """Transform both in one go: numpy's price is by the call."""
+        if not self.config.targets.detection.confidence_weighting:
+            tutor = replace(tutor, scores=np.ones_like(tutor.scores))
+        least = self.config.augmentation.min_box
+        boxes, keep = transform.boxes(np.concatenate([gt.boxes, tutor.boxes]), least)
+        known, said = keep[: len(gt.labels)], keep[len(gt.labels) :]
+        kept = int(known.sum())
+        return BoxSample(
+            Detections(boxes[:kept], gt.labels[known], gt.scores[known]),
+            Detections(boxes[kept:], tutor.labels[said], tutor.scores[said]),
+        )
+
+
+class AnchorHeads(nn.ModuleList):
+    """A head for every map."""
+
+    def forward(self, maps: Sequence[Tensor]) -> AnchorOutput:
+        """Maps (B, inputs, s, s), finest first -> offsets and logits of all anchors."""
+        found = [head(x) for head, x in zip(self, maps, strict=True)]
+        offsets, logits = zip(*found, strict=True)
+        return AnchorOutput(torch.cat(offsets, dim=1), torch.cat(logits, dim=1))
+
+
+class Detection(Task):
+    """See the module; the first weights have variance 0.1 / fan-in: scores, offsets near zero."""
+
+    name = "detection"
+    colour = "tab:blue"
+    losses = {"/class": "tab:blue", "/box": "tab:orange"}  # noqa: RUF012
+    measure = DetectionResult.measure
+
+    def labelled(self, present: Availability) -> frozenset[str]:
+        """See `Task`."""
+        return present.boxes
+
+    def roles(self, targets: TargetsConfig) -> frozenset[str]:
+        """See `Task`."""
+        return frozenset({"detection"})
+
+    def reader(self, sources: Sources, others: Mapping[str, Any]) -> BoxReader:
+        """See `Task`."""
+        return BoxReader(sources)
+
+    def noise(self, rng: np.random.Generator, config: ModelConfig) -> BoxSample:
+        """See `Task`."""
+        corners = rng.uniform(0, 0.5, (OBJECTS, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (OBJECTS, 2))], axis=1)
+        labels = rng.integers(1, config.num_classes, OBJECTS)
+        gt = Detections(boxes.astype(np.float32), labels, np.ones(OBJECTS, np.float32))
+        return BoxSample(gt, Detections.none())
+
+    def head(self, inputs: int, config: ModelConfig) -> AnchorHeads:
+        """See `Task`."""
+        per_cell, classes = config.anchors_per_cell, config.num_classes
+        return AnchorHeads([AnchorHead(inputs, per_cell, classes) for _ in config.map_sides])
+
+    def initialise(self, module: nn.Module) -> None:
+        """See `Task`."""
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=math.sqrt(0.1 / module.weight[0].numel()))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def matches(self, judged: Judged, teacher: str) -> Matches:
+        """Return what the anchors shall learn from a teacher; asked again, it is not worked out."""
+        key = self.name, teacher
+        if key not in judged.memo:
+            table = judged.batch.parts[self.name].of(teacher)
+            judged.memo[key] = match(judged.anchors, table.boxes, table.labels, table.scores)
+        found: Matches = judged.memo[key]
+        return found
+
+    def loss(self, judged: Judged, teacher: str, weights: Tensor) -> dict[str, Tensor]:
+        """See `Task`."""
+        output: AnchorOutput = judged.outputs[self.name]
+        matches = self.matches(judged, teacher)
+        loss = detection_loss(output.logits, output.offsets, matches, weights)
+        return {"/class": loss.classification, "/box": loss.box}

@@ -1,0 +1,270 @@
+"""Semantic segmentation: a class for every pixel, from all maps together (BlitzNet paper)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kdcli.cache.format.record import InstanceMasks
+from kdcli.cache.reader import TutorCache
+from kdcli.common.detections import Detections
+from kdcli.common.errors import StudentError
+from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.tasks import TargetsConfig
+from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
+from kdcli.student.data.grid import NOWHERE, cut
+from kdcli.student.data.masks import Masks
+from kdcli.student.data.tables import (
+    PADDING,
+    BoxTable,
+    InstanceTable,
+    stacked_maps,
+    stacked_palettes,
+)
+from kdcli.student.data.targets import ImageTargets
+from kdcli.student.losses.losses import segmentation_loss, soft_segmentation_loss
+from kdcli.student.losses.soft_labels import tutor_targets
+from kdcli.student.model.blocks import PixelHead
+from kdcli.student.model.config import ModelConfig
+from kdcli.student.tasks.task import NO_BOXES, Begun, Judged, Sources, Task
+from kdcli.voc.devkit import Availability
+from kdcli.voc.labels import VOID
+from kdcli.voc.metrics import SegmentationResult
+
+MANY_VECTORS = 256
+IndexMap = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """What the pixels of B samples learn from, s the side of the maps.
+
+    Attributes:
+        masks: (B, s, s) uint8 class ids, 255 where nothing is to be learned.
+        index_maps: (B, s, s) int32, rows of the palettes or `PADDING`; of a dense tutor (B, h, w)
+            cells, the last ones of each repeated as padding.
+        placements: (B, 8) float32, of a dense tutor's cells; None with other tutors.
+        palettes: (B, K, C) float32, C classes, padded with zeros.
+        confirming: Boxes that may confirm the tutor; see `PixelSample`.
+        confirmable: (B,) bool, whether there are such boxes to ask, be it none.
+        instances: The tutor's own masks.
+    """
+
+    masks: Tensor
+    index_maps: Tensor
+    placements: Tensor | None
+    palettes: Tensor
+    confirming: BoxTable
+    confirmable: Tensor
+    instances: InstanceTable
+
+
+@dataclass(frozen=True)
+class PixelSample:
+    """What the pixels of a sample learn from, s the side of its maps.
+
+    Attributes:
+        mask: (s, s) uint8 class ids, 255 where nothing is to be learned.
+        index_map: (s, s) whole numbers, the row of ``palette`` for each pixel, or `PADDING`; of a
+            dense tutor (h, w) cells.
+        palette: (k, C) float32 label vectors.
+        placement: (8,) float32, where the sample lies among a dense tutor's cells
+            (`student.data.grid`); None with other tutors.
+        confirming: Boxes that may confirm what the tutor says, reaching outside the sample where
+            the crop cut them; None if there is nobody to ask.
+        instances: The tutor's own masks, for soft targets: mirrored with the sample, their boxes
+            reaching outside it where the crop cut them.
+    """
+
+    mask: UInt8Array
+    index_map: IndexMap
+    palette: FloatArray
+    placement: FloatArray | None
+    confirming: Detections | None
+    instances: InstanceMasks
+
+    @classmethod
+    def collate(cls, samples: Sequence[PixelSample]) -> PixelBatch:
+        """Stack samples; what is of different lengths is padded to the longest."""
+        placements = [each.placement for each in samples if each.placement is not None]
+        return PixelBatch(
+            masks=torch.from_numpy(np.stack([each.mask for each in samples])),
+            index_maps=stacked_maps([each.index_map for each in samples]),
+            placements=torch.from_numpy(np.stack(placements)) if placements else None,
+            palettes=stacked_palettes([each.palette for each in samples]),
+            confirming=BoxTable.stacked([each.confirming or Detections.none() for each in samples]),
+            confirmable=torch.tensor([each.confirming is not None for each in samples]),
+            instances=InstanceTable.stacked([each.instances for each in samples]),
+        )
+
+
+class PixelReader:
+    """Reads class masks of the devkit, and the tutor's label vectors or masks from the store."""
+
+    def __init__(self, sources: Sources, boxes: Any) -> None:
+        """Of a data set; ``boxes`` reads those of its detection, None where it has none."""
+        self.masks = Masks(sources.devkit, sources.mask_folder)
+        self.cache = sources.cache
+        self.targets = sources.config.targets.segmentation
+        self.model = sources.config.model
+        self._boxes = boxes
+
+    def begin(self, row: ImageTargets) -> Begun:
+        """See `Reader`."""
+        return Begun(NO_BOXES, functools.partial(self._cut, row))
+
+    def _cut(self, row: ImageTargets, transform: Transform, _: Mapping[str, Any]) -> PixelSample:
+        index_map, palette, placement = self._label_vectors(row, transform)
+        return PixelSample(
+            mask=self._mask(row, transform),
+            index_map=index_map,
+            palette=palette,
+            placement=placement,
+            confirming=self._confirming(row, transform),
+            instances=self._instances(row, transform),
+        )
+
+    def _mask(self, row: ImageTargets, transform: Transform) -> UInt8Array:
+        side, mask = self.model.finest_side, None
+        if row.of("segmentation_gt"):
+            mask = self.masks.read(row.image_id, (transform.height, transform.width))
+        if mask is None:
+            return np.full((side, side), VOID, np.uint8)
+        return transform.map(mask, side, fill=VOID).astype(np.uint8, copy=False)
+
+    def _label_vectors(
+        self, row: ImageTargets, transform: Transform
+    ) -> tuple[IndexMap, FloatArray, FloatArray | None]:
+        side = self.model.finest_side
+        dense = self.cache is not None and self.cache.has_grids
+        if not row.of("segmentation_tutor") or self.cache is None:
+            empty = np.zeros((1, self.model.num_classes), np.float32)
+            index_map = np.zeros((1, 1) if dense else (side, side), np.uint8)
+            return index_map, empty, NOWHERE if dense else None
+        whole, palette = self.cache.index_map(row.image_id), self.cache.palette(row.image_id)
+        window = self.cache.window(row.image_id)
+        if window is None:
+            return *compact(transform.map(whole, side, fill=PADDING), palette), None
+        cells, placement = cut(whole, window, transform)
+        return *compact(cells, palette), placement
+
+    def _confirming(self, row: ImageTargets, transform: Transform) -> Detections | None:
+        """Boxes to check the tutor with; None where there are none to be had."""
+        confirm = self.targets.confirm
+        if not row.of("segmentation_tutor") or confirm == "none":
+            return None
+        if confirm == "tutor-boxes":
+            if self.cache is None:
+                return None
+            found = self.cache.boxes(row.image_id)
+            boxes = found.take(found.scores >= self.targets.confirm_threshold)
+        elif row.of("detection_gt"):
+            boxes = self._boxes.gt(row)
+        else:
+            return None
+        return replace(boxes, boxes=transform.relative(boxes.boxes).astype(np.float32))
+
+    def _instances(self, row: ImageTargets, transform: Transform) -> InstanceMasks:
+        soft = self.targets.masks == "soft" and row.of("segmentation_tutor")
+        kept = self.cache.instances(row.image_id) if soft and self.cache is not None else None
+        if kept is None:
+            return InstanceMasks.none()
+        relative = transform.relative(kept.boxes).astype(np.float32)
+        seen = np.all((relative[:, 2:] > 0) & (relative[:, :2] < 1), axis=1)
+        masks = kept.masks[:, :, ::-1] if transform.flip else kept.masks
+        return replace(kept, boxes=relative, masks=masks).take(seen)
+
+
+def compact(index_map: IndexMap, palette: FloatArray) -> tuple[IndexMap, FloatArray]:
+    """Drop the vectors that a crop does not show, where soft label vectors made many.
+
+    A batch pads its palettes to the longest; the few vectors of hard masks are not worth a look.
+    """
+    if len(palette) <= MANY_VECTORS:
+        return index_map, palette
+    # Row 0 is kept, shown or not: it is what padding is looked up as.
+    used, compacted = np.unique(np.append(index_map, [PADDING, 0]), return_inverse=True)
+    rows = compacted[:-2].reshape(index_map.shape) + PADDING
+    return rows.astype(np.int32), palette[used[1:]]
+
+
+class Segmentation(Task):
+    """See the module; the first weights have variance 2 / (fan-in + fan-out) (Glorot)."""
+
+    name = "segmentation"
+    colour = "tab:green"
+    losses = {"": "tab:green"}  # noqa: RUF012
+    measure = SegmentationResult.measure
+
+    def labelled(self, present: Availability) -> frozenset[str]:
+        """See `Task`."""
+        return present.masks
+
+    def roles(self, targets: TargetsConfig) -> frozenset[str]:
+        """See `Task`."""
+        asks_boxes = targets.segmentation.confirm == "tutor-boxes"
+        return frozenset({"segmentation", "detection"} if asks_boxes else {"segmentation"})
+
+    def check(self, config: RunConfig, cache: TutorCache) -> None:
+        """See `Task`."""
+        targets = config.targets.segmentation
+        if targets.masks == "soft" and not cache.has_instances:
+            raise StudentError(
+                'targets.segmentation.masks = "soft" asks for the tutor\'s own masks, which this '
+                "cache does not keep: generate it with --keep-masks"
+            )
+        if targets.confirm.startswith("gt") and "detection" not in config.model.tasks:
+            raise StudentError(
+                f'targets.segmentation.confirm = "{targets.confirm}" asks for the boxes that '
+                "detection learns, which model.tasks lacks: add it there, or let tutor-boxes "
+                "confirm"
+            )
+
+    def reader(self, sources: Sources, others: Mapping[str, Any]) -> PixelReader:
+        """See `Task`."""
+        return PixelReader(sources, others.get("detection"))
+
+    def noise(self, rng: np.random.Generator, config: ModelConfig) -> PixelSample:
+        """See `Task`."""
+        shape = config.finest_side, config.finest_side
+        return PixelSample(
+            mask=rng.integers(0, config.num_classes, shape, dtype=np.uint8),
+            index_map=np.zeros(shape, np.uint8),
+            palette=np.zeros((1, config.num_classes), np.float32),
+            placement=None,
+            confirming=None,
+            instances=InstanceMasks.none(),
+        )
+
+    def head(self, inputs: int, config: ModelConfig) -> PixelHead:
+        """See `Task`."""
+        maps = len(config.map_sides)
+        return PixelHead(inputs, config.segmentation_width, maps, config.num_classes)
+
+    def initialise(self, module: nn.Module) -> None:
+        """See `Task`."""
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def loss(self, judged: Judged, teacher: str, weights: Tensor) -> dict[str, Tensor]:
+        """See `Task`."""
+        logits: Tensor = judged.outputs[self.name]
+        pixels: PixelBatch = judged.batch.parts[self.name]
+        if teacher == "gt":
+            return {"": segmentation_loss(logits, pixels.masks, weights)}
+        settings = judged.targets.segmentation
+        target = tutor_targets(pixels, settings, logits.shape[1])
+        return {
+            "": soft_segmentation_loss(
+                logits, target.distributions, weights, target.weights, settings.ignore_largest
+            )
+        }
