@@ -40,16 +40,15 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.common.errors import StudentError
+from kdcli.voc.metrics import FREQUENT, MEASURES
 
 METRICS = {
-    "map": "mAP",
-    "map_frequent": "mAP frequent",
-    "miou": "mIoU",
-    "miou_frequent": "mIoU frequent",
+    measure.key + ending: measure.label + ending.replace("_", " ")
+    for measure in MEASURES
+    for ending in ("", FREQUENT)
 }
 """The metrics a recipe may be about, and what they are called: means over all classes that occur,
 and over those with many objects (`voc.metrics.frequent`)."""
-_FREQUENT = "_frequent"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MISSING = object()
 
@@ -130,7 +129,7 @@ def over_all(metric: str) -> str:
     >>> over_all("miou_frequent")
     'miou'
     """
-    return metric.removesuffix(_FREQUENT)
+    return metric.removesuffix(FREQUENT)
 
 
 def shipped() -> tuple[str, ...]:

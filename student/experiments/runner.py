@@ -25,6 +25,7 @@ from kdcli.student.experiments.record import waiting_lock
 from kdcli.student.runs.directory import CONFIG, locked, recorded_config
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit, mask_folder
+from kdcli.voc.metrics import FREQUENT, MEASURES
 from kdcli.voc.metrics.detection import percent
 from kdcli.voc.view.overlay import overlay
 
@@ -198,9 +199,9 @@ def finished_scores(folder: Path, job: Job, list_name: str) -> str | None:
         return None
     if changed_settings(recorded_config(run)) != changed_settings(job.config):
         return None  # train() will say what differs
-    detection, segmentation = result["detection"], result["segmentation"] or {}
-    scores = f"mAP {percent(detection['map'])}, mIoU {percent(segmentation.get('miou'))}"
-    if detection.get("map_frequent") is None:  # no class has many objects, or an earlier version
+    found = [(each, result[each.section] or {}) for each in MEASURES if each.section in result]
+    scores = ", ".join(f"{each.label} {percent(own.get(each.key))}" for each, own in found)
+    frequent = [own.get(each.key + FREQUENT) for each, own in found]
+    if all(value is None for value in frequent):  # rare classes alone, or an earlier version
         return scores
-    frequent = percent(detection["map_frequent"]), percent(segmentation.get("miou_frequent"))
-    return f"{scores}; frequent {frequent[0]}, {frequent[1]}"
+    return f"{scores}; frequent {', '.join(map(percent, frequent))}"

@@ -9,6 +9,7 @@ from typing import Any
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.experiments.report.results import RecipeResult
 from kdcli.student.model.trunks import BLITZNET_RESNET
+from kdcli.voc.metrics import MEASURES
 from kdcli.voc.metrics.detection import percent
 
 THESIS_LISTS = {"Segmentation/train": (1464, 1464), "Main/train": (5717, 1151)}
@@ -168,7 +169,10 @@ def _tutor_facts(
     records: Sequence[Mapping[str, Any]], tutors: Mapping[str, Any] | None
 ) -> list[Fact]:
     facts = []
-    for role, metric, name in (("detection", "map", "mAP"), ("segmentation", "miou", "mIoU")):
+    for measure in MEASURES:
+        role, metric, name = measure.section, measure.key, measure.label
+        if role not in THESIS_TUTORS:
+            continue
         said = [(record["tutors"] or {}).get(role) for record in records]
         here = _joined(f"{each['name']} ({each['kind']})" if each else "none" for each in said)
         facts.append(Fact(f"{role} tutor", THESIS_TUTORS[role][0], here, True))

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from kdcli.student.experiments.recipe import METRICS
-from kdcli.student.experiments.report.results import SECTIONS, CellResult, RecipeResult
+from kdcli.student.experiments.report.results import BY_KEY, CellResult, RecipeResult
 from kdcli.voc.labels import BACKGROUND
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
@@ -72,7 +72,7 @@ def _x(cell: CellResult) -> float:
 
 def class_bars(result: RecipeResult) -> str | None:
     """Draw average precision and IoU of each class, a bar a cell; None if nothing is finished."""
-    rows = [metric for metric in SECTIONS if any(cell.class_stat(metric) for cell in result.cells)]
+    rows = [metric for metric in BY_KEY if any(cell.class_stat(metric) for cell in result.cells)]
     if not rows:
         return None
     with mpl.rc_context(STYLE):
@@ -110,7 +110,8 @@ def loss_curves(result: RecipeResult) -> str | None:
 def _bars(ax: Axes, cells: Sequence[CellResult], metric: str, objects: Mapping[str, int]) -> None:
     stats = [cell.class_stat(metric) for cell in cells]
     # IoU is 0 for a class that no image shows but that was predicted; AP exists for those shown.
-    shown = {name for cell in cells for name in cell.class_stat("map")} | {BACKGROUND}
+    tables = ([name for cell in cells for name in cell.class_stat(key)] for key in BY_KEY)
+    shown = {*next(table for table in tables if table), BACKGROUND}
     every = dict.fromkeys(name for cell in cells for run in cell.runs for name in run.names)
     names = [name for name in every if name in shown and any(name in stat for stat in stats)]
     width = 0.82 / len(cells)
@@ -130,7 +131,7 @@ def _bars(ax: Axes, cells: Sequence[CellResult], metric: str, objects: Mapping[s
     ax.set_xticks(
         range(len(names)), ticks, rotation=30 if many else 0, ha="right" if many else "center"
     )
-    ax.set_ylabel({"map": "AP %", "miou": "IoU %"}[metric])
+    ax.set_ylabel(BY_KEY[metric].column)
     ax.set_ylim(0, 100)
     ax.grid(visible=False, axis="x")
 

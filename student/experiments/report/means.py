@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kdcli.student.experiments.recipe import METRICS, over_all
-from kdcli.student.experiments.report.results import RecipeResult
-from kdcli.voc.metrics import LEAST_OBJECTS
+from kdcli.student.experiments.report.results import BY_KEY, RecipeResult
+from kdcli.voc.metrics import FREQUENT, LEAST_OBJECTS
 
 
 def shown_metrics(result: RecipeResult) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def claimed_metrics(result: RecipeResult) -> tuple[str, ...]:
 
 def explanation(result: RecipeResult) -> str:
     """Return sentences that say which classes the means are over, and what the claim rests on."""
-    frequent = result.classes("map_frequent")
+    frequent = result.frequent
     several = any(over_all(metric) != metric for metric in result.recipe.metrics)
     parts = [f"Evaluated on {result.record['evaluated_on']}."]
     if frequent is None:
@@ -50,13 +50,13 @@ def explanation(result: RecipeResult) -> str:
 
 def _adds_nothing(result: RecipeResult, metric: str) -> bool:
     return over_all(metric) in result.recipe.metrics and (
-        not result.classes("map_frequent") or _all_are_frequent(result)
+        not result.frequent or _all_are_frequent(result)
     )
 
 
 def _all_are_frequent(result: RecipeResult) -> bool:
-    frequent = result.classes("map_frequent")
-    return frequent is not None and frequent == result.classes("map")
+    told = ((result.classes(key + FREQUENT), result.classes(key)) for key in BY_KEY)
+    return next((frequent == every for frequent, every in told if frequent is not None), False)
 
 
 def counted(classes: tuple[str, ...] | None) -> str:

@@ -21,14 +21,10 @@ from kdcli.student.experiments.record import RECORDS
 from kdcli.student.experiments.runner import FAILURE
 from kdcli.student.runs.directory import CONFIG, METRICS, RECORD, recorded_config
 from kdcli.voc.labels import BACKGROUND
-from kdcli.voc.metrics import frequent_classes, mean_over
+from kdcli.voc.metrics import FREQUENT, MEASURES, frequent_classes, mean_over
 from kdcli.voc.metrics.detection import number
 
-SECTIONS = {
-    "map": ("detection", "average_precision", "objects"),
-    "miou": ("segmentation", "iou", "pixels"),
-}
-"""Where an evaluation keeps a metric, its values per class, and how much there is of each class."""
+BY_KEY = {measure.key: measure for measure in MEASURES}
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Run:
 
     def per_class(self, metric: str) -> dict[str, float]:
         """Return the metric of each class for which it is defined."""
-        values = self._section(metric).get(SECTIONS[over_all(metric)][1], {})
+        values = self._section(metric).get(BY_KEY[over_all(metric)].per_class, {})
         return {name: value for name, value in values.items() if value is not None}
 
     def classes(self, metric: str) -> tuple[str, ...] | None:
@@ -82,23 +78,25 @@ class Run:
         if metric != over_all(metric):
             names = section.get("frequent_classes")
             return None if names is None else tuple(names)
-        counts = section.get(SECTIONS[metric][2])
+        counts = section.get(BY_KEY[metric].amount)
         return None if counts is None else tuple(name for name, count in counts.items() if count)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All classes of its data set by id, background first; empty if it is not finished."""
-        names = self._section("map").get("average_precision", {})
-        return (BACKGROUND, *names) if names else ()
+        tables = (self._section(own.key).get(own.per_class, {}) for own in MEASURES)
+        names: Mapping[str, Any] = next((table for table in tables if table), {})
+        return tuple(dict.fromkeys((BACKGROUND, *names))) if names else ()
 
     @property
     def objects(self) -> Mapping[str, int]:
         """How many objects of each class it was evaluated on; empty if it does not tell."""
-        return dict(self._section("map").get("objects", {}))
+        tables = (self._section(own.key).get("objects", {}) for own in MEASURES)
+        return dict(next((table for table in tables if table), {}))
 
     def _section(self, metric: str) -> dict[str, Any]:
         """The part of the evaluation that holds a metric; empty if there is none."""
-        return dict((self.evaluation or {}).get(SECTIONS[over_all(metric)][0]) or {})
+        return dict((self.evaluation or {}).get(BY_KEY[over_all(metric)].section) or {})
 
     @property
     def config(self) -> RunConfig | None:
@@ -194,6 +192,13 @@ class RecipeResult:
         return next((names for names in told if names is not None), None)
 
     @property
+    def frequent(self) -> tuple[str, ...] | None:
+        """The classes with many objects, without the background; None if no run tells."""
+        told = (self.classes(key + FREQUENT) for key in BY_KEY)
+        names = next((names for names in told if names is not None), None)
+        return names and tuple(name for name in names if name != BACKGROUND)
+
+    @property
     def objects(self) -> Mapping[str, int]:
         """How many objects of each class the list holds; empty if no run tells."""
         return next((run.objects for run in self.runs if run.objects), {})
@@ -247,14 +252,15 @@ def _load_run(out: Path, name: str, seed: int, list_name: str) -> Run:
 
 def completed(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return an evaluation with what earlier versions left out: the means over frequent classes."""
-    detection, segmentation = evaluation["detection"], evaluation["segmentation"]
-    if "objects" not in detection or "frequent_classes" in detection:
+    sections = {each: own for each in MEASURES if (own := evaluation.get(each.section))}
+    objects = next((own["objects"] for own in sections.values() if "objects" in own), None)
+    if objects is None or any("frequent_classes" in own for own in sections.values()):
         return evaluation
-    names = frequent_classes(detection["objects"])
-    mean = number(mean_over(detection["average_precision"], names))
-    detection = {**detection, "map_frequent": mean, "frequent_classes": names}
-    if segmentation is not None:
-        names = (BACKGROUND, *names) if names else ()
-        mean = number(mean_over(segmentation["iou"], names))
-        segmentation = {**segmentation, "miou_frequent": mean, "frequent_classes": names}
-    return {**evaluation, "detection": detection, "segmentation": segmentation}
+    completed = dict(evaluation)
+    for measure, own in sections.items():
+        values, names = own[measure.per_class], frequent_classes(objects)
+        if names and BACKGROUND in values:
+            names = (BACKGROUND, *names)
+        mean = {measure.key + FREQUENT: number(mean_over(values, names))}
+        completed[measure.section] = {**own, **mean, "frequent_classes": names}
+    return completed
