@@ -7,9 +7,9 @@ Run from the repository's root; nothing is fetched, and without a devkit scenes 
 First it is checked that what is fast computes the same; a row whose check failed is wrong, however
 fast. Then the rows are measured in the order of their worth until the seconds are used up; what did
 not fit is named. The floor of a row is what the device's matrix product and copy, measured in the
-same run, leave for its operations and its bytes (see ``bench_student``). Peers are torchvision's
-networks with random weights, in the same number type. On a CPU it runs at a tiny size:
-``--config tiny --batch 2 --batches 1 --device cpu``.
+same run, leave for its operations and its bytes (see ``bench_student``). Peers are two networks of
+torchvision's for the two tasks (see ``suite_peers``), and ours has to be faster than both together.
+On a CPU it runs at a tiny size: ``--config tiny --batch 2 --batches 1 --device cpu --no-compile``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from benchmarks.bench_student import (
     step_work,
 )
 from benchmarks.suite_checks import INFERENCE, STEP, SUPPRESSION, Bench, checks_of
+from benchmarks.suite_peers import Peers
 from benchmarks.suite_report import Bar, Item
 from kdcli.common.device import use_device
 from kdcli.student.config.machine import fitted
@@ -47,13 +49,15 @@ from kdcli.student.data.plan import make_plan
 from kdcli.student.data.tables import mapped
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model
+from kdcli.student.evaluation.predict import DRAWING_TO_READING, write_predictions
 from kdcli.student.measure import least_seconds
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.training.step import objective
 from kdcli.voc.devkit import Devkit, mask_folder
 from kdcli.voc.scenes.dataset import make_sample
 
-PEERS = ("ssd300_vgg16", "lraspp_mobilenet_v3_large")
+COMPILING = 90
+"""Seconds that compiling a network may take: a row that does is not begun with less left."""
 NETWORK_BARS = {1: Bar(1.5, "ms"), 8: Bar(4, "ms")}
 
 
@@ -96,13 +100,41 @@ def items_of(bench: Bench, half: Limits, whole: Limits) -> Iterator[Item]:
         half.floor(times(count, 2)), Bar(600, "images/s"), INFERENCE + SUPPRESSION,
     )  # fmt: skip
     yield Item(
+        f"prediction of {count} images with overlays, bf16", count,
+        again(lambda: _prediction(bench)), half.floor(times(count, 2)), Bar(150, "images/s"),
+        INFERENCE + SUPPRESSION,
+    )  # fmt: skip
+    yield Item(
         f"training step, float32, batch {size}", size, again(lambda: step(bench.plain())),
         whole.floor(step_work(model, times(size, 4))), None, STEP[:1],
     )  # fmt: skip
-    for peer in PEERS:
-        for count in bench.batches:
-            name = f"peer: torchvision {peer}, bf16, batch {count}"
-            yield Item(name, count, again(partial(_peer, bench, peer, count)))
+    yield from _peers(bench, compiled=False)
+    if bench.compiled:
+        name = f"training step, bf16, compiled, batch {size}"
+        runtime = replace(bench.fast().runtime, compile=True)
+        config = replace(bench.fast(), runtime=runtime)
+        yield Item(name, size, again(lambda: step(config)), fast, rate, STEP, least=COMPILING)
+        yield from _peers(bench, compiled=True)
+
+
+def _peers(bench: Bench, *, compiled: bool) -> Iterator[Item]:
+    """Two networks for the two tasks, each row beside ours of the same name."""
+    how = "bf16, compiled" if compiled else "bf16"
+    size, side = bench.config.optim.batch_size, bench.config.model.finest_side
+    make = partial(Peers, bench.device, compiled=compiled)
+    least = COMPILING if compiled else 0
+    ours = f"training step, {how}, batch {size}"
+    yield Item(
+        f"peers: {ours}", size,
+        repeated(bench, lambda: make(size, training=True).training(side)), ours=ours, least=least,
+    )  # fmt: skip
+    for count in bench.batches:
+        ours = f"inference, bf16, batch {count}, with NMS and label maps"
+        yield Item(
+            f"peers: inference, {how}, batch {count}, with NMS and label maps", count,
+            repeated(bench, lambda n=count: make(n, training=False).inference()),
+            ours=ours, least=least,
+        )  # fmt: skip
 
 
 def _inference(bench: Bench, count: int, floor: float) -> Iterator[Item]:
@@ -164,19 +196,19 @@ def _evaluation(bench: Bench) -> Callable[[], object]:
     return lambda: evaluate_model(engine, bench.devkit, ids, folder=folder)
 
 
-def _peer(bench: Bench, name: str, count: int) -> Callable[[], object]:
-    from torchvision.models import get_model
+def _prediction(bench: Bench) -> Callable[[], object]:
+    """Overlays, masks and boxes of every image as files, drawn and written by workers."""
+    ids = bench.devkit.image_ids(bench.list_name)
+    images = [(image_id, bench.devkit.image_path(image_id)) for image_id in ids]
+    workers = int(bench.config.runtime.workers)
+    readers = -(-workers // DRAWING_TO_READING)
+    engine = Engine(bench.model, InferenceSettings(batch_size=32, workers=readers, bf16=True))
 
-    net = get_model(name, weights=None, weights_backbone=None).eval().to(bench.device)
-    net = net.to(memory_format=torch.channels_last)
-    images = bench.images(count).float() / 255
+    def predict() -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            return write_predictions(engine, images, Path(folder), workers=workers)
 
-    @torch.no_grad()
-    def infer() -> object:
-        with torch.autocast(bench.device.type, torch.bfloat16):
-            return net(list(images) if name.startswith("ssd") else images)
-
-    return infer
+    return predict
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -191,6 +223,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="of inference")
     parser.add_argument("--repeats", type=int, default=30, help="of a row at most")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                        help="rows with torch.compile, too [default: on a GPU]")  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -206,8 +240,9 @@ def main(arguments: Sequence[str]) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     with tempfile.TemporaryDirectory() as folder:
         root = options.voc or make_sample(Path(folder) / "voc", images=options.scenes, seed=1).root
+        compiled = device.type == "cuda" if options.compile is None else options.compile
         bench = Bench(config, device, Devkit.open(root), options.list,
-                      tuple(options.batches), options.repeats)  # fmt: skip
+                      tuple(options.batches), options.repeats, compiled)  # fmt: skip
         checks = checks_of(bench)
         rows = suite.measure_all(list(items_of(bench, half, whole)), checks, until)
     title = (

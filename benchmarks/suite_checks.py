@@ -35,6 +35,7 @@ class Bench:
     list_name: str
     batches: tuple[int, ...] = (1, 8)
     repeats: int = 30
+    compiled: bool = False
 
     @functools.cached_property
     def model(self) -> BlitzNet:

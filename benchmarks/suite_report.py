@@ -62,6 +62,8 @@ class Item:
         floor: The least seconds that the device's limits leave for a call; None if not known.
         bar: What is to be reached, if anything.
         checks: By index in the suite's checks: those without which the time counts for nothing.
+        ours: Of a peer: the row, measured before, that is to be faster for an image.
+        least: Seconds without which it is not begun, as it cannot be stopped: compiling.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Item:
     floor: float | None = None
     bar: Bar | None = None
     checks: Sequence[int] = ()
+    ours: str | None = None
+    least: float = 0
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,11 @@ def measure_all(items: Sequence[Item], checks: Sequence[Check], until: float) ->
         checks: That were carried out.
         until: When to end, by ``time.perf_counter``.
     """
-    rows = []
+    rows: list[Row] = []
     for index, item in enumerate(items):
         left = until - time.perf_counter()
         facts = item.name, item.images, item.floor, str(item.bar or "")
-        if left <= 0:
+        if left <= item.least:
             rows.append(_row(*facts, None, "no time left"))
             continue
         try:
@@ -117,7 +121,12 @@ def measure_all(items: Sequence[Item], checks: Sequence[Check], until: float) ->
         verdict: Verdict = ""
         if item.bar is not None:
             verdict = "reached" if item.bar.reached(seconds, item.images) else "missed"
-        rows.append(_row(*facts, seconds, "wrong" if wrong else verdict, "; ".join(wrong)))
+        note = "; ".join(wrong)
+        ours = next((row for row in rows if row.name == item.ours and row.seconds), None)
+        if ours is not None and ours.seconds is not None:
+            times = seconds / item.images / (ours.seconds / ours.images)
+            verdict, note = "reached" if times > 1 else "missed", f"ours {times:.2f} x as fast"
+        rows.append(_row(*facts, seconds, "wrong" if wrong else verdict, note))
     return rows
 
 

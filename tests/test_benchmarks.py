@@ -10,6 +10,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,8 +141,30 @@ def test_gpu_suite(
     assert len(told["checks"]) == 5
     assert [row for row in told["rows"] if row["verdict"] in ("failed", "wrong")] == []
     assert all(row["seconds"] > 0 for row in told["rows"])
+    assert sum(row["note"].startswith("ours ") for row in told["rows"]) == 2  # beside its peers
     printed = run(monkeypatch, capsys, "gpu_suite", *small, "--seconds", 0)
     assert printed.count("no time left") == len(told["rows"]) > 8
+
+
+def test_rows_of_peers_and_of_what_cannot_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import suite_report
+
+    items = [
+        suite_report.Item("ours", 2, lambda allowed: 1.0),
+        suite_report.Item("slower", 1, lambda allowed: 0.75, ours="ours"),
+        suite_report.Item("faster", 4, lambda allowed: 1.0, ours="ours"),
+        suite_report.Item("of nobody", 1, lambda allowed: 1.0, ours="not measured"),
+        suite_report.Item("long", 1, lambda allowed: 1.0, least=3600),
+    ]
+    rows = suite_report.measure_all(items, [], time.perf_counter() + 600)
+    assert [(row.verdict, row.note) for row in rows] == [
+        ("", ""),
+        ("reached", "ours 1.50 x as fast"),
+        ("missed", "ours 0.50 x as fast"),
+        ("", ""),
+        ("no time left", ""),
+    ]
 
 
 def test_bench_tutors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from kdcli.student.evaluation.work import worked_off
 from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
+from kdcli.voc.classes import VOC
 from kdcli.voc.images import read_picture, write_mask
 from kdcli.voc.labels import LabelSet
 from kdcli.voc.view.overlay import overlay
@@ -123,20 +124,39 @@ def predict(
     labels = recorded_labels(run)
     config, model, _ = load_run(run, checkpoint=checkpoint, device=pick_device(device))
     settings = InferenceSettings.of_run(config, batch_size, bf16)
-    drawing = settings.workers if workers is None else workers
+    if workers is not None:
+        settings = replace(settings, workers=workers)
+    drawing = settings.workers
     settings = replace(settings, workers=-(-drawing // DRAWING_TO_READING))
+    with explained_shortage(config, "--batch-size"):
+        return write_predictions(
+            Engine(model, settings), images, out,
+            workers=drawing, threshold=threshold, labels=labels, progress=progress,
+        )  # fmt: skip
+
+
+def write_predictions(
+    engine: Engine,
+    images: Sequence[tuple[str, Path]],
+    out: Path,
+    *,
+    workers: int = 0,
+    threshold: float = 0.5,
+    labels: LabelSet = VOC,
+    progress: Progress = no_progress,
+) -> PredictionResult:
+    """Do what `predict` does, with a network; ``workers`` draw and write, the engine's read."""
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     failed, written = dict[str, str](), []
     writer = _Writer(dict(images), out, threshold, labels)
-    with explained_shortage(config, "--batch-size"):
-        predictions = infer(Engine(model, settings), images, failed)
-        results = worked_off(writer, predictions, min(drawing, len(images)), "--workers")
-        for result in progress(results, len(images), "predict"):
-            if isinstance(result, PredictionFiles):
-                written.append(result)
-            else:
-                failed[result.name] = str(result.why)
+    predictions = infer(engine, images, failed)
+    results = worked_off(writer, predictions, min(workers, len(images)), "--workers")
+    for result in progress(results, len(images), "predict"):
+        if isinstance(result, PredictionFiles):
+            written.append(result)
+        else:
+            failed[result.name] = str(result.why)
     return PredictionResult(written, failed)
 
 
