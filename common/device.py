@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from kdcli.common.errors import ResourceError
 from kdcli.common.torchrun import local_rank
@@ -60,3 +65,19 @@ def _check_there(device: torch.device, rank: int | None) -> None:
         f"The device {device} is asked for, but PyTorch sees {gpus} CUDA devices here: use "
         "--device cpu, or a PyTorch built for this GPU"
     )
+
+
+def on_its_way(x: Tensor) -> Callable[[], NDArray[Any]]:
+    """Begin to copy a tensor to the host; the function returned waits until it is there."""
+    if not x.is_cuda:
+        return x.numpy
+    copy = x.to("cpu", non_blocking=True)  # into page-locked memory
+    there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    there.record(torch.cuda.current_stream(x.device))
+
+    def wait() -> NDArray[Any]:
+        there.synchronize()
+        array: NDArray[Any] = copy.numpy()
+        return array
+
+    return wait

@@ -7,24 +7,21 @@ host while it goes on.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kdcli.common.detections import Detections
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.evaluation.cuda_graph import CudaGraph
 from kdcli.student.model.blitznet import BlitzNet
-from kdcli.student.model.decode import BoxLimits, detected_rows, detections_of, segment
+from kdcli.student.model.decode import BoxLimits
 from kdcli.student.model.folding import folded
 from kdcli.student.model.preprocessing import normalise
+from kdcli.student.tasks.registry import TASKS, tasks_of
+from kdcli.student.tasks.task import View
 
 Outputs = dict[str, Any]
 """Of a network, by task."""
@@ -66,48 +63,24 @@ class Answer:
     """What a network said of a batch, on its device, which may still be computing it.
 
     Attributes:
-        rows: (B, N, 6), see ``decode.detected_rows``.
-        maps: (height, width) uint8 class ids of each photograph.
+        decoded: By task, what its ``decode`` returned.
         sizes: (height, width) of each photograph.
     """
 
-    rows: Tensor
-    maps: list[Tensor]
+    decoded: Mapping[str, Any]
     sizes: list[tuple[int, int]]
 
-    def detections(self) -> Callable[[], list[Detections]]:
-        """Send the boxes of each photograph to the host; the function returned waits for them."""
-        rows = on_its_way(self.rows)
-        return lambda: detections_of(rows(), self.sizes)
+    def fetch(self) -> Callable[[], list[dict[str, Any]]]:
+        """Send all to the host; the function returned waits, and gives what is said of each."""
+        waiting = {TASKS[name]: TASKS[name].fetch(own, self.sizes)
+                   for name, own in self.decoded.items()}  # fmt: skip
 
-    def class_maps(self) -> Callable[[], list[UInt8Array]]:
-        """Send the label maps to the host, in one piece; the function returned waits for them."""
-        if not self.maps:
-            return list
-        pixels = on_its_way(torch.cat([each.flatten() for each in self.maps]))
-        ends = list(itertools.accumulate(each.numel() for each in self.maps))
-
-        def wait() -> list[UInt8Array]:
-            parts = np.split(pixels(), ends[:-1])
-            return [part.reshape(size) for part, size in zip(parts, self.sizes, strict=True)]
+        def wait() -> list[dict[str, Any]]:
+            columns = {task.says: own() for task, own in waiting.items()}
+            rows = zip(*columns.values(), strict=True)
+            return [dict(zip(columns, row, strict=True)) for row in rows]
 
         return wait
-
-
-def on_its_way(x: Tensor) -> Callable[[], NDArray[Any]]:
-    """Begin to copy a tensor to the host; the function returned waits until it is there."""
-    if not x.is_cuda:
-        return x.numpy
-    copy = x.to("cpu", non_blocking=True)  # into page-locked memory
-    there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    there.record(torch.cuda.current_stream(x.device))
-
-    def wait() -> NDArray[Any]:
-        there.synchronize()
-        array: NDArray[Any] = copy.numpy()
-        return array
-
-    return wait
 
 
 class Engine:
@@ -133,32 +106,29 @@ class Engine:
         self._graphs: dict[int, CudaGraph[Outputs] | None] = {}
 
     @torch.no_grad()
-    def __call__(
-        self, images: Tensor, sizes: Sequence[tuple[int, int]]
-    ) -> list[tuple[Detections, UInt8Array]]:
-        """Return boxes and class map of each image, in pixels of the photographs.
+    def __call__(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        """Return what each task says of each image, in pixels of the photographs.
 
         Args:
             images: (B, 3, S, S) uint8 RGB on any device, each photograph resized as a whole.
             sizes: (height, width) of the B photographs.
 
         Returns:
-            Of each image its detections, and (height, width) uint8 class ids.
+            Of each image, by the tasks' ``says``, such as ``detections`` and ``class_map``.
         """
-        answer = self.ask(images, sizes)
-        found, maps = answer.detections(), answer.class_maps()
-        return list(zip(found(), maps(), strict=True))
+        return self.ask(images, sizes).fetch()()
 
     @torch.no_grad()
     def ask(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Answer:
         """Return the answer on its device; the arguments are those of a call."""
-        output = self.outputs(images.to(self.device, non_blocking=True))
-        maps = [
-            segment(logits, size)
-            for logits, size in zip(output["segmentation"], sizes, strict=True)
-        ]
-        rows = detected_rows(output["detection"], self._anchors, self.settings.limits)
-        return Answer(rows, maps, list(sizes))
+        outputs = self.outputs(images.to(self.device, non_blocking=True))
+        view = View(self._anchors, list(sizes), self.settings.limits)
+        tasks = tasks_of(self.config)
+        # First those that only queue work: nobody is to wait with an idle device behind him.
+        decoded = {
+            task.name: task.decode(outputs, view) for task in sorted(tasks, key=lambda x: x.waits)
+        }
+        return Answer({task.name: decoded[task.name] for task in tasks}, list(sizes))
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> Outputs:

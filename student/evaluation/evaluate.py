@@ -1,4 +1,4 @@
-"""VOC mAP and mIoU of a student."""
+"""A student scored: VOC mAP, mIoU, and what else its tasks are measured by."""
 
 from __future__ import annotations
 
@@ -6,30 +6,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from kdcli.common.detections import Detections
 from kdcli.common.device import pick_device
 from kdcli.common.distributed import objects_of_ranks, rank, ranks
-from kdcli.common.errors import StudentError
 from kdcli.common.files import write_json, write_text
 from kdcli.common.progress import Progress, no_progress
 from kdcli.student.data.plan import class_masks
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.inference import answers, one_behind
-from kdcli.student.evaluation.pixels import PixelCounts
 from kdcli.student.evaluation.reading import Inputs, Truth
 from kdcli.student.runs.directory import check_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
-from kdcli.voc.annotation import Annotation
+from kdcli.student.tasks.registry import tasks_of
+from kdcli.student.tasks.task import Scorer, Scoring
 from kdcli.voc.devkit import Devkit
-from kdcli.voc.metrics import (
-    ConfusionMatrix,
-    Metric,
-    Result,
-    evaluate_detections,
-)
+from kdcli.voc.metrics import Metric, Result
 from kdcli.voc.metrics.table import class_rows, explanation, header, mean_rows
 
 
@@ -169,67 +162,47 @@ def evaluate_model(
 
     Raises:
         DevkitError: A photograph or its ground truth cannot be read.
-        StudentError: Images without boxes.
+        StudentError: Images lack the ground truth that a task needs.
         ValueError: The network tells apart another number of classes than the devkit.
     """
-    _check_boxes(devkit, image_ids)
-    names, own = devkit.labels.all_names, image_ids[rank() :: ranks()]
-    pixels, judged = PixelCounts(len(names), engine.device), dict[str, _Judged]()
-    images = [(image_id, devkit.image_path(image_id)) for image_id in own]
-    following = _judge(engine, images, Truth(devkit, folder), pixels)
-    for image_id, each in progress(following, len(own), "evaluate"):
-        judged[image_id] = each
-    judged, confusion, masks = _gathered(judged, pixels, names)
-    found = {image_id: judged[image_id].found for image_id in image_ids}
-    true = {image_id: judged[image_id].true for image_id in image_ids}
-    detection = evaluate_detections(found, true, metric=metric, names=names)
-    segmentation = confusion.result(detection.frequent_classes) if masks else None
-    return Evaluation(len(image_ids), {"detection": detection, "segmentation": segmentation})
-
-
-class _Judged(NamedTuple):
-    """Boxes of one image."""
-
-    found: Detections
-    true: Annotation
-
-
-def _judge(
-    engine: Engine, images: Sequence[tuple[str, Path]], truth: Truth, pixels: PixelCounts
-) -> Iterator[tuple[str, _Judged]]:
-    """Yield the boxes of each image; pixels are counted on the device."""
-    classes, expected = engine.config.num_classes, len(pixels.counts)
+    classes, expected = engine.config.num_classes, len(devkit.labels.all_names)
     if classes != expected:
         raise ValueError(f"Expected a network of {expected} classes, got one of {classes}.")
+    tasks, own = tasks_of(engine.config), image_ids[rank() :: ranks()]
+    scoring = Scoring(devkit, image_ids, metric, engine.device)
+    scorers = {task.name: task.scorer(scoring) for task in tasks}
+    images = [(image_id, devkit.image_path(image_id)) for image_id in own]
+    scored = _scored(engine, images, Truth(devkit, folder, tasks), scorers)
+    for _ in progress(scored, len(own), "evaluate"):
+        pass
+    parts = objects_of_ranks({name: scorer.found for name, scorer in scorers.items()})
+    results: dict[str, Result | None] = {}
+    for name, scorer in scorers.items():
+        results[name] = scorer.result([part[name] for part in parts], results)
+    return Evaluation(len(image_ids), results)
 
-    def sent() -> Iterator[tuple[Inputs, Callable[[], list[Detections]]]]:
+
+def _scored(
+    engine: Engine,
+    images: Sequence[tuple[str, Path]],
+    truth: Truth,
+    scorers: Mapping[str, Scorer],
+) -> Iterator[str]:
+    """Yield the name of each image that was scored."""
+
+    def sent() -> Iterator[tuple[Inputs, list[Callable[[], None]]]]:
         for inputs, answer in answers(engine, images, truth=truth):
-            pixels.update([answer.maps[i] for i in inputs.masked], inputs.masks)
-            yield inputs, answer.detections()
+            yield (
+                inputs,
+                [
+                    scorer.update(
+                        inputs.names, answer.decoded[name], answer.sizes, inputs.true[name]
+                    )
+                    for name, scorer in scorers.items()
+                ],
+            )
 
-    for inputs, found in one_behind(sent()):
-        boxes = map(_Judged, found(), inputs.annotations)
-        yield from zip(inputs.names, boxes, strict=True)
-
-
-def _gathered(
-    judged: dict[str, _Judged], pixels: PixelCounts, names: Sequence[str]
-) -> tuple[dict[str, _Judged], ConfusionMatrix, int]:
-    """Put together what the processes found."""
-    parts = objects_of_ranks((judged, pixels.counts.cpu().numpy(), pixels.images))
-    together = ConfusionMatrix(names)
-    for _, counts, _ in parts:
-        together.counts += counts
-    everything = {name: boxes for part, _, _ in parts for name, boxes in part.items()}
-    return everything, together, sum(count for _, _, count in parts)
-
-
-def _check_boxes(devkit: Devkit, image_ids: Sequence[str]) -> None:
-    """Raise StudentError if some images have no boxes in the devkit."""
-    lacking = sorted(image_id for image_id in image_ids if not devkit.has_boxes(image_id))
-    if lacking:
-        raise StudentError(
-            f"{len(lacking)} of the {len(image_ids)} images to evaluate on have no boxes in "
-            f"{devkit.root / 'Annotations'}, {lacking[0]} for one: evaluate on a list with "
-            "ground truth"
-        )
+    for inputs, waiting in one_behind(sent()):
+        for wait in waiting:
+            wait()
+        yield from inputs.names

@@ -11,7 +11,7 @@ from kdcli.common.files import atomic_file
 from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.evaluation.engine import Engine
 from kdcli.student.evaluation.inference import infer_arrays
-from kdcli.student.evaluation.predict import PredictionFiles
+from kdcli.student.evaluation.predict import PredictionFiles, drawn
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import read_picture
 from kdcli.voc.labels import LabelSet
@@ -64,8 +64,7 @@ def beside_ground_truth(
     for name, image, prediction in zip(
         image_ids, images, infer_arrays(engine, images), strict=True
     ):
-        found, annotation = prediction.detections, devkit.annotation(name)
-        scale, drawn = panel_scale(image), found.scores >= threshold
+        scale, annotation = panel_scale(image), devkit.annotation(name)
         true = overlay(
             image,
             None if annotation is None else annotation.boxes,
@@ -74,10 +73,7 @@ def beside_ground_truth(
             label_set=devkit.labels,
             scale=scale,
         )
-        said = overlay(
-            image, found.boxes[drawn], found.labels[drawn], found.scores[drawn],
-            prediction.class_map, label_set=devkit.labels, scale=scale,
-        )  # fmt: skip
+        said = overlay(image, **drawn(prediction, threshold), label_set=devkit.labels, scale=scale)
         pictures[name] = np.concatenate([true, said], axis=1)
     return pictures
 

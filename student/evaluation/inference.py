@@ -1,35 +1,21 @@
-"""A student applied to photographs: boxes and a label map of each, in the photograph's pixels."""
+"""A student applied to photographs: what it says of each, in the photograph's pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from kdcli.common.detections import Detections
 from kdcli.student.data.geometry import UInt8Array
 from kdcli.student.evaluation.engine import Answer, Engine
 from kdcli.student.evaluation.reading import Inputs, Read, Truth, collate, read_inputs, resized
+from kdcli.student.tasks.task import Prediction
+
+__all__ = ["Prediction", "answers", "infer", "infer_arrays", "one_behind"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a student says about one image.
-
-    Attributes:
-        image_id: Its name.
-        detections: Boxes in pixels of the original image, the most confident first.
-        class_map: (H, W) uint8 class ids, 0 background.
-    """
-
-    image_id: str
-    detections: Detections
-    class_map: UInt8Array
 
 
 def infer(
@@ -49,13 +35,9 @@ def infer(
     Raises:
         DevkitError: A photograph cannot be read, and ``failed`` is not given.
     """
-    sent = (
-        (inputs.names, answer.detections(), answer.class_maps())
-        for inputs, answer in answers(engine, images, failed)
-    )
-    for names, found, maps in one_behind(sent):
-        for each in zip(names, found(), maps(), strict=True):
-            yield Prediction(*each)
+    sent = ((inputs, answer.fetch()) for inputs, answer in answers(engine, images, failed))
+    for inputs, said in one_behind(sent):
+        yield from map(Prediction, inputs.names, inputs.sizes, said())
 
 
 def answers(
@@ -74,7 +56,7 @@ def answers(
 
     Raises:
         DevkitError: A photograph or its ground truth cannot be read, and ``failed`` is not given.
-        StudentError: An image has no true boxes.
+        StudentError: An image lacks the ground truth that a task needs.
     """
     settings = engine.settings
     batches = read_inputs(
@@ -121,7 +103,7 @@ def infer_arrays(engine: Engine, images: Sequence[UInt8Array]) -> list[Predictio
     Raises:
         ValueError: An image of another shape or type.
     """
-    side, found = engine.config.input_size, []
+    side, found = engine.config.input_size, list[Prediction]()
     for image in images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
@@ -133,6 +115,6 @@ def infer_arrays(engine: Engine, images: Sequence[UInt8Array]) -> list[Predictio
             Read(str(first + n), resized(image, side), (image.shape[0], image.shape[1]))
             for n, image in enumerate(images[first : first + at_once])
         ])  # fmt: skip
-        for name, each in zip(inputs.names, engine(inputs.images, inputs.sizes), strict=True):
-            found.append(Prediction(name, *each))
+        said = engine(inputs.images, inputs.sizes)
+        found += map(Prediction, inputs.names, inputs.sizes, said)
     return found

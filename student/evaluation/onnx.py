@@ -7,7 +7,7 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from kdcli.common.errors import StudentError
 from kdcli.common.files import atomic_file
-from kdcli.student.model.anchors import decode_boxes
 from kdcli.student.model.blitznet import BlitzNet
+from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.decode import BoxLimits
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import LoadedRun, load_run
+from kdcli.student.tasks.registry import tasks_of
 from kdcli.voc.classes import VOC
 from kdcli.voc.labels_file import format_labels
 
@@ -29,37 +30,25 @@ TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime and PyTorch that passes: of probabilities, of sides."""
 
 
-class StudentOutput(NamedTuple):
-    """The outputs of the ONNX file: B images, A anchors, C classes, s the segmentation's side.
-
-    Attributes:
-        boxes: (B, A, 4) float32 x1 y1 x2 y2, relative to the image, clipped to 0..1.
-        probabilities: (B, A, C) float32 of the classes, 0 the background; before non-maximum
-            suppression.
-        segmentation: (B, C, s, s) float32 class probabilities of the cells.
-    """
-
-    boxes: Tensor
-    probabilities: Tensor
-    segmentation: Tensor
-
-
 class EndToEnd(nn.Module):
-    """The student from pixels to probabilities."""
+    """The student from pixels to probabilities: the outputs that its tasks export, in their order.
+
+    B images, A anchors, C classes, s the segmentation's side: ``boxes`` (B, A, 4) float32 x1 y1 x2
+    y2, relative to the image, clipped to 0..1; ``probabilities`` (B, A, C) float32 of the classes,
+    0 the background, before non-maximum suppression; ``segmentation`` (B, C, s, s) float32 class
+    probabilities of the cells.
+    """
 
     def __init__(self, model: BlitzNet) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> StudentOutput:
-        """(B, S, S, 3) uint8 RGB, each image resized as a whole to the square -> output."""
-        found = self.model(normalise(images.permute(0, 3, 1, 2), self.model.config))
-        boxes = found["detection"]
-        return StudentOutput(
-            boxes=decode_boxes(boxes.offsets, self.model.anchors).clamp(0, 1),
-            probabilities=torch.softmax(boxes.logits, dim=-1),
-            segmentation=torch.softmax(found["segmentation"], dim=1),
-        )
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, S, S, 3) uint8 RGB, each image resized as a whole to the square -> outputs."""
+        said = self.model(normalise(images.permute(0, 3, 1, 2), self.model.config))
+        tasks = tasks_of(self.model.config)
+        parts = (task.export(said[task.name], self.model.anchors) for task in tasks)
+        return tuple(output for part in parts for output in part)
 
 
 @dataclass(frozen=True)
@@ -125,7 +114,7 @@ def _write(model: EndToEnd, path: Path, facts: dict[str, str]) -> None:
         model,
         (torch.zeros((2, side, side, 3), dtype=torch.uint8),),
         input_names=[INPUT],
-        output_names=list(StudentOutput._fields),
+        output_names=list(_outputs(model.model.config)),
         dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
         dynamo=True,
         verbose=False,
@@ -143,32 +132,27 @@ layout = "HWC"
 channels = "RGB"
 scale = 1
 size = [{side}, {side}]
-[output]
-batched = true
-boxes = "boxes"
-class_confidences = "probabilities"
-box_frame = "relative"
-nms = {nms}
-classes = {classes}
-[semantic]
-at = "segmentation"
-batched = true
-values = "probabilities"
-classes = {classes}
 """
-"""What makes the file a tutor of both roles by itself: docs/exports.md."""
+"""The beginning of what makes the file a tutor by itself, of the roles that its tasks add:
+docs/exports.md."""
+
+
+def _outputs(config: ModelConfig) -> dict[str, str]:
+    """What the file's outputs are called, and what they are."""
+    return {name: text for task in tasks_of(config) for name, text in task.exports.items()}
 
 
 def _facts(run: Path, loaded: LoadedRun) -> dict[str, str]:
-    side, labels = loaded.config.model.input_size, recorded_labels(run)
+    model, labels = loaded.config.model, recorded_labels(run)
     classes = json.dumps(labels.all_names, ensure_ascii=False)
-    sidecar = {"side": side, "nms": BoxLimits().nms_iou, "classes": classes}
+    sidecar = "".join([_SIDECAR, *(task.sidecar for task in tasks_of(model))])
+    side = model.input_size
     return {
-        "kdcli_sidecar": _SIDECAR.format(**sidecar),
+        "kdcli_sidecar": sidecar.format(side=side, nms=BoxLimits().nms_iou, classes=classes),
         "classes": ",".join(labels.all_names),
         **({} if labels.names == VOC.names else {"labels": format_labels(labels)}),
         "input": f"uint8 RGB, (batch, {side}, {side}, 3), the whole image resized to the square",
-        "boxes": "x1 y1 x2 y2 relative to the image, before non-maximum suppression",
+        **_outputs(model),
         "run": run.name,
         "step": str(loaded.step),
     }

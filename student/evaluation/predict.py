@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from kdcli.common.device import pick_device
 from kdcli.common.errors import DevkitError, StudentError
-from kdcli.common.files import atomic_file, explained, write_json
+from kdcli.common.files import atomic_file, explained
 from kdcli.common.progress import Progress, no_progress
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.inference import Prediction, infer
@@ -19,8 +20,10 @@ from kdcli.student.evaluation.work import worked_off
 from kdcli.student.runs.directory import recorded_labels
 from kdcli.student.runs.load import load_run
 from kdcli.student.runs.memory import explained_shortage
+from kdcli.student.tasks.registry import TASKS
+from kdcli.student.tasks.task import Task
 from kdcli.voc.classes import VOC
-from kdcli.voc.images import read_picture, write_mask
+from kdcli.voc.images import read_picture
 from kdcli.voc.labels import LabelSet
 from kdcli.voc.view.overlay import overlay
 
@@ -31,12 +34,11 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class PredictionFiles:
-    """The files of one image's prediction."""
+    """The files of one image's prediction: a picture, and one a task by its ``says``."""
 
     image_id: str
     overlay: Path
-    mask: Path
-    boxes: Path
+    said: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def predict(
 
     For an image called N: ``N.overlay.png`` shows the class mask and the boxes of at least
     ``threshold``; ``N.mask.png`` is the class mask with the palette of the run's labels; ``N.json``
-    holds *all* boxes, in continuous 0-based pixels x1 y1 x2 y2. An image that cannot be read is
-    left out, and said in the result.
+    holds *all* boxes, in continuous 0-based pixels x1 y1 x2 y2. A task that the student lacks has
+    no file. An image that cannot be read is left out, and said in the result.
 
     Args:
         run: The run's directory.
@@ -182,35 +184,32 @@ class _Writer:
 def write_prediction(
     prediction: Prediction, photograph: Path, out: Path, threshold: float, labels: LabelSet
 ) -> PredictionFiles:
-    """Write the three files of one prediction."""
-    name, found = prediction.image_id, prediction.detections
-    files = PredictionFiles(
-        name, out / f"{name}.overlay.png", out / f"{name}.mask.png", out / f"{name}.json"
-    )
-    drawn = found.scores >= threshold
-    picture = overlay(
-        read_picture(photograph),
-        boxes=found.boxes[drawn],
-        labels=found.labels[drawn],
-        scores=found.scores[drawn],
-        class_map=prediction.class_map,
-        label_set=labels,
-    )
+    """Write the files of one prediction."""
+    name = prediction.image_id
+    picture = overlay(read_picture(photograph), **drawn(prediction, threshold), label_set=labels)
+    files = PredictionFiles(name, out / f"{name}.overlay.png", {
+        task.says: out / f"{name}{task.ending}" for task in _tasks(prediction)
+    })  # fmt: skip
     with atomic_file(files.overlay) as file:
         # Photographs hardly get smaller by more effort: 2 % for three times as long.
         Image.fromarray(picture).save(file, "PNG", compress_level=1)
-    with atomic_file(files.mask) as file:
-        write_mask(file, prediction.class_map, labels.palette)
-    height, width = prediction.class_map.shape
-    boxes = [
-        {
-            "class": labels.all_names[label],
-            "confidence": round(float(confidence), 6),
-            "box": [round(float(side), 2) for side in box],
-        }
-        for box, label, confidence in zip(found.boxes, found.labels, found.scores, strict=True)
-    ]
-    write_json(
-        files.boxes, {"image": str(photograph), "width": width, "height": height, "boxes": boxes}
-    )
+    for task in _tasks(prediction):
+        task.write(files.said[task.says], prediction, photograph, labels)
     return files
+
+
+def drawn(prediction: Prediction, threshold: float) -> dict[str, Any]:
+    """Return arguments of ``overlay`` that draw what a prediction says.
+
+    Args:
+        prediction: Of the photograph.
+        threshold: Confidence that a box must have to be drawn.
+    """
+    arguments: dict[str, Any] = {}
+    for task in _tasks(prediction):
+        arguments |= task.overlay(prediction.said[task.says], threshold)
+    return arguments
+
+
+def _tasks(prediction: Prediction) -> list[Task]:
+    return [task for task in TASKS.values() if task.says in prediction.said]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdcli.common.errors import DevkitError, StudentError
+from kdcli.common.errors import DevkitError
 from kdcli.common.workers import read_batches, worker_options
 from kdcli.student.data.geometry import Transform, UInt8Array
-from kdcli.voc.annotation import Annotation
+from kdcli.student.data.tables import mapped
+from kdcli.student.tasks.registry import TASKS
+from kdcli.student.tasks.task import Task
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import is_jpeg, read_picture
 from kdcli.voc.jpeg import Photograph
@@ -29,15 +31,13 @@ class Read:
         name: Its name; of a devkit's, its id.
         image: (S, S, 3) uint8, resized as a whole.
         size: (height, width) of the photograph.
-        annotation: Its true boxes, if they were asked for.
-        mask: (height, width) uint8, its true classes, if they were asked for and there are any.
+        true: Its ground truth by task, if that was asked for.
     """
 
     name: str
     image: UInt8Array
     size: tuple[int, int]
-    annotation: Annotation | None = None
-    mask: UInt8Array | None = None
+    true: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,20 @@ class Inputs:
         names: Of the images that could be read.
         images: (B, 3, S, S) uint8, channels last.
         sizes: (height, width) of each photograph.
-        annotations: True boxes of each image; empty if they were not asked for.
-        masked: Which images have a true mask.
-        masks: (n,) uint8, all pixels of these masks, one mask after the other: one piece of memory
-            to hand over, whatever the sizes.
+        true: Their ground truth as each task gathers it, if it was asked for.
         failures: The others.
     """
 
     names: list[str]
     images: Tensor
     sizes: list[tuple[int, int]]
-    annotations: list[Annotation]
-    masked: list[int]
-    masks: Tensor
+    true: Mapping[str, Any]
     failures: list[Failed]
 
     def pin_memory(self) -> Inputs:
         """Return it in page-locked memory, from where a GPU copies while it computes."""
-        return replace(self, images=self.images.pin_memory(), masks=self.masks.pin_memory())
+        true = mapped(self.true, Tensor.pin_memory)
+        return replace(self, images=self.images.pin_memory(), true=true)
 
 
 @dataclass(frozen=True)
@@ -82,22 +78,18 @@ class Truth:
 
     devkit: Devkit
     folder: str
+    tasks: Sequence[Task]
 
-    def boxes(self, image_id: str, size: tuple[int, int]) -> Annotation:
-        """Return the true boxes of an image of that ``size``.
+    def of(self, image_id: str, size: tuple[int, int]) -> dict[str, Any]:
+        """Return that of an image of that ``size``, by task.
 
         Raises:
-            DevkitError: The XML file is wrong.
-            StudentError: There is none.
+            DevkitError: It cannot be read.
+            StudentError: A task needs some, and there is none.
         """
-        annotation = self.devkit.annotation(image_id, size)
-        if annotation is None:
-            raise StudentError(f"{self.devkit.annotation_path(image_id)} does not exist")
-        return annotation
-
-    def mask(self, image_id: str, size: tuple[int, int]) -> UInt8Array | None:
-        """Return the true classes of an image, see ``Devkit.mask``."""
-        return self.devkit.mask(image_id, self.folder, size)
+        return {
+            task.name: task.truth(self.devkit, self.folder, image_id, size) for task in self.tasks
+        }
 
 
 class _Photographs(Dataset[Read | Failed]):
@@ -119,8 +111,7 @@ class _Photographs(Dataset[Read | Failed]):
             image, size = self._photograph(path)
             if self.truth is None:
                 return Read(name, image, size)
-            return Read(name, image, size, self.truth.boxes(name, size),
-                        self.truth.mask(name, size))  # fmt: skip
+            return Read(name, image, size, self.truth.of(name, size))
         except DevkitError as error:
             return Failed(name, error)
 
@@ -160,7 +151,7 @@ def read_inputs(
         truth: Where the ground truth is, if it is to be read, too.
 
     Raises:
-        StudentError: An image has no true boxes.
+        StudentError: An image lacks the ground truth that a task needs.
         ResourceError: The system refuses what workers need.
     """
     loader = DataLoader(
@@ -177,13 +168,11 @@ def collate(samples: Sequence[Read | Failed]) -> Inputs:
     """Put a batch together."""
     good = [sample for sample in samples if isinstance(sample, Read)]
     images = np.stack([read.image for read in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
-    masks = [(i, read.mask.ravel()) for i, read in enumerate(good) if read.mask is not None]
+    tasks = good[0].true if good else ()
     return Inputs(
         names=[read.name for read in good],
         images=torch.from_numpy(images).permute(0, 3, 1, 2),
         sizes=[read.size for read in good],
-        annotations=[read.annotation for read in good if read.annotation is not None],
-        masked=[i for i, _ in masks],
-        masks=torch.from_numpy(np.concatenate([np.zeros(0, np.uint8), *(m for _, m in masks)])),
+        true={name: TASKS[name].gather([read.true[name] for read in good]) for name in tasks},
         failures=[sample for sample in samples if isinstance(sample, Failed)],
     )

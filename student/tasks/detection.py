@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdcli.common.detections import Detections
+from kdcli.common.device import on_its_way
+from kdcli.common.errors import StudentError
+from kdcli.common.files import write_json
 from kdcli.student.config.tasks import TargetsConfig
 from kdcli.student.data.geometry import Transform
 from kdcli.student.data.ground_truth import read_truth
@@ -20,12 +24,15 @@ from kdcli.student.data.tables import BoxTable
 from kdcli.student.data.targets import ImageTargets
 from kdcli.student.losses.losses import detection_loss
 from kdcli.student.losses.matching import Matches, match
+from kdcli.student.model.anchors import decode_boxes
 from kdcli.student.model.blocks import AnchorHead
 from kdcli.student.model.config import ModelConfig
-from kdcli.student.model.decode import AnchorOutput
-from kdcli.student.tasks.task import Begun, Judged, Sources, Task
-from kdcli.voc.devkit import Availability
-from kdcli.voc.metrics import DetectionResult
+from kdcli.student.model.decode import AnchorOutput, detected_rows, detections_of
+from kdcli.student.tasks.task import Begun, Judged, Prediction, Scoring, Sources, Task, View
+from kdcli.voc.annotation import Annotation
+from kdcli.voc.devkit import Availability, Devkit
+from kdcli.voc.labels import LabelSet
+from kdcli.voc.metrics import DetectionResult, evaluate_detections
 
 SURE = 0.5
 """A tutor's box less sure than this is no reason to crop an image around it."""
@@ -113,6 +120,57 @@ class AnchorHeads(nn.ModuleList):
         return AnchorOutput(torch.cat(offsets, dim=1), torch.cat(logits, dim=1))
 
 
+class ImageBoxes(NamedTuple):
+    """Boxes of one image."""
+
+    found: Detections
+    true: Annotation
+
+
+class BoxScorer:
+    """Average precision over the images of a list, all of which need boxes in the devkit.
+
+    Raises:
+        StudentError: Some have none.
+    """
+
+    def __init__(self, task: Detection, scoring: Scoring) -> None:
+        self.task = task
+        self.scoring = scoring
+        self.found: dict[str, ImageBoxes] = {}
+        devkit, ids = scoring.devkit, scoring.image_ids
+        if lacking := sorted(image_id for image_id in ids if not devkit.has_boxes(image_id)):
+            raise StudentError(
+                f"{len(lacking)} of the {len(ids)} images to evaluate on have no boxes in "
+                f"{devkit.root / 'Annotations'}, {lacking[0]} for one: evaluate on a list with "
+                "ground truth"
+            )
+
+    def update(
+        self,
+        names: Sequence[str],
+        decoded: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        true: Sequence[Annotation],
+    ) -> Callable[[], None]:
+        """See `Scorer`."""
+        found = self.task.fetch(decoded, sizes)
+        return lambda: self.found.update(zip(names, map(ImageBoxes, found(), true), strict=True))
+
+    def result(
+        self, found: Sequence[Mapping[str, ImageBoxes]], earlier: Mapping[str, Any]
+    ) -> DetectionResult:
+        """See `Scorer`."""
+        together = {name: boxes for part in found for name, boxes in part.items()}
+        ordered = {image_id: together[image_id] for image_id in self.scoring.image_ids}
+        return evaluate_detections(
+            {image_id: each.found for image_id, each in ordered.items()},
+            {image_id: each.true for image_id, each in ordered.items()},
+            metric=self.scoring.metric,
+            names=self.scoring.devkit.labels.all_names,
+        )
+
+
 class Detection(Task):
     """See the module; the first weights have variance 0.1 / fan-in: scores, offsets near zero."""
 
@@ -120,6 +178,22 @@ class Detection(Task):
     colour = "tab:blue"
     losses = {"/class": "tab:blue", "/box": "tab:orange"}  # noqa: RUF012
     measure = DetectionResult.measure
+    waits = True
+    says = "detections"
+    ending = ".json"
+    exports = {  # noqa: RUF012
+        "boxes": "x1 y1 x2 y2 relative to the image, before non-maximum suppression",
+        "probabilities": "of the classes, 0 the background, (batch, A, C)",
+    }
+    sidecar = """\
+[output]
+batched = true
+boxes = "boxes"
+class_confidences = "probabilities"
+box_frame = "relative"
+nms = {nms}
+classes = {classes}
+"""
 
     def labelled(self, present: Availability) -> frozenset[str]:
         """See `Task`."""
@@ -168,3 +242,57 @@ class Detection(Task):
         matches = self.matches(judged, teacher)
         loss = detection_loss(output.logits, output.offsets, matches, weights)
         return {"/class": loss.classification, "/box": loss.box}
+
+    def decode(self, outputs: Mapping[str, Any], view: View) -> Tensor:
+        """See `Task`; (B, N, 6), see `detected_rows`."""
+        return detected_rows(outputs[self.name], view.anchors, view.limits)
+
+    def fetch(
+        self, decoded: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> Callable[[], list[Detections]]:
+        """See `Task`."""
+        rows = on_its_way(decoded)
+        return lambda: detections_of(rows(), sizes)
+
+    def overlay(self, said: Detections, threshold: float) -> dict[str, Any]:
+        """See `Task`."""
+        drawn = said.take(said.scores >= threshold)
+        return {"boxes": drawn.boxes, "labels": drawn.labels, "scores": drawn.scores}
+
+    def write(self, path: Path, prediction: Prediction, photograph: Path, labels: LabelSet) -> None:
+        """Write all boxes, in continuous 0-based pixels x1 y1 x2 y2."""
+        found: Detections = prediction.detections
+        height, width = prediction.size
+        boxes = [
+            {
+                "class": labels.all_names[label],
+                "confidence": round(float(confidence), 6),
+                "box": [round(float(side), 2) for side in box],
+            }
+            for box, label, confidence in zip(found.boxes, found.labels, found.scores, strict=True)
+        ]
+        size = {"width": width, "height": height}
+        write_json(path, {"image": str(photograph), **size, "boxes": boxes})
+
+    def export(self, output: AnchorOutput, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) relative to the image, 0..1, and probabilities (B, A, C) of each."""
+        boxes = decode_boxes(output.offsets, anchors).clamp(0, 1)
+        return boxes, torch.softmax(output.logits, dim=-1)
+
+    def truth(
+        self, devkit: Devkit, folder: str, image_id: str, size: tuple[int, int]
+    ) -> Annotation:
+        """See `Task`.
+
+        Raises:
+            DevkitError: The XML file is wrong.
+            StudentError: There is none.
+        """
+        annotation = devkit.annotation(image_id, size)
+        if annotation is None:
+            raise StudentError(f"{devkit.annotation_path(image_id)} does not exist")
+        return annotation
+
+    def scorer(self, scoring: Scoring) -> BoxScorer:
+        """See `Task`."""
+        return BoxScorer(self, scoring)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 from kdcli.cache.format.record import InstanceMasks
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
+from kdcli.common.device import on_its_way
 from kdcli.common.errors import StudentError
+from kdcli.common.files import atomic_file
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.tasks import TargetsConfig
 from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
@@ -33,9 +37,21 @@ from kdcli.student.losses.losses import segmentation_loss, soft_segmentation_los
 from kdcli.student.losses.soft_labels import tutor_targets
 from kdcli.student.model.blocks import PixelHead
 from kdcli.student.model.config import ModelConfig
-from kdcli.student.tasks.task import NO_BOXES, Begun, Judged, Sources, Task
-from kdcli.voc.devkit import Availability
-from kdcli.voc.labels import VOID
+from kdcli.student.model.decode import segment
+from kdcli.student.tasks.pixel_scores import PixelScorer, TrueMasks
+from kdcli.student.tasks.task import (
+    NO_BOXES,
+    Begun,
+    Judged,
+    Prediction,
+    Scoring,
+    Sources,
+    Task,
+    View,
+)
+from kdcli.voc.devkit import Availability, Devkit
+from kdcli.voc.images import write_mask
+from kdcli.voc.labels import VOID, LabelSet
 from kdcli.voc.metrics import SegmentationResult
 
 MANY_VECTORS = 256
@@ -202,6 +218,16 @@ class Segmentation(Task):
     colour = "tab:green"
     losses = {"": "tab:green"}  # noqa: RUF012
     measure = SegmentationResult.measure
+    says = "class_map"
+    ending = ".mask.png"
+    exports = {"segmentation": "class probabilities of the cells, (batch, C, s, s)"}  # noqa: RUF012
+    sidecar = """\
+[semantic]
+at = "segmentation"
+batched = true
+values = "probabilities"
+classes = {classes}
+"""
 
     def labelled(self, present: Availability) -> frozenset[str]:
         """See `Task`."""
@@ -268,3 +294,52 @@ class Segmentation(Task):
                 logits, target.distributions, weights, target.weights, settings.ignore_largest
             )
         }
+
+    def decode(self, outputs: Mapping[str, Any], view: View) -> list[Tensor]:
+        """See `Task`; (height, width) uint8 class ids of each photograph."""
+        pairs = zip(outputs[self.name], view.sizes, strict=True)
+        return [segment(logits, size) for logits, size in pairs]
+
+    def fetch(
+        self, decoded: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> Callable[[], list[UInt8Array]]:
+        """See `Task`; in one piece."""
+        if not decoded:
+            return list
+        pixels = on_its_way(torch.cat([each.flatten() for each in decoded]))
+        ends = list(itertools.accumulate(each.numel() for each in decoded))
+
+        def wait() -> list[UInt8Array]:
+            parts = np.split(pixels(), ends[:-1])
+            return [part.reshape(size) for part, size in zip(parts, sizes, strict=True)]
+
+        return wait
+
+    def overlay(self, said: UInt8Array, threshold: float) -> dict[str, Any]:
+        """See `Task`."""
+        return {"class_map": said}
+
+    def write(self, path: Path, prediction: Prediction, photograph: Path, labels: LabelSet) -> None:
+        """Write the class of every pixel, with the palette of the labels."""
+        with atomic_file(path) as file:
+            write_mask(file, prediction.class_map, labels.palette)
+
+    def export(self, output: Tensor, anchors: Tensor) -> tuple[Tensor]:
+        """Class probabilities of the cells, (B, C, s, s)."""
+        return (torch.softmax(output, dim=1),)
+
+    def truth(
+        self, devkit: Devkit, folder: str, image_id: str, size: tuple[int, int]
+    ) -> UInt8Array | None:
+        """See `Task`, and ``Devkit.mask``."""
+        return devkit.mask(image_id, folder, size)
+
+    def gather(self, truths: Sequence[UInt8Array | None]) -> TrueMasks:
+        """See `Task`."""
+        masks = {place: mask.ravel() for place, mask in enumerate(truths) if mask is not None}
+        pixels = np.concatenate([np.zeros(0, np.uint8), *masks.values()])
+        return TrueMasks(list(masks), torch.from_numpy(pixels))
+
+    def scorer(self, scoring: Scoring) -> PixelScorer:
+        """See `Task`."""
+        return PixelScorer(scoring)

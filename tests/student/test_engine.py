@@ -81,7 +81,8 @@ def test_it_says_what_the_network_says(
         scale = float(there.abs().max())
         assert scale > 0.1  # it did learn something
         assert float((here - there).abs().max()) < 1e-5 * scale
-    for i, (found, class_map) in enumerate(Engine(model)(images, sizes)):
+    for i, each in enumerate(Engine(model)(images, sizes)):
+        found, class_map = each["detections"], each["class_map"]
         assert len(found) > 0
         wanted = segment(whole["segmentation"][i], sizes[i]).numpy()
         assert class_map.shape == sizes[i]
@@ -96,7 +97,8 @@ def test_boxes_are_those_of_the_network(
     limit of the suppression, and with it a few boxes of a hundred."""
     expected = detect(said(model, images)["detection"], model.anchors, sizes)
     there = 0
-    for wanted, (found, _) in zip(expected, Engine(model)(images, sizes), strict=True):
+    for wanted, each in zip(expected, Engine(model)(images, sizes), strict=True):
+        found = each["detections"]
         for box, label, score in zip(wanted.boxes, wanted.labels, wanted.scores, strict=True):
             same = (found.labels == label) & (np.abs(found.scores - score) < 1e-4)
             there += bool((np.abs(found.boxes[same] - box).max(axis=1) < 0.01).any())
@@ -108,7 +110,8 @@ def test_boxes_are_those_of_what_it_says(
 ) -> None:
     engine = Engine(model)
     expected = detect(engine.outputs(images)["detection"], model.anchors, sizes)
-    for wanted, (found, _) in zip(expected, engine(images, sizes), strict=True):
+    for wanted, each in zip(expected, engine(images, sizes), strict=True):
+        found = each["detections"]
         assert np.array_equal(found.boxes, wanted.boxes)
         assert np.array_equal(found.labels, wanted.labels)
         assert np.array_equal(found.scores, wanted.scores)

@@ -148,12 +148,12 @@ def test_predictions_are_files_to_look_at_and_to_read(
     result = predict(run, images, tmp_path / "out")
     assert result.failed == {}
     for written, (name, path) in zip(result.files, images, strict=True):
-        with Image.open(path) as photograph, Image.open(written.mask) as mask:
+        with Image.open(path) as photograph, Image.open(written.said["class_map"]) as mask:
             assert mask.mode == "P"
             assert mask.size == photograph.size
             assert np.asarray(mask).max() < 21
             assert Image.open(written.overlay).size == photograph.size
-            found = json.loads(written.boxes.read_text())
+            found = json.loads(written.said["detections"].read_text())
             assert (found["width"], found["height"]) == photograph.size
         scores = [box["confidence"] for box in found["boxes"]]
         assert written.image_id == name
@@ -203,7 +203,8 @@ def test_bad_photographs_among_good_ones_are_left_out_and_named(
     }  # fmt: skip
     whole = predict(run, [(first, devkit.image_path(first))], tmp_path / "out").files[0]
     np.testing.assert_array_equal(
-        np.asarray(Image.open(result.files[0].mask)), np.asarray(Image.open(whole.mask))
+        np.asarray(Image.open(result.files[0].said["class_map"])),
+        np.asarray(Image.open(whole.said["class_map"])),
     )
 
 

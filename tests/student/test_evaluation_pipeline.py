@@ -21,11 +21,11 @@ from kdcli.student.config.toml import run_config
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model
 from kdcli.student.evaluation.inference import infer, one_behind
-from kdcli.student.evaluation.pixels import PixelCounts
 from kdcli.student.evaluation.predict import predict
 from kdcli.student.evaluation.work import worked_off
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.load import load_run
+from kdcli.student.tasks.pixel_scores import PixelCounts
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import ConfusionMatrix, evaluate_detections
@@ -141,7 +141,9 @@ def test_a_full_disk_ends_prediction_and_loses_nothing(
     with pytest.raises(ResourceError) as caught:
         predict(run, images, out, workers=workers)
     assert str(caught.value).startswith(f"{overlay}: the disk is full")
-    whole = files_of(predict(run, images[:3], tmp_path / "whole", workers=0).files[0].mask.parent)
+    whole = files_of(
+        predict(run, images[:3], tmp_path / "whole", workers=0).files[0].overlay.parent
+    )
     there = files_of(out)
     assert {name: there[name] for name in whole} == whole
     assert not [name for name in there if name.endswith(TEMPORARY)]
