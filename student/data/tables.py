@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdcli.cache.format.record import InstanceMasks
@@ -16,6 +17,8 @@ from kdcli.common.detections import Detections
 
 PADDING = -1
 """In an index map: the pixel lies beyond the image, and teaches nothing."""
+FEW_BOXES = 16
+"""A size of padded tables; the others are 4, 16 ... times this."""
 
 
 def mapped(part: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -53,6 +56,18 @@ class BoxTable:
             labels[row, :count] = sample.labels
             scores[row, :count] = sample.scores
         return cls(*(torch.from_numpy(array) for array in (boxes, labels, scores)))
+
+    def padded(self) -> BoxTable:
+        """Return the table with more padding: its length then is one of a few."""
+        count, size = self.labels.shape[1], FEW_BOXES
+        while size < count:
+            size *= 4
+        more = size - count
+        return BoxTable(
+            F.pad(self.boxes, (0, 0, 0, more)),
+            F.pad(self.labels, (0, more)),
+            F.pad(self.scores, (0, more)),
+        )
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,11 @@ def detection_loss(
     positives = sum_over_ranks(positive.sum())
     negatives = torch.minimum(NEGATIVES_PER_POSITIVE * positives, labels.shape[1] - positives)
     zero = entropy.new_zeros(())
-    hardest = _sum_of_largest(
-        torch.where(negative, entropy, zero), negatives, wait_for_device=not entropy.is_cuda
-    )
+    # min(3 P, A - P) is no more, whatever P is.
+    most = NEGATIVES_PER_POSITIVE * labels.shape[1] // (NEGATIVES_PER_POSITIVE + 1)
+    wait = not (entropy.is_cuda or torch.compiler.is_compiling())
+    mined = torch.where(negative, entropy, zero)
+    hardest = _sum_of_largest(mined, negatives, most, wait_for_device=wait)
     distance = F.smooth_l1_loss(offsets.float(), matches.offsets, reduction="none").sum(dim=-1)
     normaliser = positives.clamp(min=1)
     return DetectionLoss(
@@ -74,20 +76,21 @@ def detection_loss(
     )
 
 
-def _sum_of_largest(values: Tensor, number: Tensor, *, wait_for_device: bool) -> Tensor:
-    """Sum of the `number` largest of some values, none of them negative.
+def _sum_of_largest(values: Tensor, number: Tensor, most: int, *, wait_for_device: bool) -> Tensor:
+    """Sum of the `number` largest, at most `most`, of some values, none of them negative.
 
-    A selection of the top k is quicker, but must know k; a GPU would have to finish all work
-    under way to tell. There the whole table is sorted, and nothing waits.
+    A selection of the top k must know k. A GPU would have to finish all work under way to tell, and
+    a compiled program cannot ask: there the `most` largest are ranked, and nothing waits.
     """
     values = values.flatten()
     if ranks() > 1:
         return _sum_of_own_among_largest(values, number)
+    most = min(most, len(values))
     if wait_for_device:
-        k = min(max(int(number), 0), len(values))
+        k = min(max(int(number), 0), most)
         return values.topk(k, sorted=False).values.sum()
-    ranked = values.sort(descending=True).values
-    chosen = torch.arange(len(ranked), device=ranked.device) < number
+    ranked = values.topk(most).values
+    chosen = torch.arange(most, device=ranked.device) < number
     return torch.where(chosen, ranked, ranked.new_zeros(())).sum()
 
 

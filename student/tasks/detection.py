@@ -23,12 +23,12 @@ from kdcli.student.data.ground_truth import read_truth
 from kdcli.student.data.tables import BoxTable
 from kdcli.student.data.targets import ImageTargets
 from kdcli.student.losses.losses import detection_loss
-from kdcli.student.losses.matching import Matches, match
+from kdcli.student.losses.matching import Matches
 from kdcli.student.model.anchors import decode_boxes
 from kdcli.student.model.blocks import AnchorHead
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.decode import AnchorOutput, detected_rows, detections_of
-from kdcli.student.tasks.task import Begun, Judged, Prediction, Scoring, Sources, Task, View
+from kdcli.student.tasks.task import Begun, Prediction, Scoring, Sources, Task, Taught, View
 from kdcli.voc.annotation import Annotation
 from kdcli.voc.devkit import Availability, Devkit
 from kdcli.voc.labels import LabelSet
@@ -227,20 +227,16 @@ classes = {classes}
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def matches(self, judged: Judged, teacher: str) -> Matches:
-        """Return what the anchors shall learn from a teacher; asked again, it is not worked out."""
-        key = self.name, teacher
-        if key not in judged.memo:
-            table = judged.batch.parts[self.name].of(teacher)
-            judged.memo[key] = match(judged.anchors, table.boxes, table.labels, table.scores)
-        found: Matches = judged.memo[key]
-        return found
-
-    def loss(self, judged: Judged, teacher: str, weights: Tensor) -> dict[str, Tensor]:
+    def lesson(self, taught: Taught, teacher: str) -> Matches:
         """See `Task`."""
-        output: AnchorOutput = judged.outputs[self.name]
-        matches = self.matches(judged, teacher)
-        loss = detection_loss(output.logits, output.offsets, matches, weights)
+        table: BoxTable = taught.batch.parts[self.name].of(teacher)
+        return taught.match(taught.anchors, table.boxes, table.labels, table.scores)
+
+    def loss(
+        self, output: AnchorOutput, lesson: Matches, weights: Tensor, targets: TargetsConfig
+    ) -> dict[str, Tensor]:
+        """See `Task`."""
+        loss = detection_loss(output.logits, output.offsets, lesson, weights)
         return {"/class": loss.classification, "/box": loss.box}
 
     def decode(self, outputs: Mapping[str, Any], view: View) -> Tensor:

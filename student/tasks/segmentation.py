@@ -34,7 +34,7 @@ from kdcli.student.data.tables import (
 )
 from kdcli.student.data.targets import ImageTargets
 from kdcli.student.losses.losses import segmentation_loss, soft_segmentation_loss
-from kdcli.student.losses.soft_labels import tutor_targets
+from kdcli.student.losses.soft_labels import PixelTargets, tutor_targets
 from kdcli.student.model.blocks import PixelHead
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.decode import segment
@@ -42,11 +42,11 @@ from kdcli.student.tasks.pixel_scores import PixelScorer, TrueMasks
 from kdcli.student.tasks.task import (
     NO_BOXES,
     Begun,
-    Judged,
     Prediction,
     Scoring,
     Sources,
     Task,
+    Taught,
     View,
 )
 from kdcli.voc.devkit import Availability, Devkit
@@ -281,19 +281,24 @@ classes = {classes}
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def loss(self, judged: Judged, teacher: str, weights: Tensor) -> dict[str, Tensor]:
-        """See `Task`."""
-        logits: Tensor = judged.outputs[self.name]
-        pixels: PixelBatch = judged.batch.parts[self.name]
+    def lesson(self, taught: Taught, teacher: str) -> Tensor | PixelTargets:
+        """See `Task`: classes (B, s, s), or distributions."""
+        pixels: PixelBatch = taught.batch.parts[self.name]
         if teacher == "gt":
-            return {"": segmentation_loss(logits, pixels.masks, weights)}
-        settings = judged.targets.segmentation
-        target = tutor_targets(pixels, settings, logits.shape[1])
-        return {
-            "": soft_segmentation_loss(
-                logits, target.distributions, weights, target.weights, settings.ignore_largest
-            )
-        }
+            return pixels.masks
+        return tutor_targets(pixels, taught.targets.segmentation, pixels.palettes.shape[-1])
+
+    def loss(
+        self, output: Tensor, lesson: Tensor | PixelTargets, weights: Tensor, targets: TargetsConfig
+    ) -> dict[str, Tensor]:
+        """See `Task`."""
+        if isinstance(lesson, Tensor):
+            return {"": segmentation_loss(output, lesson, weights)}
+        ignored = targets.segmentation.ignore_largest
+        loss = soft_segmentation_loss(
+            output, lesson.distributions, weights, lesson.weights, ignored
+        )
+        return {"": loss}
 
     def decode(self, outputs: Mapping[str, Any], view: View) -> list[Tensor]:
         """See `Task`; (height, width) uint8 class ids of each photograph."""

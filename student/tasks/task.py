@@ -22,6 +22,7 @@ from kdcli.student.config.tasks import TargetsConfig
 from kdcli.student.data.batch import Batch
 from kdcli.student.data.geometry import FloatArray, Transform
 from kdcli.student.data.targets import ImageTargets, Targets
+from kdcli.student.losses.matching import Matches, match
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.decode import BoxLimits
 from kdcli.voc.devkit import Availability, Devkit
@@ -65,14 +66,20 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A batch and what the network said of it; ``memo`` is what tasks leave to later ones."""
+class Taught:
+    """What a batch has to teach: on the device of the anchors, (A, 4) of the network.
 
-    outputs: Mapping[str, Any]
+    Attributes:
+        batch: All of it.
+        anchors: See above.
+        targets: What tutors' words become.
+        match: `student.losses.matching.match`, or what it was compiled to.
+    """
+
     batch: Batch
     anchors: Tensor
     targets: TargetsConfig
-    memo: dict[Any, Any] = field(default_factory=dict)
+    match: Callable[..., Matches] = match
 
 
 @dataclass(frozen=True)
@@ -221,13 +228,32 @@ class Task(ABC):
     # Training.
 
     @abstractmethod
-    def loss(self, judged: Judged, teacher: str, weights: Tensor) -> dict[str, Tensor]:
-        """Return its loss against ``gt`` or ``tutor``: float32 scalars by the keys of ``losses``.
+    def lesson(self, taught: Taught, teacher: str) -> Any:
+        """Return what a batch teaches, without gradients: what `loss` compares the output with.
+
+        Tensors, in named tuples or dictionaries, *whose shapes are those of any other batch* with
+        as many images: all that differs in shape from batch to batch (the number of boxes, the
+        rows of palettes) is dealt with here.
 
         Args:
-            judged: The batch, on the device of the outputs.
-            teacher: One of `student.data.targets.TEACHERS`.
+            taught: The batch, and what belongs to it.
+            teacher: ``gt`` or ``tutor`` (`student.data.targets.TEACHERS`).
+        """
+
+    @abstractmethod
+    def loss(
+        self, output: Any, lesson: Any, weights: Tensor, targets: TargetsConfig
+    ) -> dict[str, Tensor]:
+        """Return its loss: float32 scalars by the keys of ``losses``.
+
+        With the network it is translated by ``torch.compile``, as one program: nothing in it may
+        ask the device for a number, or depend on anything of the batch but tensors.
+
+        Args:
+            output: Of its head.
+            lesson: Of `lesson`.
             weights: (B,) of the images; see `student.losses.losses`.
+            targets: The settings.
         """
 
     # Inference.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,17 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.tasks import TargetsConfig
 from kdcli.student.data.batch import Batch
 from kdcli.student.data.color_jitter import distort
-from kdcli.student.data.targets import TEACHERS
+from kdcli.student.data.tables import BoxTable
+from kdcli.student.data.targets import terms_of
+from kdcli.student.losses.matching import Matches, match
 from kdcli.student.model.preprocessing import normalise
 from kdcli.student.tasks.registry import TASKS
-from kdcli.student.tasks.task import Judged
-from kdcli.student.training.asynchronous import AsynchronousUpdates, samples_of_step
+from kdcli.student.tasks.task import Taught
+from kdcli.student.training.asynchronous import (
+    AsynchronousUpdates,
+    parameters_by_group,
+    samples_of_step,
+)
 
 
 def training_step(
@@ -55,6 +62,8 @@ def training_step(
             # DistributedDataParallel averages over processes, where the sum is wanted.
             torch.autograd.backward(total * (ranks() / len(batches)))
         losses.append({"loss": total.detach(), **terms})
+    if isinstance(module, LossModule) and module.compiled:
+        _forget_untaught(module.network, batches)
     if asynchronous is not None:
         asynchronous.exchange(samples_of_step(batches))
     optimizer.step()
@@ -66,26 +75,73 @@ class LossModule(nn.Module):
     """From a batch to its loss, as one module: what ``DistributedDataParallel`` wraps.
 
     With the loss outside, the outputs that no image of a batch learns would look used to it.
+
+    Compiled, distortion, normalisation, network, losses and the way back are one program without a
+    break, whose shapes never differ. What differs from batch to batch is kept from it: the number
+    of boxes, as they are matched by a small program of its own, padded to one of a few sizes; and
+    which terms a batch has, as it computes all that were seen so far, some by the factor 0.
     """
 
-    def __init__(self, network: nn.Module, anchors: Tensor, config: RunConfig) -> None:
+    def __init__(
+        self, network: nn.Module, anchors: Tensor, config: RunConfig, backend: Any = "inductor"
+    ) -> None:
+        """Keep what is needed; nothing is compiled before the first batch.
+
+        Args:
+            network: In training mode.
+            anchors: (A, 4) of it.
+            config: With nothing ``auto``.
+            backend: Of ``torch.compile``.
+        """
         super().__init__()
         self.network = network
         self.anchors = anchors
         self.config = config
+        self.terms = terms_of(config.model.tasks)
         self.memory_format = (
             torch.channels_last if config.runtime.channels_last is True else torch.contiguous_format
         )
+        self.compiled = config.runtime.compile is True
+        self._seen: frozenset[str] = frozenset()
+        self._match: Callable[..., Matches] = match
+        self._learn = self._forward
+        if self.compiled:
+            compiled = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend)
+            self._match = partial(_match_padded, compiled(match))
+            self._learn = compiled(self._forward)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms without a gradient."""
-        images = normalise(distort(batch.images, batch.jitter), self.config.model)
+        device, jitter = batch.images.device, batch.jitter
+        present = frozenset(term for term, fraction in batch.fractions.items() if fraction)
+        self._seen = self._seen | present if self.compiled else present
+        if self.compiled:
+            jitter = jitter.to(device, non_blocking=True)
+        taught = Taught(batch, self.anchors, self.config.targets, self._match)
+        lessons = lessons_of(taught, [term for term in self.terms if term in self._seen])
+        fractions = torch.tensor([batch.fractions[term] for term in self.terms])
+        fractions = fractions.to(device, non_blocking=True)
+        total, losses = self._learn(batch.images, jitter, lessons, batch.weights, fractions)
+        return total, {
+            name: loss.detach() for name, loss in losses.items() if name.split("/")[0] in present
+        }
+
+    def _forward(
+        self,
+        images: Tensor,
+        jitter: Tensor,
+        lessons: dict[str, Any],
+        weights: Tensor,
+        fractions: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        images = normalise(distort(images, jitter), self.config.model)
         images = images.contiguous(memory_format=self.memory_format)
         bf16 = self.config.optim.bf16 is True
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             outputs = self.network(images)
-        total, terms = objective(outputs, batch, self.anchors, self.config.targets)
-        return total, {name: term.detach() for name, term in terms.items()}
+        columns = dict(zip(self.terms, weights.unbind(dim=1), strict=True))
+        shares = dict(zip(self.terms, fractions.unbind(), strict=True))
+        return losses_of(outputs, lessons, columns, shares, self.config.targets)
 
 
 def objective(
@@ -109,19 +165,66 @@ def objective(
         The float32 scalar, and the terms that the batch has, before their fractions, by name
         (`student.tasks.registry.loss_names`).
     """
-    judged = Judged(outputs, batch, anchors, targets)
+    present = [term for term, fraction in batch.fractions.items() if fraction]
+    lessons = lessons_of(Taught(batch, anchors, targets), present)
     columns = dict(zip(batch.fractions, batch.weights.unbind(dim=1), strict=True))
+    return losses_of(outputs, lessons, columns, batch.fractions, targets)
+
+
+@torch.no_grad()
+def lessons_of(taught: Taught, terms: Iterable[str]) -> dict[str, Any]:
+    """Return by term what a batch teaches (`Task.lesson`)."""
+    lessons = {}
+    for term in terms:
+        task, _, teacher = term.rpartition("_")
+        lessons[term] = TASKS[task].lesson(taught, teacher)
+    return lessons
+
+
+def losses_of(
+    outputs: Mapping[str, Any],
+    lessons: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    fractions: Mapping[str, Tensor | float],
+    targets: TargetsConfig,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what `objective` returns, of these lessons.
+
+    Args:
+        outputs: The network's by task.
+        lessons: By term.
+        weights: Of each term, (B,) of the images.
+        fractions: Of each term, the fraction of the images that learn it.
+        targets: What tutors' words become.
+    """
     losses: dict[str, Tensor] = {}
-    total = torch.zeros((), device=anchors.device)
-    for task in batch.parts:
-        for teacher in TEACHERS:
-            term = f"{task}_{teacher}"
-            if not batch.fractions[term]:
-                continue
-            parts = TASKS[task].loss(judged, teacher, columns[term])
-            losses |= {f"{term}{ending}": loss for ending, loss in parts.items()}
-            total = total + batch.fractions[term] * functools.reduce(operator.add, parts.values())
+    total = torch.zeros((), device=next(iter(weights.values())).device)
+    for term, lesson in lessons.items():
+        task, _, _ = term.rpartition("_")
+        parts = TASKS[task].loss(outputs[task], lesson, weights[term], targets)
+        losses |= {f"{term}{ending}": loss for ending, loss in parts.items()}
+        total = total + fractions[term] * functools.reduce(operator.add, parts.values())
     return total, losses
+
+
+def _match_padded(
+    matched: Callable[..., Matches], anchors: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor
+) -> Matches:
+    """Match with tables of one of a few sizes, for each of which ``matched`` is compiled."""
+    table = BoxTable(boxes, labels, scores).padded()
+    return matched(anchors, table.boxes, table.labels, table.scores)
+
+
+def _forget_untaught(network: nn.Module, batches: Sequence[Batch]) -> None:
+    """Take the gradients, all 0, from the tasks that no image of the step teaches.
+
+    A compiled step computes them, and Adam would go on along its moments.
+    """
+    groups = parameters_by_group(network)
+    for task in batches[0].learners:
+        if not any(batch.learners[task] for batch in batches):
+            for parameter in groups[task].values():
+                parameter.grad = None
 
 
 def _gradients_shared(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

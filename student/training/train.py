@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kdcli.cache.reader import TutorCache
-from kdcli.common.config import as_settings
+from kdcli.common.config import as_settings, changed
 from kdcli.common.device import pick_device
 from kdcli.common.distributed import (
     all_raise,
@@ -73,7 +73,7 @@ def train(
         cache: What the tutors said; None if nothing is learned from them.
         out: The run's folder, new or to go on with.
         progress: Wraps the loop over steps, for a progress bar.
-        tell: Called with a line that says what ``auto`` means here, if something is auto.
+        tell: Called with lines: what ``auto`` means here, what was asked for and is not done.
 
     Raises:
         StudentError: Settings, data or ``out`` do not allow it, or the loss is not finite.
@@ -88,8 +88,12 @@ def train(
         )
         if finished := first_rank_does(lambda: finished_summary(out)):
             return finished
-        if meant and tell is not None and is_first_process():
-            tell(f"On {device} auto means {', '.join(as_settings(meant))}")
+        say = tell if tell is not None and is_first_process() else lambda line: None
+        if meant:
+            say(f"On {device} auto means {', '.join(as_settings(meant))}")
+        if config.runtime.compile is True and ranks() > 1:
+            config = changed(config, {"runtime.compile": False})
+            say("Several processes train uncompiled: runtime.compile is for one")
         trainer = Trainer.start(config, out, device, every_task=plan.every_task, meant=meant)
         dataset = StudentDataset(devkit, cache, plan.learning, config, plan.mask_folder)
         loader = make_loader(dataset, trainer.step, device)

@@ -120,8 +120,7 @@ class Trainer:
         if runtime.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.model.train()
-        network: Any = torch.compile(self.model) if runtime.compile else self.model
-        self.loss: nn.Module = LossModule(network, self.model.anchors, self.config)
+        self.loss: nn.Module = LossModule(self.model, self.model.anchors, self.config)
         if ranks() > 1:
             unused = not self.every_task
             self.loss = DistributedDataParallel(self.loss, find_unused_parameters=unused)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kdcli.student.config.schema import AugmentationConfig
+from kdcli.student.data import color_jitter
 from kdcli.student.data.color_jitter import ORDERS, distort, draw_color_jitter, saturate, turn_hue
 
 NEUTRAL = [0.0, 1.0, 1.0, 0.0]
@@ -90,6 +91,17 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     together = distort(images, rows)
     alone = torch.cat([distort(images[i : i + 1], rows[i : i + 1]) for i in range(8)])
     assert torch.equal(together, alone)
+
+
+def test_in_shapes_that_never_differ_it_is_the_same() -> None:
+    rng = np.random.default_rng(4)
+    rows = torch.from_numpy(
+        np.stack([draw_color_jitter(rng, AugmentationConfig()) for _ in range(12)])
+    )
+    assert set(rows[:, 4].tolist()) == {0, 1, 2, 3}
+    images = some_images(12).float() / 255
+    expected = color_jitter._order_by_order(images, rows)
+    assert torch.equal(color_jitter._at_once(images, rows), expected)
 
 
 def test_draws_fill_their_ranges_uniformly() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,11 @@ def test_two_processes_wait_for_the_same_images(
         runtime__log_every=1,
     )
     train(config, devkit, None, tmp_path / "one")
-    process = start(config, devkit, cache, tmp_path / "two")
-    _, errors = process.communicate(timeout=200)
+    asked = replace(config, runtime=replace(config.runtime, compile=True))
+    process = start(asked, devkit, cache, tmp_path / "two")
+    printed, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
+    assert printed.count("Several processes train uncompiled") == 1
     assert_same_training(tmp_path / "one", tmp_path / "two")
     one, two = (load_checkpoint(checkpoint_path(tmp_path / name)) for name in ("one", "two"))
     waits, others = one.asynchronous, two.asynchronous

@@ -198,10 +198,11 @@ def test_weights_multiply_before_mining() -> None:
 
 def test_both_ways_to_mine_agree() -> None:
     values = torch.rand(50, generator=torch.Generator().manual_seed(4), requires_grad=True)
-    for number in (-3, 0, 1, 17, 50, 60):
+    for number in (-3, 0, 1, 17, 40):
         sums, gradients = [], []
         for wait in (True, False):
-            total = losses._sum_of_largest(values, torch.tensor(number), wait_for_device=wait)
+            many = torch.tensor(number)
+            total = losses._sum_of_largest(values, many, 40, wait_for_device=wait)
             sums.append(total.item())
             gradients.append(torch.autograd.grad(total, values)[0])
         assert sums[0] == pytest.approx(sums[1], rel=1e-6)
