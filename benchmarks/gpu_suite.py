@@ -223,6 +223,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="of inference")
     parser.add_argument("--repeats", type=int, default=30, help="of a row at most")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", action="append", default=[], metavar="WORDS",
+                        help="rows whose name has these words; may be given again")  # fmt: skip
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
                         help="rows with torch.compile, too [default: on a GPU]")  # fmt: skip
     return parser.parse_args(arguments)
@@ -244,7 +246,12 @@ def main(arguments: Sequence[str]) -> None:
         bench = Bench(config, device, Devkit.open(root), options.list,
                       tuple(options.batches), options.repeats, compiled)  # fmt: skip
         checks = checks_of(bench)
-        rows = suite.measure_all(list(items_of(bench, half, whole)), checks, until)
+        items = [
+            item
+            for item in items_of(bench, half, whole)
+            if not options.only or any(words in item.name for words in options.only)
+        ]
+        rows = suite.measure_all(items, checks, until)
     title = (
         f"{options.config} on {name}, torch {torch.__version__}: matrix product "
         f"{half.flops / 1e9:.0f} (bf16) and {whole.flops / 1e9:.0f} GFLOP/s (float32), copy "

@@ -141,18 +141,22 @@ class Detectron2Tutor:
         return output["instances"]
 
     def _as_instances(self, said: Said) -> Instances:
-        found = said.instances.to("cpu")
-        boxes = found.pred_boxes.tensor.float().numpy()
-        if boxes.shape[1] != 4:
+        found, dropped = said.instances, dict[str, int]()
+        numbers_each = found.pred_boxes.tensor.shape[1]
+        if numbers_each != 4:
             raise TutorError(
-                f"{self._name} gives boxes of {boxes.shape[1]} numbers, rotated ones perhaps; a "
+                f"{self._name} gives boxes of {numbers_each} numbers, rotated ones perhaps; a "
                 "tutor's are x1 y1 x2 y2"
             )
+        if said.things is None:  # a panoptic tutor's vectors take the other classes, too
+            found, dropped = self._of_labels(found)
+        found = found.to("cpu")
+        boxes = found.pred_boxes.tensor.float().numpy()
         numbers = found.pred_classes.numpy()
         masks = own = distributions = None
         if self._masks:
             masks = found.pred_masks.numpy()
-            masks = masks if self._soft else masks.astype(np.bool_)
+            masks = masks if self._soft else masks.astype(np.bool_, copy=False)
         if self._keep_masks:
             own = found.mask_probabilities.numpy().astype(np.float32)
         if self._distributions:
@@ -163,6 +167,7 @@ class Detectron2Tutor:
             labels=self._ids[numbers],
             scores=found.scores.float().numpy(),
             masks=masks,
+            dropped=dropped,
             mask_probabilities=own,
             distributions=distributions,
         )
@@ -172,6 +177,17 @@ class Detectron2Tutor:
         numbered = replace(everything, labels=numbers)
         others = replace(numbered.select(everything.labels == 0, "class"), dropped={})
         return replace(instances, panoptic=Panoptic(said.things.cpu().numpy(), others))
+
+    def _of_labels(self, found: Any) -> tuple[Any, dict[str, int]]:
+        """Leave out what is no label, and count it: on the device, before masks come to the host.
+
+        They are as large as the photograph, each.
+        """
+        ours = self._ids[found.pred_classes.cpu().numpy()] > 0
+        lost = int(len(ours) - ours.sum())
+        if not lost:
+            return found, {}
+        return found[torch.from_numpy(ours).to(found.pred_classes.device)], {"class": lost}
 
 
 def paste_masks(
