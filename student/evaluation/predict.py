@@ -191,7 +191,7 @@ def write_prediction(
         task.says: out / f"{name}{task.ending}" for task in _tasks(prediction)
     })  # fmt: skip
     with atomic_file(files.overlay) as file:
-        # Photographs hardly get smaller by more effort: 2 % for three times as long.
+        # Photographs hardly get smaller by more effort: 0.2 % for three times as long.
         Image.fromarray(picture).save(file, "PNG", compress_level=1)
     for task in _tasks(prediction):
         task.write(files.said[task.says], prediction, photograph, labels)
