@@ -6,6 +6,7 @@ What they measure is not looked at here.
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -123,6 +124,15 @@ def test_bench_student(
         monkeypatch, capsys, "bench_student", "--voc", devkit.root, "--device", "cpu", *small
     )
     assert "inference, batch 8, with NMS" in table
+
+
+def test_bench_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Compiled only where minutes may be spent on it."""
+    compiled = bool(os.environ.get("KDCLI_TEST_COMPILE"))
+    how = "--compile" if compiled else "--no-compile"
+    table = run(monkeypatch, capsys, "bench_step", "--config", "tiny", "--device", "cpu", how)
+    assert int(table.split("eager")[1].split()[0]) > 500
+    assert ("difference of the loss" in table) == compiled
 
 
 def test_gpu_suite(

@@ -154,7 +154,7 @@ class RuntimeConfig:
             by the cores that each training process may use.
         channels_last: Whether the network runs in channels-last memory format; ``auto``: on a GPU,
             with bfloat16.
-        compile: Whether ``torch.compile`` translates the network for the device first; takes a
+        compile: Whether ``torch.compile`` translates the step for the device first; takes a
             minute or more and, on a CPU, a C++ compiler. ``auto``: on a GPU, in one process, if
             enough steps are left.
         sync_bn: Whether batch norms see the whole batch when several processes share it, as one

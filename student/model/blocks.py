@@ -17,12 +17,35 @@ def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
     """
     if x.shape[-2:] == (height, width):
         return x
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _resize_by_products(x, height, width)
     # Not F.pad: its gradient comes in a memory layout that torch.compile does not expect.
     padded = torch.cat([x, x[..., -1:, :]], dim=-2)
     padded = torch.cat([padded, padded[..., -1:]], dim=-1)
     size = (height + 1, width + 1)
     resized = F.interpolate(padded, size, mode="bilinear", align_corners=True)
     return resized[..., :height, :width]
+
+
+def _resize_by_products(x: Tensor, height: int, width: int) -> Tensor:
+    """The same as two products with matrices of weights, in x's type; channels last in memory.
+
+    The gradient is two products, too. That of an interpolation is a sum at places that meet, which
+    GPUs do atom by atom, compilers in bfloat16 not at all.
+    """
+    batch, channels, rows, columns = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(batch, rows, columns * channels)
+    pixels = torch.matmul(_weights(rows, height, x), pixels)
+    pixels = pixels.reshape(batch * height, columns, channels)
+    pixels = torch.matmul(_weights(columns, width, x), pixels)
+    return pixels.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _weights(inputs: int, outputs: int, like: Tensor) -> Tensor:
+    """(outputs, inputs): how much of each input an output is, by their distance, 0 from 1 on."""
+    places = torch.arange(outputs, device=like.device) * (inputs / outputs)
+    distances = places.clamp(max=inputs - 1)[:, None] - torch.arange(inputs, device=like.device)
+    return (1 - distances.abs()).clamp(min=0).to(like.dtype)
 
 
 def resize_nearest(x: Tensor, height: int, width: int) -> Tensor:

@@ -120,6 +120,9 @@ class Trainer:
         if runtime.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.model.train()
+        if self.device.type == "cuda":
+            # Shapes never differ: cuDNN measures once which of its programs is fastest for each.
+            torch.backends.cudnn.benchmark = True
         self.loss: nn.Module = LossModule(self.model, self.model.anchors, self.config)
         if ranks() > 1:
             unused = not self.every_task

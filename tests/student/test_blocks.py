@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from kdcli.student.model import blocks
 from kdcli.student.model.blocks import (
     AnchorHead,
     PixelHead,
@@ -229,6 +230,19 @@ def test_segmentation_head_follows_the_definition() -> None:
         torch.cat(parts, dim=1), head.logits.weight, head.logits.bias, padding=1
     )
     torch.testing.assert_close(head([fine, coarse]), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), [((3, 5), (5, 9)), ((1, 2), (4, 2)), ((10, 19), (19, 38))])
+def test_resizing_by_products_is_the_same(old: tuple[int, int], new: tuple[int, int]) -> None:
+    """As it is compiled, and so its gradient."""
+    x = torch.randn(2, 3, *old, requires_grad=True)
+    ways = resize_bilinear(x, *new), blocks._resize_by_products(x, *new)
+    torch.testing.assert_close(ways[1], ways[0], atol=1e-5, rtol=1e-5)
+    seed = torch.randn(2, 3, *new)
+    plain, products = (torch.autograd.grad(each, x, seed)[0] for each in ways)
+    torch.testing.assert_close(products, plain, atol=1e-5, rtol=1e-5)
+    half = blocks._resize_by_products(x.detach().bfloat16(), *new)
+    assert (half.float() - ways[0]).abs().max() < 2**-6 * ways[0].abs().max()
 
 
 def test_a_single_pixels_convolution_is_its_centre(monkeypatch: pytest.MonkeyPatch) -> None:
