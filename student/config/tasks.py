@@ -154,12 +154,31 @@ class SegmentationTargets(TaskTargets):
 
 
 @dataclass(frozen=True)
+class InstanceTargets(TaskTargets):
+    """Targets of instance masks.
+
+    Attributes:
+        threshold: The segmentation tutor's instances of lower confidence are left out.
+        confidence_weighting: Whether the loss of an anchor's mask is multiplied by the confidence
+            of the tutor's instance that it was matched to.
+    """
+
+    threshold: float = 0.3
+    confidence_weighting: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect(0 <= self.threshold <= 1, "instances.threshold", "between 0 and 1", self.threshold)
+
+
+@dataclass(frozen=True)
 class TargetsConfig:
     """Targets of each task; ``gt_share`` keeps the GT of *all* for only a share of the images."""
 
     gt_share: float = 1.0
     detection: DetectionTargets = field(default_factory=DetectionTargets)
     segmentation: SegmentationTargets = field(default_factory=SegmentationTargets)
+    instances: InstanceTargets = field(default_factory=InstanceTargets)
 
     def __post_init__(self) -> None:
         expect(0 <= self.gt_share <= 1, "targets.gt_share", "between 0 and 1", self.gt_share)
@@ -189,12 +208,14 @@ class AsynchronousConfig:
         shared: Trunk, extra blocks and decoder are updated when so many images were seen.
         detection: The detection heads are, when so many were that learn detection.
         segmentation: The segmentation head is, when so many were that learn segmentation.
+        instances: Prototypes and coefficients are, when so many were that learn instances.
     """
 
     enabled: bool = False
     shared: int = 0
     detection: int = 0
     segmentation: int = 0
+    instances: int = 0
 
     def __post_init__(self) -> None:
         for group in (SHARED, *TASK_NAMES):

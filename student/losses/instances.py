@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcli.common.distributed import sum_over_ranks
+from kdcli.student.data.tables import BoxTable, InstanceTable
+from kdcli.student.losses.matching import match
 from kdcli.student.losses.pasting import inside, paste, places
 from kdcli.student.model.instances import InstanceOutput
 from kdcli.voc.labels import VOID
@@ -39,13 +41,18 @@ class Chosen(NamedTuple):
 
 
 class MaskTargets(NamedTuple):
-    """What the masks of the chosen anchors shall be, float32 both.
+    """What the masks of some positive anchors shall be, K an image; of the same shapes always.
 
     Attributes:
-        masks: (B, K, s, s) probabilities.
-        counted: (B, K, s, s) 1 for the pixels that count, else 0.
+        anchors: (B, K) int64.
+        scores: (B, K) float32 confidences of their boxes; 1 for ground truth.
+        masks: (B, K, s, s) float32 probabilities.
+        counted: (B, K, s, s) float32, 1 for the pixels that count, else 0; no pixel counts where an
+            image has fewer positive anchors.
     """
 
+    anchors: Tensor
+    scores: Tensor
     masks: Tensor
     counted: Tensor
 
@@ -67,62 +74,72 @@ def choose(numbers: Tensor, most: int = MOST) -> Chosen:
     return Chosen(anchors, numbers.gather(1, anchors))
 
 
-def targets_of_objects(objects: Tensor, boxes: Tensor, chosen: Chosen) -> MaskTargets:
+@torch.no_grad()
+def targets_of_objects(anchors: Tensor, boxes: BoxTable, objects: Tensor) -> MaskTargets:
     """Return what ground truth asks of masks.
 
     Args:
-        objects: (B, s, s) uint8 numbers of the boxes from 1, 0 for background, `VOID`.
-        boxes: (B, M, 4) relative to the map, each a positive number's, in their order.
-        chosen: the anchors; their numbers are those of ``objects``.
+        anchors: (A, 4) of the network.
+        boxes: those of the objects that have a mask, relative to the map, labelled 1, 2, ...
+        objects: (B, s, s) uint8: these labels, 0 for background and other objects, `VOID`.
     """
+    chosen, (own, scores) = _matched(anchors, boxes)
     number = chosen.numbers[:, :, None, None]
     wanted = objects[:, None] == number
-    counted = inside(*places(boxes, objects.shape[-1])) & (objects != VOID)[:, None]
+    counted = inside(*places(own, objects.shape[-1])) & (objects != VOID)[:, None] & (number > 0)
     # A box in which the map shows nothing of its object says nothing of its mask.
-    counted = counted & (number > 0) & (wanted & counted).flatten(2).any(dim=2)[..., None, None]
-    return MaskTargets(wanted.float(), counted.float())
+    seen = (wanted & counted).flatten(2).any(dim=2)[:, :, None, None]
+    return MaskTargets(chosen.anchors, scores, wanted.float(), (counted & seen).float())
 
 
-def targets_of_masks(masks: Tensor, boxes: Tensor, chosen: Chosen, side: int) -> MaskTargets:
+@torch.no_grad()
+def targets_of_masks(anchors: Tensor, instances: InstanceTable, side: int) -> MaskTargets:
     """Return what a tutor's masks ask: their probabilities inside their boxes.
 
     Args:
-        masks: (B, K, 28, 28) uint8 of the chosen anchors' instances, probabilities times 255.
-        boxes: (B, K, 4) of those, relative to the map; they may reach outside.
-        chosen: the anchors.
+        anchors: (A, 4) of the network.
+        instances: relative to the map, labelled 1, 2, ...; their boxes may reach outside.
         side: s.
     """
-    within = inside(*places(boxes, side)) & (chosen.numbers > 0)[:, :, None, None]
-    return MaskTargets(paste(masks, boxes, side), within.float())
+    chosen, (own, scores) = _matched(anchors, instances.found)
+    index = chosen.numbers[:, :, None, None].expand(-1, -1, *instances.masks.shape[2:])
+    masks = F.pad(instances.masks, (0, 0, 0, 0, 1, 0)).gather(1, index)
+    counted = inside(*places(own, side)) & (chosen.numbers > 0)[:, :, None, None]
+    return MaskTargets(chosen.anchors, scores, paste(masks, own, side), counted.float())
+
+
+def _matched(anchors: Tensor, table: BoxTable) -> tuple[Chosen, tuple[Tensor, Tensor]]:
+    """Choose among the positive anchors; return with them their boxes (B, K, 4) and scores."""
+    # What the sample shows of a box is what an anchor can match.
+    shown = table.boxes.clamp(0, 1)
+    chosen = choose(match(anchors, shown, table.labels, table.scores).labels)
+    # With a row before the first, which stands for no box, a box' number is its row.
+    boxes, scores = F.pad(table.boxes, (0, 0, 1, 0)), F.pad(table.scores, (1, 0))
+    index = chosen.numbers[..., None].expand(-1, -1, 4)
+    return chosen, (boxes.gather(1, index), scores.gather(1, chosen.numbers))
 
 
 def instance_loss(
-    output: InstanceOutput,
-    chosen: Chosen,
-    targets: MaskTargets,
-    scores: Tensor,
-    weights: Tensor | None = None,
+    output: InstanceOutput, targets: MaskTargets, weights: Tensor | None = None
 ) -> Tensor:
-    """Mean over the chosen anchors of their masks' cross-entropy, times confidence.
+    """Mean over the anchors that learn of their masks' cross-entropy, times confidence.
 
     Args:
         output: of the network.
-        chosen: the anchors that learn.
-        targets: of their masks; an anchor without a pixel that counts takes no part.
-        scores: (B, K) confidences of their boxes; 1 for ground truth.
+        targets: of the anchors' masks; an anchor without a pixel that counts takes no part.
         weights: (B,) per-image weights, see `student.losses.losses`.
 
     Returns:
         A float32 scalar; 0 if no anchor takes part.
     """
-    rows = chosen.anchors[..., None].expand(-1, -1, output.coefficients.shape[-1])
-    coefficients = output.coefficients.float().gather(1, rows)
+    index = targets.anchors[..., None].expand(-1, -1, output.coefficients.shape[-1])
+    coefficients = output.coefficients.float().gather(1, index)
     logits = torch.einsum("bnk,bkhw->bnhw", coefficients, output.prototypes.float())
     entropy = F.binary_cross_entropy_with_logits(
         logits, targets.masks, weight=targets.counted, reduction="none"
     ).sum(dim=(2, 3))
     pixels = targets.counted.sum(dim=(2, 3))
-    values = entropy / pixels.clamp(min=1) * scores
+    values = entropy / pixels.clamp(min=1) * targets.scores
     taking_part = pixels > 0
     if weights is not None:
         taking_part = taking_part & (weights > 0)[:, None]

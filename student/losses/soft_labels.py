@@ -18,6 +18,7 @@ from kdcli.cache.format.vectors import background_mass, from_threshold, winners
 from kdcli.student.config.tasks import SegmentationTargets, TargetForm
 from kdcli.student.data.grid import sample_cells
 from kdcli.student.data.tables import PADDING, BoxTable, InstanceTable
+from kdcli.student.losses.pasting import inside, paste, places
 
 if TYPE_CHECKING:
     from kdcli.student.tasks.segmentation import PixelBatch
@@ -47,7 +48,7 @@ def tutor_targets(
     side = batch.masks.shape[-1]
     beyond = batch.index_maps == PADDING
     if settings.masks == "soft":
-        said = paste(batch.instances, num_classes, side)
+        said = soft_vectors(batch.instances, num_classes, side)
     else:
         said = look_up(batch.index_maps, batch.palettes)
         if batch.placements is not None:
@@ -56,8 +57,8 @@ def tutor_targets(
     left_out = beyond | doubtful(said, settings.ignore)
     if settings.confirm != "none":
         anywhere = settings.confirm == "gt-classes"
-        inside = cover(batch.confirming, num_classes, side, anywhere=anywhere)
-        vectors = _confirmed(vectors, inside, batch.confirmable)
+        covered = cover(batch.confirming, num_classes, side, anywhere=anywhere)
+        vectors = _confirmed(vectors, covered, batch.confirmable)
         if settings.ignore_missed:
             missed = missed_boxes(vectors, batch.confirming)
             left_out |= missed & batch.confirmable[:, None, None]
@@ -172,7 +173,7 @@ def look_up(index_maps: Tensor, palettes: Tensor) -> Tensor:
     return vectors.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def paste(instances: InstanceTable, num_classes: int, side: int) -> Tensor:
+def soft_vectors(instances: InstanceTable, num_classes: int, side: int) -> Tensor:
     """Soft label vectors: per class the largest mask probability times confidence.
 
     A mask spans its box; pixel centres inside the box are interpolated bilinearly between the
@@ -186,28 +187,9 @@ def paste(instances: InstanceTable, num_classes: int, side: int) -> Tensor:
     Returns:
         (B, C, s, s) float32.
     """
-    masks, boxes = instances.masks, instances.found.boxes
-    images, count = masks.shape[:2]
-    if not count:
-        return boxes.new_zeros((images, num_classes, side, side))
-    x, y = _places(boxes, side)
-    grid = torch.stack(
-        [
-            (2 * x - 1)[:, :, None, :].expand(-1, -1, side, -1),
-            (2 * y - 1)[:, :, :, None].expand(-1, -1, -1, side),
-        ],
-        dim=-1,
-    )
-    probabilities = F.grid_sample(
-        masks.reshape(images * count, 1, *masks.shape[2:]).float() / 255,
-        grid.reshape(images * count, side, side, 2),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    ).reshape(images, count, side, side)
-    values = probabilities * instances.found.scores[:, :, None, None]
-    values = torch.where(_inside(x, y), values, 0.0)
-    return _largest_per_class(values, instances.found.labels, num_classes)
+    found = instances.found
+    values = paste(instances.masks, found.boxes, side) * found.scores[:, :, None, None]
+    return _largest_per_class(values, found.labels, num_classes)
 
 
 def cover(table: BoxTable, num_classes: int, side: int, *, anywhere: bool = False) -> Tensor:
@@ -219,9 +201,9 @@ def cover(table: BoxTable, num_classes: int, side: int, *, anywhere: bool = Fals
         side: s of the map.
         anywhere: take a box for the whole image, so only the classes of the boxes matter.
     """
-    inside = _inside(*_places(table.boxes, side)) | anywhere
-    inside = inside & (table.labels > 0)[:, :, None, None]
-    return _largest_per_class(inside.float(), table.labels, num_classes) > 0
+    covered = inside(*places(table.boxes, side)) | anywhere
+    covered = covered & (table.labels > 0)[:, :, None, None]
+    return _largest_per_class(covered.float(), table.labels, num_classes) > 0
 
 
 def missed_boxes(vectors: Tensor, table: BoxTable) -> Tensor:
@@ -234,33 +216,19 @@ def missed_boxes(vectors: Tensor, table: BoxTable) -> Tensor:
         vectors: (B, C, s, s).
         table: boxes relative to the map; label 0 is padding.
     """
-    inside = _inside(*_places(table.boxes, vectors.shape[-1]))
+    within = inside(*places(table.boxes, vectors.shape[-1]))
     images = torch.arange(len(vectors), device=vectors.device)[:, None]
     own = vectors[images, table.labels]  # (B, M, s, s): each box's own class
-    found = (inside & (own > 0)).flatten(2).any(dim=2)
-    missed = inside & (~found & (table.labels > 0))[:, :, None, None]
+    found = (within & (own > 0)).flatten(2).any(dim=2)
+    missed = within & (~found & (table.labels > 0))[:, :, None, None]
     return missed.any(dim=1) & (vectors[:, 1:].amax(dim=1) == 0)
 
 
-def _confirmed(vectors: Tensor, inside: Tensor, confirmable: Tensor) -> Tensor:
+def _confirmed(vectors: Tensor, covered: Tensor, confirmable: Tensor) -> Tensor:
     """Vectors without the classes that no box confirms, in the images that can be checked."""
-    keep = inside | ~confirmable[:, None, None, None]
+    keep = covered | ~confirmable[:, None, None, None]
     keep[:, 0] = True  # a background mass of its own needs nobody's word
     return torch.where(keep, vectors, 0.0)
-
-
-def _places(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where pixel centres lie in boxes (B, M, 4), 0 at the first edge, 1 at the last: (B, M, s)."""
-    centres = (torch.arange(side, device=boxes.device) + 0.5) / side
-    start, size = boxes[..., :2], (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
-    x = (centres - start[..., :1]) / size[..., :1]
-    y = (centres - start[..., 1:]) / size[..., 1:]
-    return x, y
-
-
-def _inside(x: Tensor, y: Tensor) -> Tensor:
-    """Of `_places`: whether a pixel's centre lies in a box, (B, M, s, s) bool."""
-    return ((y >= 0) & (y <= 1))[:, :, :, None] & ((x >= 0) & (x <= 1))[:, :, None, :]
 
 
 def _largest_per_class(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:

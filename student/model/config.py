@@ -49,6 +49,7 @@ class ModelConfig:
         min_scale: anchor scale of the second map.
         max_scale: anchor scale of the last map.
         aspect_ratios: each stands for two anchors, the ratio and its inverse.
+        prototypes: maps that an instance's mask is a sum of.
         tasks: what the network does; it has the heads of these, and learns nothing else.
     """
 
@@ -70,6 +71,7 @@ class ModelConfig:
     min_scale: float = 0.1
     max_scale: float = 0.95
     aspect_ratios: tuple[float, ...] = (2.0, 3.0)
+    prototypes: int = 16
     tasks: tuple[str, ...] = ("detection", "segmentation")
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ class ModelConfig:
             width = getattr(self, name)
             self._expect(width >= 4 and width % 4 == 0, name, "a multiple of 4")
         self._expect(self.segmentation_width >= 1, "segmentation_width", "at least 1")
+        self._expect(self.prototypes >= 1, "prototypes", "at least 1")
         self._expect(self.num_classes >= 2, "num_classes", "2 or more, the background included")
 
     def _check_anchors(self) -> None:

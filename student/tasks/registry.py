@@ -8,10 +8,11 @@ from types import MappingProxyType
 from kdcli.student.data.targets import TEACHERS
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.tasks.detection import Detection
+from kdcli.student.tasks.instances import Instances
 from kdcli.student.tasks.segmentation import Segmentation
 from kdcli.student.tasks.task import Reader, Sources, Task
 
-_EVERY: tuple[Task, ...] = (Detection(), Segmentation())
+_EVERY: tuple[Task, ...] = (Detection(), Segmentation(), Instances())
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _EVERY})
 """By name, in the order of `student.config.tasks.TASK_NAMES`."""
 

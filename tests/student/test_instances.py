@@ -11,108 +11,122 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcli.common.detections import Detections
+from kdcli.student.data.tables import BoxTable, InstanceTable
 from kdcli.student.losses.instances import (
     MOST,
-    Chosen,
-    MaskTargets,
     choose,
     instance_loss,
     targets_of_masks,
     targets_of_objects,
 )
+from kdcli.student.losses.matching import match
 from kdcli.student.model.instances import InstanceHead, InstanceOutput, Instances
 
 SIDE, COUNT = 6, 3
 
 
-def drawn(seed: int, batch: int = 2, anchors: int = 12) -> tuple[InstanceOutput, torch.Tensor]:
-    """An output, and the numbers of the anchors' boxes."""
+GRID = torch.tensor(
+    [
+        (x, y, w, h)
+        for x in (0.25, 0.5, 0.75)
+        for y in (0.3, 0.7)
+        for w, h in ((0.3, 0.5), (0.5, 0.3))
+    ]
+)
+"""Twelve anchors."""
+
+
+def drawn(seed: int) -> InstanceOutput:
+    """What a network might say of a batch of two."""
     rng = torch.Generator().manual_seed(seed)
-    output = InstanceOutput(
-        torch.randn(batch, COUNT, SIDE, SIDE, generator=rng).relu(),
-        torch.randn(batch, anchors, COUNT, generator=rng).tanh(),
+    return InstanceOutput(
+        torch.randn(2, COUNT, SIDE, SIDE, generator=rng).relu().requires_grad_(),
+        torch.randn(2, len(GRID), COUNT, generator=rng).tanh().requires_grad_(),
     )
-    numbers = torch.randint(1, 4, (batch, anchors), generator=rng)
-    return output, numbers * (torch.rand(batch, anchors, generator=rng) < 0.5)
 
 
-def scenes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Object maps (2, s, s) with void, and boxes (2, 3, 4) that overlap them somehow."""
+def scenes(seed: int) -> tuple[torch.Tensor, BoxTable]:
+    """Object maps (2, s, s) with void, and boxes that overlap them somehow, some padding."""
     rng = np.random.default_rng(seed)
     objects = rng.choice([0, 1, 2, 3, 255], (2, SIDE, SIDE)).astype(np.uint8)
     low = rng.uniform(0, 0.6, (2, 3, 2))
-    boxes = np.concatenate([low, low + rng.uniform(0.05, 0.6, (2, 3, 2))], axis=2)
-    return torch.from_numpy(objects), torch.from_numpy(boxes).float()
+    boxes = np.concatenate([low, low + rng.uniform(0.05, 0.4, (2, 3, 2))], axis=2)
+    labels = torch.tensor([[1, 2, 3], [1, 2, 0]])
+    scores = torch.from_numpy(rng.uniform(0.1, 1, (2, 3))).float()
+    return torch.from_numpy(objects), BoxTable(torch.from_numpy(boxes).float(), labels, scores)
 
 
 def slow_loss(
-    output: InstanceOutput, objects: np.ndarray, boxes: np.ndarray, numbers: np.ndarray,
-    weights: np.ndarray,
-) -> float:  # fmt: skip
+    output: InstanceOutput, objects: np.ndarray, table: BoxTable, weights: tuple[float, float]
+) -> float:
+    """Anchor by anchor and pixel by pixel."""
+    numbers = match(GRID, table.boxes, table.labels, table.scores).labels
     values = []
-    for image, row in zip(*np.nonzero(numbers), strict=True):
-        number = numbers[image, row]
-        x1, y1, x2, y2 = boxes[image, number - 1]
+    for image, row in numbers.nonzero().tolist():
+        number = int(numbers[image, row])
         weighted = zip(
-            output.coefficients[image, row].double().numpy(),
-            output.prototypes[image].double().numpy(), strict=True,
+            output.coefficients[image, row].double().tolist(),
+            output.prototypes[image].detach().double().numpy(), strict=True,
         )  # fmt: skip
         logits = sum(c * p for c, p in weighted)
-        entropies, seen = [], False
-        for y in range(SIDE):
-            for x in range(SIDE):
-                across, down = (x + 0.5) / SIDE, (y + 0.5) / SIDE
-                here = objects[image, y, x]
-                if x1 <= across <= x2 and y1 <= down <= y2 and here != 255:
-                    probability = 1 / (1 + math.exp(-logits[y, x]))
-                    seen |= here == number
-                    entropies.append(-math.log(probability if here == number else 1 - probability))
+        entropies, seen = slow_entropies(
+            logits, objects[image], table.boxes[image, number - 1].tolist(), number
+        )
         if seen and weights[image] > 0:
-            values.append(weights[image] * np.mean(entropies))
+            factor = weights[image] * float(table.scores[image, number - 1])
+            values.append(factor * np.mean(entropies))
     return float(np.mean(values)) if values else 0.0
+
+
+def slow_entropies(
+    logits: np.ndarray, objects: np.ndarray, box: list[float], number: int
+) -> tuple[list[float], bool]:
+    x1, y1, x2, y2 = box
+    entropies, seen = [], False
+    for y in range(SIDE):
+        for x in range(SIDE):
+            across, down, here = (x + 0.5) / SIDE, (y + 0.5) / SIDE, objects[y, x]
+            if x1 <= across <= x2 and y1 <= down <= y2 and here != 255:
+                probability = 1 / (1 + math.exp(-logits[y, x]))
+                seen |= bool(here == number)
+                entropies.append(-math.log(probability if here == number else 1 - probability))
+    return entropies, seen
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([(1.0, 1.0), (0.5, 0.0), (0.0, 2.0), (0.0, 0.0)]))
 def test_loss_of_ground_truth(seed: int, weights: tuple[float, float]) -> None:
-    output, numbers = drawn(seed)
-    objects, boxes = scenes(seed)
-    chosen = choose(numbers)
-    own = boxes.gather(1, (chosen.numbers - 1).clamp(min=0)[..., None].expand(-1, -1, 4))
-    targets = targets_of_objects(objects, own, chosen)
-    ones = torch.ones_like(chosen.numbers, dtype=torch.float32)
-    loss = instance_loss(output, chosen, targets, ones, torch.tensor(weights))
-    expected = slow_loss(output, objects.numpy(), boxes.numpy(), numbers.numpy(), np.array(weights))
+    output = drawn(seed)
+    objects, table = scenes(seed)
+    targets = targets_of_objects(GRID, table, objects)
+    loss = instance_loss(output, targets, torch.tensor(weights))
+    expected = slow_loss(output, objects.numpy(), table, weights)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_confidences_multiply_and_gradients_reach_both_parts() -> None:
-    output, numbers = drawn(1)
-    output = InstanceOutput(*(part.requires_grad_() for part in output))
-    chosen = choose(numbers)
-    shape = (*chosen.numbers.shape, SIDE, SIDE)
-    targets = MaskTargets(torch.ones(shape), torch.ones(shape))
-    whole = instance_loss(output, chosen, targets, torch.ones(chosen.numbers.shape))
-    half = instance_loss(output, chosen, targets, torch.full(chosen.numbers.shape, 0.5))
-    assert half.item() == pytest.approx(whole.item() / 2)
-    whole.backward()
+def test_gradients_reach_both_parts() -> None:
+    output = drawn(1)
+    objects, table = scenes(1)
+    instance_loss(output, targets_of_objects(GRID, table, objects)).backward()
     for part in output:
         assert part.grad is not None
         assert part.grad.abs().sum() > 0
 
 
-def test_nothing_to_learn_is_zero_with_zero_gradients() -> None:
-    output, numbers = drawn(2)
-    output = InstanceOutput(*(part.requires_grad_() for part in output))
-    chosen = choose(numbers * 0)
-    nothing = torch.zeros(*chosen.numbers.shape, SIDE, SIDE)
-    loss = instance_loss(
-        output, chosen, MaskTargets(nothing, nothing), torch.ones(chosen.numbers.shape)
-    )
-    loss.backward()
-    assert loss.item() == 0
-    assert all(part.grad is not None and not part.grad.any() for part in output)
+@pytest.mark.parametrize("count", [0, 3])
+def test_nothing_to_learn_is_zero_with_zero_gradients(count: int) -> None:
+    output = drawn(2)
+    objects, table = scenes(2)
+    nothing = BoxTable(table.boxes[:, :count], table.labels[:, :count] * 0, table.scores[:, :count])
+    tutors = InstanceTable(torch.zeros(2, count, 28, 28, dtype=torch.uint8), nothing)
+    for targets in (
+        targets_of_objects(GRID, nothing, objects), targets_of_masks(GRID, tutors, SIDE),
+    ):  # fmt: skip
+        loss = instance_loss(output, targets)
+        loss.backward()
+        assert loss.item() == 0
+        assert all(part.grad is not None and not part.grad.any() for part in output)
 
 
 def test_at_most_so_many_positives_always_the_same_and_spread() -> None:
@@ -132,33 +146,35 @@ def test_at_most_so_many_positives_always_the_same_and_spread() -> None:
 
 
 def test_all_positives_where_they_are_few() -> None:
-    _, numbers = drawn(4)
+    numbers = torch.randint(0, 3, (2, 12), generator=torch.Generator().manual_seed(4))
     chosen = choose(numbers)
-    for own, (anchors, of_boxes) in zip(numbers, zip(*chosen, strict=True), strict=True):
+    for own, anchors, of_boxes in zip(numbers, chosen.anchors, chosen.numbers, strict=True):
         taken = anchors[of_boxes > 0]
         assert sorted(taken.tolist()) == own.nonzero()[:, 0].tolist()
         assert torch.equal(own[taken], of_boxes[of_boxes > 0])
 
 
 def test_a_tutors_masks_by_hand() -> None:
-    """A mask whose left half is sure, in a box over the right half of the map."""
+    """The left half of a mask is sure, in a box over the right half of the map; another beyond."""
     masks = torch.zeros(1, 2, 28, 28, dtype=torch.uint8)
     masks[0, 0, :, :14] = 255
     masks[0, 1] = 51
     boxes = torch.tensor([[[0.5, 0.0, 1.0, 1.0], [-1.0, -1.0, 0.5, 0.5]]])
-    chosen = Chosen(torch.tensor([[3, 4]]), torch.tensor([[1, 2]]))
-    targets = targets_of_masks(masks, boxes, chosen, 8)
+    table = BoxTable(boxes, torch.tensor([[1, 2]]), torch.tensor([[0.7, 0.4]]))
+    anchors = torch.tensor([[0.75, 0.5, 0.5, 1.0], [0.25, 0.25, 0.5, 0.5]])
+    targets = targets_of_masks(anchors, InstanceTable(masks, table), 8)
+    first, second = (targets.anchors[0] == row for row in (0, 1))
+    half = (torch.arange(8) >= 4).float().expand(8, 8)
+    assert torch.equal(targets.counted[0, first][0], half)
     expected = torch.zeros(8, 8)
     expected[:, 4:6] = 1
-    assert torch.equal(targets.masks[0, 0].round(), expected)
-    assert torch.equal(targets.counted[0, 0], (torch.arange(8) >= 4).float().expand(8, 8))
+    assert torch.equal(targets.masks[0, first][0].round(), expected)
     corner = torch.zeros(8, 8)
     corner[:4, :4] = 1
-    torch.testing.assert_close(targets.masks[0, 1], corner * 51 / 255)
-    assert torch.equal(targets.counted[0, 1], corner)
-    none = targets_of_masks(masks, boxes, Chosen(chosen.anchors, torch.tensor([[1, 0]])), 8)
-    assert none.counted[0, 0].any()
-    assert not none.counted[0, 1].any()
+    assert torch.equal(targets.counted[0, second][0], corner)
+    torch.testing.assert_close(targets.masks[0, second][0], corner * 51 / 255)
+    torch.testing.assert_close(targets.scores[0, first], torch.tensor([0.7]))
+    torch.testing.assert_close(targets.scores[0, second], torch.tensor([0.4]))
 
 
 def test_shapes_of_the_head() -> None:

@@ -19,8 +19,8 @@ from kdcli.student.losses.soft_labels import (
     label_vector_target,
     missed_boxes,
     near_border,
-    paste,
     pixel_weights,
+    soft_vectors,
     tutor_targets,
 )
 from kdcli.student.tasks.segmentation import PixelBatch
@@ -194,14 +194,14 @@ def test_pasted_masks_follow_the_definition() -> None:
         pasted, _ = slow_paste(mask / 255, box, confidence, SIDE)
         expected[label] = np.maximum(expected[label], pasted)
     torch.testing.assert_close(
-        paste(instances, 21, SIDE)[0].numpy(), expected.astype(np.float32), atol=1e-5, rtol=0
+        soft_vectors(instances, 21, SIDE)[0].numpy(), expected.astype(np.float32), atol=1e-5, rtol=0
     )
 
 
 def test_pasting_nothing_gives_zero_vectors() -> None:
     nothing = InstanceTable(torch.zeros(1, 0, 28, 28, dtype=torch.uint8), table([], [], []))
-    assert paste(nothing, 21, SIDE).shape == (1, 21, SIDE, SIDE)
-    assert not paste(nothing, 21, SIDE).any()
+    assert soft_vectors(nothing, 21, SIDE).shape == (1, 21, SIDE, SIDE)
+    assert not soft_vectors(nothing, 21, SIDE).any()
 
 
 def test_boxes_cover_the_pixels_whose_centre_they_hold() -> None:

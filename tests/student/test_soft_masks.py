@@ -15,7 +15,7 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.data.batch import collate
 from kdcli.student.data.dataset import Draw, StudentDataset
 from kdcli.student.data.plan import make_plan
-from kdcli.student.losses.soft_labels import look_up, paste, tutor_targets
+from kdcli.student.losses.soft_labels import look_up, soft_vectors, tutor_targets
 from kdcli.voc.devkit import Devkit
 
 Small = Callable[..., RunConfig]
@@ -47,11 +47,11 @@ def test_tutor_masks_stay_aligned_with_the_label_map(
     pixels = batch.parts["segmentation"]
     side = pixels.index_maps.shape[-1]
     hard = look_up(pixels.index_maps, pixels.palettes) > 0.45
-    soft = paste(pixels.instances, 21, side) > 0.45
+    soft = soft_vectors(pixels.instances, 21, side) > 0.45
     both, either = int((hard & soft).sum()), int((hard | soft).sum())
     assert either > 2000
     assert both / either > 0.85  # 28 x 28 cells blur the borders of thin parts
-    mirrored = paste(pixels.instances, 21, side).flip(3) > 0.45
+    mirrored = soft_vectors(pixels.instances, 21, side).flip(3) > 0.45
     assert int((hard & mirrored).sum()) / either < 0.6  # the comparison can tell
 
 

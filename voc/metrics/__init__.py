@@ -23,7 +23,7 @@ from kdcli.voc.metrics.segmentation import (
     intersection_over_union,
 )
 
-MEASURES = (DetectionResult.measure, SegmentationResult.measure)
+MEASURES = (DetectionResult.measure, SegmentationResult.measure, InstanceResult.measure)
 """In the order in which they are shown."""
 
 __all__ = [

@@ -17,7 +17,7 @@ import io
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from kdcli.voc.metrics.detection import (
     number,
 )
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
+from kdcli.voc.metrics.measure import Measure
 
 if TYPE_CHECKING:
     from kdcli.voc.instances import InstanceTruth
@@ -61,6 +62,11 @@ class InstanceResult:
         metric: how precision over recall became one number of AP^r.
     """
 
+    measure: ClassVar[Measure] = Measure(
+        "instances", "map", "mAP^r", per_class="average_precision", column="AP^r %",
+        amount="objects",
+    )  # fmt: skip
+
     average_precision: dict[str, float]
     average_precision_70: dict[str, float]
     objects: dict[str, int]
@@ -83,6 +89,11 @@ class InstanceResult:
     def frequent_classes(self) -> tuple[str, ...]:
         """The classes with many objects; see `voc.metrics.frequent`."""
         return frequent_classes(self.objects)
+
+    @property
+    def frequent(self) -> tuple[str, ...]:
+        """The same: see `Result`."""
+        return self.frequent_classes
 
     @property
     def map_frequent(self) -> float:
