@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from kdcli.common.errors import StudentError
 from kdcli.student.data.targets import TEACHERS
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.tasks.detection import Detection
@@ -18,7 +19,15 @@ TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _EVERY
 
 
 def tasks_of(config: ModelConfig) -> tuple[Task, ...]:
-    """Return the tasks of a network, in their order."""
+    """Return the tasks of a network, in their order.
+
+    Raises:
+        StudentError: One builds on another that the network lacks.
+    """
+    for name in config.tasks:
+        for needed in TASKS[name].needs:
+            if needed not in config.tasks:
+                raise StudentError(f"{name} builds on {needed}: add it to model.tasks")
     return tuple(TASKS[name] for name in config.tasks)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdcli.common.errors import DevkitError
-from kdcli.student.data.masks import Masks
+from kdcli.student.data.masks import Masks, Objects
 from kdcli.voc.devkit import Devkit
 
 FOLDER = "SegmentationClass"
@@ -55,3 +55,33 @@ def test_a_mask_of_another_picture_is_refused(devkit: Devkit) -> None:
     assert shown.shape == (height, width)
     with pytest.raises(DevkitError, match="belongs to another picture"):
         Masks(devkit, FOLDER).read(image_id, (height + 1, width))
+
+
+def test_objects_are_kept_as_masks_are(own: Devkit) -> None:
+    objects = Objects(own, difficult=True)
+    ids = own.image_ids("Segmentation/trainval")
+    first = {image_id: objects.read(image_id) for image_id in ids}
+    shutil.rmtree(own.root / "SegmentationObject")
+    for image_id, before in first.items():
+        again = objects.read(image_id)
+        assert before is not None
+        assert again is not None
+        np.testing.assert_array_equal(again.rows, before.rows)
+        np.testing.assert_array_equal(again.boxes, before.boxes)
+        np.testing.assert_array_equal(again.numbers, before.numbers)
+        assert len(before.boxes) == len(before.numbers) > 0
+    assert Objects(own, difficult=True).read(ids[0]) is None
+
+
+def test_difficult_objects_are_learned_if_asked(devkit: Devkit) -> None:
+    every, plain = Objects(devkit, difficult=True), Objects(devkit, difficult=False)
+    left_out = 0
+    for image_id in devkit.image_ids("Segmentation/trainval"):
+        annotation, all_of_them = devkit.annotation(image_id), every.read(image_id)
+        some = plain.read(image_id)
+        assert annotation is not None
+        assert all_of_them is not None
+        assert some is not None
+        np.testing.assert_array_equal(some.boxes, annotation.boxes[~annotation.difficult])
+        left_out += len(all_of_them.boxes) - len(some.boxes)
+    assert left_out > 0
