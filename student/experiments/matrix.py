@@ -26,6 +26,7 @@ from kdcli.student.config.tasks import FIRST_DEFAULTS, TASK_NAMES, TaskTargets
 from kdcli.student.config.toml import run_config
 from kdcli.student.data.plan import class_masks
 from kdcli.student.experiments.recipe import Cell, Recipe
+from kdcli.student.tasks.registry import tasks_of
 from kdcli.voc.classes import VOC
 from kdcli.voc.devkit import Devkit
 
@@ -86,7 +87,7 @@ class Matrix:
         self.devkit = devkit
         self.cache = cache
         self.scale = scale
-        self._lists: dict[tuple[str, str], str] = {}
+        self._lists: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
     def job(self, recipe: Recipe, cell: Cell, seed: int) -> Job:
         """Return the run of one cell with one seed.
@@ -123,15 +124,19 @@ class Matrix:
         return run_config(source, changes).of_classes(self.devkit.labels.size)
 
     def _list_digest(self, config: RunConfig) -> str:
-        """SHA-256 of the training list's ids, and of which have boxes and masks."""
-        name = config.data.list
+        """SHA-256 of the training list's ids, and of which have boxes, masks, and what else."""
+        name, tasks = config.data.list, config.model.tasks
         folder = class_masks(config, name)
-        if (name, folder) not in self._lists:
+        if (name, folder, tasks) not in self._lists:
             ids = self.devkit.image_ids(name)
             known = self.devkit.availability(ids, folder)
-            content = [list(ids), sorted(known.boxes), sorted(known.masks)]
-            self._lists[name, folder] = hashlib.sha256(canonical_json(content)).hexdigest()
-        return self._lists[name, folder]
+            # Boxes and masks whatever the tasks: so it was when there were no other tasks.
+            usual = [known.boxes, known.masks]
+            found = [task.labelled(known) for task in tasks_of(config.model)]
+            others = [labelled for labelled in found if labelled not in usual]
+            content = [list(ids), *map(sorted, usual + others)]
+            self._lists[name, folder, tasks] = hashlib.sha256(canonical_json(content)).hexdigest()
+        return self._lists[name, folder, tasks]
 
 
 def distinct(jobs: Sequence[Job]) -> list[Job]:
