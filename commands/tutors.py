@@ -20,6 +20,7 @@ from kdcli.common.files import write_json
 
 if TYPE_CHECKING:
     from kdcli.tutor_gen.quality.evaluate import TutorEvaluation
+    from kdcli.voc.metrics import Result
 
 
 @click.command()
@@ -85,7 +86,13 @@ def evaluate_tutors(
         vector_thresholds=VECTOR_THRESHOLDS if sweep_thresholds else (),
         temperatures=TEMPERATURES if sweep_temperatures else (),
     )
-    print_scores({"detection": result.detection, "segmentation": result.segmentation})
+    results: dict[str, Result | None] = {
+        "detection": result.detection,
+        "segmentation": result.segmentation,
+    }
+    if result.instances is not None:  # else nothing is said of them: few stores keep masks
+        results["instances"] = result.instances
+    print_scores(results)
     if result.segmentation is not None:
         click.echo(f"IoU of label vectors from confidence {segmentation_threshold:g}, "
                    "as a student reads them")  # fmt: skip
@@ -94,8 +101,7 @@ def evaluate_tutors(
     if out is not None:
         scores = {
             "list": list_name,
-            "detection": result.detection and result.detection.to_dict(),
-            "segmentation": result.segmentation and result.segmentation.to_dict(),
+            **{name: each and each.to_dict() for name, each in results.items()},
             "segmentation_threshold": segmentation_threshold,
             **sweeps_as_json(result),
         }

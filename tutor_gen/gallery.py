@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kdcli.cache.format.record import TutorOutput
 from kdcli.cache.reader import TutorCache
 from kdcli.common.files import atomic_file
+from kdcli.tutor_gen.quality.masks import pasted
 from kdcli.tutor_gen.quality.pixels import pixel_vectors
 from kdcli.tutor_gen.quality.stores import spread_over
 from kdcli.tutor_gen.tutors.tutor import name_of
@@ -43,13 +44,13 @@ def write_cache_gallery(path: Path, cache: TutorCache, devkit: Devkit, images: i
 def gallery_rows(
     cache: TutorCache, devkit: Devkit, image_ids: Iterable[str], threshold: float = 0.3
 ) -> Iterator[Row]:
-    """Draw photograph, tutor boxes, label vectors and, where known, ground truth, image by image.
+    """Draw photograph, boxes, label vectors, masks and, where known, ground truth of each image.
 
     Args:
         cache: what the tutors said.
         devkit: photographs and ground truth.
         image_ids: images to draw, all of them in ``cache``.
-        threshold: boxes of lower confidence are left out of the picture.
+        threshold: boxes and masks of lower confidence are left out of the picture.
     """
     for image_id in image_ids:
         image, output = devkit.read_image(image_id), cache[image_id]
@@ -68,6 +69,10 @@ def gallery_rows(
                 scale,
             )
             panels.append(Panel("label vectors, opacity = confidence", vectors))
+        if output.instances is not None:
+            sure_masks = output.instances.take(output.instances.scores >= threshold)
+            masks = overlay(image, masks=pasted(sure_masks, (output.height, output.width)))
+            panels.append(Panel(f"its masks, confidence >= {threshold:g}", enlarged(masks, scale)))
         panels += ground_truth_panels(devkit, image_id, image)
         yield Row(image_id, _note(output), tuple(panels))
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.voc.annotation import Annotation
-from kdcli.voc.devkit import Devkit
+from kdcli.voc.devkit import OBJECT_MASKS, Devkit
 from kdcli.voc.images import surrounding_box
 from kdcli.voc.labels import VOID
 from kdcli.voc.metrics.detection import box_iou
@@ -54,16 +54,23 @@ class InstanceTruth:
         return np.asarray((self.objects.rows == numbers) & (numbers < VOID))
 
 
-def instance_truth(devkit: Devkit, image_id: str) -> InstanceTruth | None:
+def instance_truth(
+    devkit: Devkit, image_id: str, size: tuple[int, int] | None = None
+) -> InstanceTruth | None:
     """Read an image's instances; None if it lacks an XML file or an object mask.
+
+    Args:
+        devkit: Where they lie.
+        image_id: Which image.
+        size: (height, width) of its photograph if known; saves reading its header.
 
     Raises:
         DevkitError: see `Devkit.annotation` and `Devkit.mask`.
     """
-    annotation = devkit.annotation(image_id)
+    annotation = devkit.annotation(image_id, size)
     if annotation is None:
         return None
-    numbers = devkit.object_mask(image_id)
+    numbers = devkit.mask(image_id, OBJECT_MASKS, size)
     if numbers is None:
         return None
     return InstanceTruth(annotation, match_objects(numbers, annotation.boxes))

@@ -101,3 +101,23 @@ def test_a_drawn_scene() -> None:
     assert picture.dtype == np.uint8
     background = scene.class_mask == 0
     assert (picture != scene.image).any(axis=2)[~background].mean() > 0.95
+
+
+def test_objects_are_outlined_in_colours_of_their_own() -> None:
+    masks = np.zeros((2, 120, 160), bool)
+    masks[0, 10:30, 10:30] = masks[1, 60:90, 60:90] = True
+    picture = overlay(GREY, masks=masks)
+    plain = overlay(GREY, masks=iter(masks), class_map=np.zeros((120, 160), np.uint8))
+    for mask in masks:
+        rows, columns = np.nonzero(mask)
+        edge = picture[rows[0], columns[0]]
+        assert np.array_equal(plain[rows[0], columns[0]], edge)
+        assert not np.array_equal(edge, GREY[0, 0])
+        middle = rows[0] + 10, columns[0] + 10
+        np.testing.assert_array_equal(plain[middle], GREY[0, 0])
+        np.testing.assert_allclose(picture[middle], (edge + 100.0) / 2, atol=0.5)
+    assert not np.array_equal(picture[10, 10], picture[60, 60])
+    outside = ~masks.any(axis=0)
+    np.testing.assert_array_equal(picture[outside], GREY[outside])
+    with pytest.raises(ValueError, match=r"masks of the image's size \(120, 160\)"):
+        overlay(GREY, masks=masks.transpose(0, 2, 1))

@@ -32,6 +32,7 @@ from kdcli.voc.metrics.detection import (
     count_objects,
     judge_overlaps,
     number,
+    percent,
 )
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
 from kdcli.voc.metrics.measure import Measure
@@ -99,6 +100,17 @@ class InstanceResult:
     def map_frequent(self) -> float:
         """Mean of AP^r at .5 over the frequent classes; nan if there is none."""
         return mean_over(self.average_precision, self.frequent_classes)
+
+    @property
+    def note(self) -> str:
+        """What stands in no column: stricter measures, and what was left out."""
+        coco, at_50, at_75 = map(percent, self.coco.values())
+        text = (
+            f"Masks: AP^r at IoU .5; at .7 the mean is {percent(self.map_70)} %; COCO's AP {coco} %"
+            f" (.50: {at_50}, .75: {at_75})."
+        )
+        lost = f" {self.unmatched} objects of the object masks have no box: void."
+        return text + lost * bool(self.unmatched)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; None stands for what is not defined."""

@@ -69,7 +69,12 @@ def mean_rows(results: Results) -> list[Row]:
 
 
 def explanation(results: Results) -> str:
-    """Return a sentence that says over which classes the mean of the frequent ones is."""
+    """Return which classes the frequent ones are, and what a result notes beside its column."""
+    notes = (note for each in _known(results) if (note := getattr(each, "note", "")))
+    return " ".join([_frequent(results), *notes])
+
+
+def _frequent(results: Results) -> str:
     classes = next((each.frequent for each in _known(results)), ())
     objects = f"at least {LEAST_OBJECTS} objects that are not difficult"
     if not classes:

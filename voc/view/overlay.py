@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -9,10 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from kdcli.voc.classes import VOC
+from kdcli.voc.colours import PALETTE
 from kdcli.voc.labels import VOID, LabelSet
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]
+_COLOURS = 20
+"""Of objects, the palette's first; then they repeat."""
 
 
 def overlay(
@@ -21,12 +25,13 @@ def overlay(
     labels: NDArray[np.integer] | None = None,
     scores: NDArray[np.floating] | None = None,
     class_map: NDArray[np.integer] | None = None,
+    masks: Iterable[NDArray[np.bool_]] = (),
     *,
     label_set: LabelSet = VOC,
     alpha: float = 0.5,
     scale: int = 1,
 ) -> NDArray[np.uint8]:
-    """Return a photograph with a translucent class mask and labelled boxes over it.
+    """Return a photograph with translucent masks and labelled boxes over it.
 
     Args:
         image: (H, W, 3) uint8 RGB; left as it is.
@@ -34,6 +39,8 @@ def overlay(
         labels: (n,) ids of ``label_set``; without them boxes are white and unnamed.
         scores: (n,) written behind the name; the most confident box is drawn last, on top.
         class_map: (H, W) ids of ``label_set``: 0 is left clear, void is drawn white and fainter.
+        masks: (H, W) of each object, each in a colour of its own: outlined, and tinted where there
+            is no ``class_map``.
         label_set: gives each id its name and colour.
         alpha: opacity of the mask, 0..1.
         scale: the picture is enlarged so many times first, so that text on small ones is sharp.
@@ -42,9 +49,10 @@ def overlay(
         (scale * H, scale * W, 3) uint8 RGB.
 
     Raises:
-        ValueError: the mask is not of the image's size.
+        ValueError: a mask is not of the image's size.
     """
     picture = image if class_map is None else _tinted(image, class_map, label_set.palette, alpha)
+    picture = _outlined(picture, masks, alpha if class_map is None else 0.0)
     canvas = Image.fromarray(enlarged(picture, scale))
     if boxes is not None and len(boxes):
         order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
@@ -92,6 +100,26 @@ def _tinted(
     tinted = np.array(image)
     tinted[covered] = np.rint(image[covered] * (1 - opacity) + colours * opacity)
     return tinted
+
+
+def _outlined(
+    image: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]], alpha: float
+) -> NDArray[np.uint8]:
+    """Return a picture with objects in colours of their own: inside of opacity ``alpha``."""
+    drawn = image
+    for number, mask in enumerate(masks):
+        if mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"Expected masks of the image's size {image.shape[:2]}, got {mask.shape}."
+            )
+        if drawn is image:
+            drawn = np.array(image)
+        colour = np.array(_bright(PALETTE[number % _COLOURS + 1]), np.float32)
+        drawn[mask] = np.rint(drawn[mask] * (1 - alpha) + colour * alpha)
+        padded = np.pad(mask, 1)
+        within = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        drawn[mask & ~within] = colour
+    return drawn
 
 
 def _draw_box(
