@@ -74,16 +74,18 @@ def detected_rows(output: AnchorOutput, anchors: Tensor, limits: BoxLimits) -> T
     """Return what `detect` makes detections of, on the device of the output.
 
     Returns:
-        (B, N, 6) float32: a box x1 y1 x2 y2 relative to its image, its label and its score, the
-        best first; as many places for every image, those that are none have the score -1.
+        (B, N, 7) float32: a box x1 y1 x2 y2 relative to its image, its label, its score and its
+        anchor, the best first; as many places for every image, those that are none have the score
+        -1.
     """
-    scores, boxes = _candidates(output, anchors, limits)
+    scores, boxes, anchor = _candidates(output, anchors, limits)
     kept = suppress(boxes, scores, limits)
     ranked = torch.where(kept, scores, -1).flatten(1)
     best, place = ranked.topk(min(limits.per_image, ranked.shape[1]), dim=1)
     found = boxes.flatten(1, 2).gather(1, place[..., None].expand(-1, -1, 4))
     labels = place // max(scores.shape[2], 1) + 1
-    return torch.cat([found, labels[..., None], best[..., None]], dim=2)
+    taken = anchor.flatten(1).gather(1, place)  # up to 2**24 a float is as good as a whole number
+    return torch.cat([found, labels[..., None], best[..., None], taken[..., None]], dim=2)
 
 
 def detections_of(rows: NDArray[np.float32], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -91,10 +93,13 @@ def detections_of(rows: NDArray[np.float32], sizes: Sequence[tuple[int, int]]) -
     return [_of_image(*each) for each in zip(rows, sizes, strict=True)]
 
 
-def _candidates(output: AnchorOutput, anchors: Tensor, limits: BoxLimits) -> tuple[Tensor, Tensor]:
-    """Return (B, C, K) falling scores and (B, C, K, 4) relative boxes, C without the background.
+def _candidates(
+    output: AnchorOutput, anchors: Tensor, limits: BoxLimits
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (B, C, K) falling scores, (B, C, K, 4) relative boxes and (B, C, K) their anchors.
 
-    K is the most that any class of any image has above the limit; the others are filled up.
+    C is without the background. K is the most that any class of any image has above the limit; the
+    others are filled up.
     """
     probabilities = torch.softmax(output.logits.float(), dim=-1)[..., 1:].transpose(1, 2)
     boxes = decode_boxes(output.offsets, anchors).clamp(0, 1)
@@ -102,7 +107,7 @@ def _candidates(output: AnchorOutput, anchors: Tensor, limits: BoxLimits) -> tup
     most = int((scores > limits.score).sum(dim=2).max())
     scores, anchor = scores[..., :most], anchor[..., :most]
     index = anchor.flatten(1)[..., None].expand(-1, -1, 4)
-    return scores, boxes.gather(1, index).view(*anchor.shape, 4)
+    return scores, boxes.gather(1, index).view(*anchor.shape, 4), anchor
 
 
 def suppress(boxes: Tensor, scores: Tensor, limits: BoxLimits) -> Tensor:
@@ -162,7 +167,7 @@ def all_at_once(boxes: Tensor, alive: Tensor, iou: float) -> Tensor:
 
 
 def _of_image(rows: NDArray[np.float32], size: tuple[int, int]) -> Detections:
-    """(N, 6) rows of relative box, label and score, -1 for none -> detections in pixels."""
+    """(N, 7) rows of `detected_rows`, those of score -1 left out -> detections in pixels."""
     height, width = size
     rows = rows[rows[:, 5] >= 0]
     scale = np.array([width, height, width, height], np.float32)

@@ -66,7 +66,7 @@ class InstanceHead(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Instances(Detections):
+class MaskedDetections(Detections):
     """Detections with masks, as the network said them: full-size masks are made when asked for.
 
     Attributes:
@@ -78,17 +78,6 @@ class Instances(Detections):
     coefficients: NDArray[np.float32]
     prototypes: NDArray[np.float32]
     size: tuple[int, int]
-
-    @classmethod
-    def of(
-        cls,
-        found: Detections,
-        coefficients: NDArray[np.float32],
-        prototypes: NDArray[np.float32],
-        size: tuple[int, int],
-    ) -> Self:
-        """Return detections in pixels of an image with what their masks are made of."""
-        return cls(found.boxes, found.labels, found.scores, coefficients, prototypes, size)
 
     def take(self, rows: NDArray[Any]) -> Self:
         """Return the instances that ``rows`` (indices or a mask) names."""

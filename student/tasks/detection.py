@@ -240,8 +240,10 @@ classes = {classes}
         return {"/class": loss.classification, "/box": loss.box}
 
     def decode(self, outputs: Mapping[str, Any], view: View) -> Tensor:
-        """See `Task`; (B, N, 6), see `detected_rows`."""
-        return detected_rows(outputs[self.name], view.anchors, view.limits)
+        """See `Task`; (B, N, 7), see `detected_rows`, which later tasks find in the memo."""
+        rows = detected_rows(outputs[self.name], view.anchors, view.limits)
+        view.memo[self.name] = rows
+        return rows
 
     def fetch(
         self, decoded: Tensor, sizes: Sequence[tuple[int, int]]

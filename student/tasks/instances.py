@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from kdcli.cache.format.record import InstanceMasks
 from kdcli.cache.reader import TutorCache
 from kdcli.common.detections import Detections
+from kdcli.common.device import on_its_way
 from kdcli.common.errors import StudentError
+from kdcli.common.files import write_json
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.tasks import TargetsConfig
 from kdcli.student.data.geometry import Transform, UInt8Array
@@ -23,12 +26,24 @@ from kdcli.student.data.tables import BoxTable, InstanceTable
 from kdcli.student.data.targets import ImageTargets
 from kdcli.student.losses.instances import instance_loss, targets_of_masks, targets_of_objects
 from kdcli.student.model.config import ModelConfig
-from kdcli.student.model.instances import InstanceHead, InstanceOutput
+from kdcli.student.model.decode import detections_of
+from kdcli.student.model.instances import InstanceHead, InstanceOutput, MaskedDetections
 from kdcli.student.tasks.detection import SURE
-from kdcli.student.tasks.task import NO_BOXES, Begun, Judged, Sources, Task
-from kdcli.voc.devkit import Availability
-from kdcli.voc.labels import VOID
-from kdcli.voc.metrics import InstanceResult
+from kdcli.student.tasks.task import (
+    NO_BOXES,
+    Begun,
+    Judged,
+    Prediction,
+    Scoring,
+    Sources,
+    Task,
+    View,
+)
+from kdcli.voc.coco.rle import encode
+from kdcli.voc.devkit import Availability, Devkit
+from kdcli.voc.instances import InstanceTruth, instance_truth
+from kdcli.voc.labels import VOID, LabelSet
+from kdcli.voc.metrics import Compared, InstanceResult, Result, compare, evaluate_instances
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,56 @@ class MaskReader:
         return MaskSample(objects, known, _numbered(said))
 
 
+@dataclass(frozen=True)
+class MaskAnswer:
+    """What is read in the outputs of B images, of N places for boxes each.
+
+    Attributes:
+        rows: (B, N, 7) of the boxes, see `detected_rows`.
+        coefficients: (B, N, k) of theirs.
+        prototypes: (B, k, s, s).
+    """
+
+    rows: Tensor
+    coefficients: Tensor
+    prototypes: Tensor
+
+
+@dataclass
+class MaskScorer:
+    """Compares masks image by image, on the host."""
+
+    task: Instances
+    scoring: Scoring
+    found: dict[str, Compared] = field(default_factory=dict)
+
+    def update(
+        self,
+        names: Sequence[str],
+        decoded: MaskAnswer,
+        sizes: Sequence[tuple[int, int]],
+        true: Sequence[InstanceTruth | None],
+    ) -> Callable[[], None]:
+        """See `Scorer`."""
+        said = self.task.fetch(decoded, sizes)
+
+        def wait() -> None:
+            for name, own, truth in zip(names, said(), true, strict=True):
+                if truth is not None:
+                    self.found[name] = compare(own, own.masks(), truth)
+
+        return wait
+
+    def result(
+        self, found: Sequence[Mapping[str, Compared]], earlier: Mapping[str, Result | None]
+    ) -> InstanceResult | None:
+        """See `Scorer`."""
+        together = {name: one for part in found for name, one in part.items()}
+        ordered = [together[name] for name in self.scoring.image_ids if name in together]
+        names = self.scoring.devkit.labels.all_names
+        return evaluate_instances(ordered, names, self.scoring.metric) if ordered else None
+
+
 def _numbered(found: Any) -> Any:
     """Return boxes labelled 1, 2, ...: so that what an anchor is matched to says which box."""
     return replace(found, labels=np.arange(1, len(found) + 1))
@@ -130,6 +195,13 @@ class Instances(Task):
     colour = "tab:purple"
     losses = {"": "tab:purple"}  # noqa: RUF012
     measure = InstanceResult.measure
+    waits = True
+    says = "instances"
+    ending = ".instances.json"
+    exports = {  # noqa: RUF012
+        "prototypes": "(batch, k, s, s) over the image",
+        "coefficients": "(batch, A, k): the sigmoid of their sum of prototypes is a box' mask",
+    }
 
     def labelled(self, present: Availability) -> frozenset[str]:
         """See `Task`."""
@@ -183,3 +255,63 @@ class Instances(Task):
         else:
             targets = targets_of_masks(judged.anchors, part.tutor, part.objects.shape[-1])
         return {"": instance_loss(output, targets, weights)}
+
+    def decode(self, outputs: Mapping[str, Any], view: View) -> MaskAnswer:
+        """See `Task`."""
+        output: InstanceOutput = outputs[self.name]
+        rows: Tensor = view.memo["detection"]
+        index = rows[..., 6:].long().expand(-1, -1, output.coefficients.shape[-1])
+        return MaskAnswer(
+            rows, output.coefficients.gather(1, index).float(), output.prototypes.float()
+        )
+
+    def fetch(
+        self, decoded: MaskAnswer, sizes: Sequence[tuple[int, int]]
+    ) -> Callable[[], list[MaskedDetections]]:
+        """See `Task`."""
+        parts = decoded.rows, decoded.coefficients, decoded.prototypes
+        sent = [on_its_way(part) for part in parts]
+
+        def wait() -> list[MaskedDetections]:
+            rows, coefficients, prototypes = (each() for each in sent)
+            return [
+                MaskedDetections(
+                    each.boxes, each.labels, each.scores, own[: len(each)], prototype, size
+                )
+                for each, own, prototype, size in zip(
+                    detections_of(rows, sizes), coefficients, prototypes, sizes, strict=True
+                )
+            ]
+
+        return wait
+
+    def overlay(self, said: MaskedDetections, threshold: float) -> dict[str, Any]:
+        """See `Task`."""
+        return {"masks": said.take(said.scores >= threshold).masks()}
+
+    def write(self, path: Path, prediction: Prediction, photograph: Path, labels: LabelSet) -> None:
+        """Write all masks as COCO's run lengths."""
+        said: MaskedDetections = prediction.instances
+        found = [
+            {
+                "class": labels.all_names[label],
+                "confidence": round(float(confidence), 6),
+                "segmentation": encode(mask),
+            }
+            for mask, label, confidence in zip(said.masks(), said.labels, said.scores, strict=True)
+        ]
+        write_json(path, {"image": str(photograph), "instances": found})
+
+    def export(self, output: InstanceOutput, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``exports``."""
+        return output.prototypes, output.coefficients
+
+    def truth(
+        self, devkit: Devkit, folder: str, image_id: str, size: tuple[int, int]
+    ) -> InstanceTruth | None:
+        """See `Task`."""
+        return instance_truth(devkit, image_id, size)
+
+    def scorer(self, scoring: Scoring) -> MaskScorer:
+        """See `Task`."""
+        return MaskScorer(self, scoring)

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcli.student.model.anchors import encode_boxes
+from kdcli.student.model.anchors import decode_boxes, encode_boxes
 from kdcli.student.model.decode import (
     AnchorOutput,
     BoxLimits,
     all_at_once,
     detect,
+    detected_rows,
     one_by_one,
     segment,
 )
@@ -185,3 +186,16 @@ def test_label_map_is_the_arg_max_of_resized_logits() -> None:
     result = segment(logits, (2, 4))
     assert result.dtype == torch.uint8
     assert result.tolist() == [[1, 1, 2, 2]] * 2
+
+
+def test_rows_name_the_anchor_that_said_them() -> None:
+    output, table = random_output(5, 3, 60)
+    rows = detected_rows(output, table, BoxLimits())
+    boxes = decode_boxes(output.offsets, table).clamp(0, 1)
+    probabilities = output.logits.softmax(dim=-1)
+    image, place = (rows[..., 5] > 0).nonzero(as_tuple=True)
+    assert len(image) > 60
+    box, label, score, anchor = rows[image, place].split([4, 1, 1, 1], dim=1)
+    label, anchor = label[:, 0].long(), anchor[:, 0].long()
+    assert torch.equal(boxes[image, anchor], box)
+    assert torch.equal(probabilities[image, anchor, label], score[:, 0])

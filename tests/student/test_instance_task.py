@@ -10,19 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as pycoco
 
+from kdcli import load_student
 from kdcli.cache.reader import TutorCache
 from kdcli.common.errors import StudentError
 from kdcli.student.config.schema import RunConfig
+from kdcli.student.config.toml import run_config
 from kdcli.student.data.batch import collate
 from kdcli.student.data.dataset import Draw, StudentDataset
 from kdcli.student.data.plan import make_plan
+from kdcli.student.evaluation.evaluate import evaluate_student
+from kdcli.student.evaluation.onnx import export_onnx
+from kdcli.student.evaluation.predict import predict
 from kdcli.student.losses.pasting import paste
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import OBJECT_MASKS, Devkit
+from kdcli.voc.instances import instance_truth
 from kdcli.voc.labels import VOID
+from kdcli.voc.metrics import compare, evaluate_instances
 
 Small = Callable[..., RunConfig]
+LIST = "Segmentation/trainval"
 THREE = ["detection", "segmentation", "instances"]
 
 
@@ -120,18 +129,93 @@ def test_every_source_trains(
     assert len(rows) == 12
 
 
-def test_it_learns_masks(devkit: Devkit, three: Small, tmp_path: Path) -> None:
-    config = three(
-        model__tasks=["detection", "instances"],
-        optim={"steps": 60, "batch_size": 4, "lr": 2e-3, "milestones": []},
-        runtime__log_every=10,
-    )
-    train(config, devkit, None, tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    losses = [
-        line["loss/instances_gt"] for line in map(json.loads, lines) if "loss/instances_gt" in line
-    ]
-    assert losses[-1] < 0.85 * losses[0]
+@pytest.fixture(scope="module")
+def run(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of detection and instances that learned its images by heart, more or less."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = run_config(
+        "tiny",
+        {
+            "model.tasks": ["detection", "instances"], "model.input_size": 96, "data.list": LIST,
+            "augmentation.zoom_out_probability": 0.0, "augmentation.crop_tries": 0,
+            "optim.steps": 160, "optim.batch_size": 6, "optim.lr": 2e-3, "optim.milestones": [140],
+            "runtime.workers": 0, "runtime.log_every": 20,
+        },
+    )  # fmt: skip
+    train(config, devkit, None, folder)
+    return folder
+
+
+def test_it_learns_masks(run: Path, devkit: Devkit) -> None:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss/instances_gt"] for line in lines if "loss/instances_gt" in line]
+    assert losses[-1] < 0.6 * losses[0]
+    evaluation = evaluate_student(run, devkit, LIST)
+    result = evaluation.instances
+    assert result.map_r > 0.3
+    assert result.map_r > result.coco["coco_map"] > 0
+    saved = json.loads((run / "evaluation-Segmentation-trainval.json").read_text())
+    assert saved["instances"]["map_r"] == result.map_r
+    assert saved.keys() >= {"detection", "instances"}
+    assert "segmentation" not in saved
+    table = (run / "evaluation-Segmentation-trainval.md").read_text()
+    assert "AP^r %" in table
+    assert "at .7 the mean is" in table
+
+
+def test_its_predictions_are_what_is_evaluated(run: Path, devkit: Devkit, tmp_path: Path) -> None:
+    student = load_student(run)
+    ids = devkit.image_ids(LIST)
+    compared = []
+    for image_id in ids:
+        said, truth = student.predict(devkit.read_image(image_id)), instance_truth(devkit, image_id)
+        assert truth is not None
+        found = said.instances
+        np.testing.assert_array_equal(found.boxes, said.detections.boxes)
+        compared.append(compare(found, found.masks(), truth))
+        for mask, (x1, y1, x2, y2) in zip(found.masks(), found.boxes, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert mask.shape == devkit.image_size(image_id)
+            assert not len(rows) or (rows.min() >= int(y1) and columns.min() >= int(x1))
+            assert not len(rows) or (rows.max() < y2 + 1 and columns.max() < x2 + 1)
+    expected = evaluate_instances(compared, devkit.labels.all_names)
+    result = evaluate_student(run, devkit, LIST, batch_size=5, workers=1).instances
+    assert result.map_r == pytest.approx(expected.map_r, abs=1e-3)
+    assert result.coco == pytest.approx(expected.coco, abs=1e-3)
+
+
+def test_predictions_as_files(run: Path, devkit: Devkit, tmp_path: Path) -> None:
+    image_id = devkit.image_ids(LIST)[0]
+    predict(run, [(image_id, devkit.image_path(image_id))], tmp_path, threshold=0.2)
+    names = {f"{image_id}{end}" for end in (".overlay.png", ".json", ".instances.json")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    written = json.loads((tmp_path / f"{image_id}.instances.json").read_text())["instances"]
+    said = load_student(run).predict(devkit.read_image(image_id)).instances
+    assert len(written) == len(said) > 0
+    for each, mask, label in zip(written, said.masks(), said.labels, strict=True):
+        assert each["class"] == devkit.labels.all_names[label]
+        np.testing.assert_array_equal(pycoco.decode(each["segmentation"]), mask)
+
+
+def test_the_onnx_file_says_the_masks(run: Path, devkit: Devkit, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "student.onnx"
+    exported = export_onnx(run, path)
+    assert exported.difference is not None
+    assert exported.difference < 1e-4
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
+    assert names == ["boxes", "probabilities", "prototypes", "coefficients"]
+    student = load_student(run)
+    side = student.config.model.input_size
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    said = dict(zip(names, session.run(None, {"images": image[None]}), strict=True))
+    found = student.predict(image).instances
+    np.testing.assert_allclose(found.prototypes, said["prototypes"][0], atol=1e-4)
+    table = said["coefficients"][0]
+    for own in found.coefficients[:5]:
+        assert np.abs(table - own).max(axis=1).min() < 1e-4
 
 
 def test_images_without_object_masks_are_filled_in(

@@ -20,7 +20,7 @@ from kdcli.student.losses.instances import (
     targets_of_objects,
 )
 from kdcli.student.losses.matching import match
-from kdcli.student.model.instances import InstanceHead, InstanceOutput, Instances
+from kdcli.student.model.instances import InstanceHead, InstanceOutput, MaskedDetections
 
 SIDE, COUNT = 6, 3
 
@@ -198,7 +198,7 @@ def test_coefficients_are_in_the_anchors_order() -> None:
     torch.testing.assert_close(output.coefficients[0], expected)
 
 
-def instances(size: tuple[int, int], boxes: list[list[float]], seed: int = 0) -> Instances:
+def instances(size: tuple[int, int], boxes: list[list[float]], seed: int = 0) -> MaskedDetections:
     rng = np.random.default_rng(seed)
     count = len(boxes)
     found = Detections(
@@ -207,7 +207,7 @@ def instances(size: tuple[int, int], boxes: list[list[float]], seed: int = 0) ->
     )  # fmt: skip
     prototypes = rng.random((COUNT, SIDE, SIDE), dtype=np.float32)
     coefficients = rng.uniform(-1, 1, (count, COUNT)).astype(np.float32)
-    return Instances.of(found, coefficients, prototypes, size)
+    return MaskedDetections(found.boxes, found.labels, found.scores, coefficients, prototypes, size)
 
 
 @pytest.mark.parametrize("size", [(37, 53), (6, 6), (4, 3), (1, 40)])

@@ -181,7 +181,7 @@ def test_against_counts_of_their_own(seed: int) -> None:
     assert result.coco["coco_map_50"] == pytest.approx(np.nanmean(steps[0.5]), abs=1e-9)
     assert result.coco["coco_map_75"] == pytest.approx(np.nanmean(steps[0.75]), abs=1e-9)
     assert result.coco["coco_map"] == pytest.approx(np.nanmean(list(steps.values())), abs=1e-9)
-    assert 0 < result.map_70 <= result.map < 1
+    assert 0 < result.map_r_70 <= result.map_r < 1
 
 
 def test_void_and_difficult_objects_by_hand() -> None:
@@ -193,13 +193,13 @@ def test_void_and_difficult_objects_by_hand() -> None:
         (said_of((CAT, 0.9, over_void), (CAT, 0.8, square(12, 12, 20, 20))), truth),
     )
     result = evaluate_instances(images)
-    assert (result.map, result.map_70) == (1.0, 1.0)
+    assert (result.map_r, result.map_r_70) == (1.0, 1.0)
     assert result.coco["coco_map"] == pytest.approx(1.0)
     assert result.objects["cat"] == 1
     twice = compared((said_of((CAT, 0.9, over_void), (CAT, 0.95, over_void)), truth))
-    assert evaluate_instances(twice).map == 1.0  # the second is wrong, but comes too late
+    assert evaluate_instances(twice).map_r == 1.0  # the second is wrong, but comes too late
     worse = compared((said_of((CAT, 0.9, over_void), (CAT, 0.95, square(0, 0, 8, 4))), truth))
-    assert evaluate_instances(worse).map == 0.5
+    assert evaluate_instances(worse).map_r == 0.5
 
 
 def test_objects_without_a_mask_are_not_looked_for() -> None:
@@ -209,10 +209,10 @@ def test_objects_without_a_mask_are_not_looked_for() -> None:
     result = evaluate_instances(compared((said_of(), truth)))
     assert result.objects["cat"] == 1
     assert result.objects["dog"] == 0
-    assert result.map == 0.0
+    assert result.map_r == 0.0
     assert math.isnan(result.average_precision["dog"])
     nothing = evaluate_instances(compared((said_of(), truth_of(rows))))
-    assert nothing.to_dict()["map"] is nothing.to_dict()["coco_map"] is None
+    assert nothing.to_dict()["map_r"] is nothing.to_dict()["coco_map"] is None
 
 
 def test_masks_and_detections_belong_together() -> None:
@@ -238,5 +238,5 @@ def test_the_truth_scores_one_and_its_boxes_less(drawn: Devkit) -> None:
             mask[y1:y2, x1:x2] = True
         boxes.append(compare(said, filled, truth))
     whole, rough = evaluate_instances(perfect), evaluate_instances(boxes)
-    assert (whole.map, whole.map_70, whole.coco["coco_map"]) == pytest.approx((1.0, 1.0, 1.0))
-    assert rough.map_70 < rough.map < 1.0
+    assert (whole.map_r, whole.map_r_70, whole.coco["coco_map"]) == pytest.approx((1.0, 1.0, 1.0))
+    assert rough.map_r_70 < rough.map_r < 1.0

@@ -64,7 +64,7 @@ class InstanceResult:
     """
 
     measure: ClassVar[Measure] = Measure(
-        "instances", "map", "mAP^r", per_class="average_precision", column="AP^r %",
+        "instances", "map_r", "mAP^r", per_class="average_precision", column="AP^r %",
         amount="objects",
     )  # fmt: skip
 
@@ -77,12 +77,12 @@ class InstanceResult:
     metric: Metric
 
     @property
-    def map(self) -> float:
+    def map_r(self) -> float:
         """Mean of AP^r at .5 over the classes that occur; nan if none does."""
         return mean_over(self.average_precision, self.average_precision)
 
     @property
-    def map_70(self) -> float:
+    def map_r_70(self) -> float:
         """The same at .7."""
         return mean_over(self.average_precision_70, self.average_precision_70)
 
@@ -97,7 +97,7 @@ class InstanceResult:
         return self.frequent_classes
 
     @property
-    def map_frequent(self) -> float:
+    def map_r_frequent(self) -> float:
         """Mean of AP^r at .5 over the frequent classes; nan if there is none."""
         return mean_over(self.average_precision, self.frequent_classes)
 
@@ -106,8 +106,8 @@ class InstanceResult:
         """What stands in no column: stricter measures, and what was left out."""
         coco, at_50, at_75 = map(percent, self.coco.values())
         text = (
-            f"Masks: AP^r at IoU .5; at .7 the mean is {percent(self.map_70)} %; COCO's AP {coco} %"
-            f" (.50: {at_50}, .75: {at_75})."
+            f"Masks: AP^r at IoU .5; at .7 the mean is {percent(self.map_r_70)} %; "
+            f"COCO's AP {coco} % (.50: {at_50}, .75: {at_75})."
         )
         lost = f" {self.unmatched} objects of the object masks have no box: void."
         return text + lost * bool(self.unmatched)
@@ -115,9 +115,9 @@ class InstanceResult:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; None stands for what is not defined."""
         return {
-            "map": number(self.map),
-            "map_frequent": number(self.map_frequent),
-            "map_70": number(self.map_70),
+            "map_r": number(self.map_r),
+            "map_r_frequent": number(self.map_r_frequent),
+            "map_r_70": number(self.map_r_70),
             **{name: number(value) for name, value in self.coco.items()},
             "frequent_classes": list(self.frequent_classes),
             "least_objects": LEAST_OBJECTS,
