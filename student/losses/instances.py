@@ -21,8 +21,8 @@ from kdcli.student.losses.pasting import inside, paste, places
 from kdcli.student.model.instances import InstanceOutput
 from kdcli.voc.labels import VOID
 
-MOST = 32
-"""So many positive anchors of an image take part at most."""
+MOST = 16
+"""So many positive anchors of an image take part at most (YOLACT: 100 of a batch of 8)."""
 _SPREAD = 2_654_435_761
 """Odd, so that multiples modulo 2**32 are all different; by the golden ratio, so that neighbours
 are far apart (Knuth, The Art of Computer Programming, volume 3, section 6.4)."""

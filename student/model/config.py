@@ -49,7 +49,7 @@ class ModelConfig:
         min_scale: anchor scale of the second map.
         max_scale: anchor scale of the last map.
         aspect_ratios: each stands for two anchors, the ratio and its inverse.
-        prototypes: maps that an instance's mask is a sum of.
+        prototypes: maps that an instance's mask is a sum of; YOLACT found 8 nearly as good as 32.
         tasks: what the network does; it has the heads of these, and learns nothing else.
     """
 
@@ -71,7 +71,7 @@ class ModelConfig:
     min_scale: float = 0.1
     max_scale: float = 0.95
     aspect_ratios: tuple[float, ...] = (2.0, 3.0)
-    prototypes: int = 16
+    prototypes: int = 8
     tasks: tuple[str, ...] = ("detection", "segmentation")
 
     def __post_init__(self) -> None:

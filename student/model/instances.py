@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdcli.common.detections import Detections
-from kdcli.student.model.blocks import _by_anchor
 
-_HIDDEN = 2
+_HIDDEN = 4
 """Channels before the prototypes, for each of them."""
 
 
@@ -37,13 +36,13 @@ class InstanceOutput(NamedTuple):
 class InstanceHead(nn.Module):
     """Prototypes of the finest map, and the coefficients of every map's anchors.
 
-    As in YOLACT prototypes are not negative and coefficients within -1..1, so that a prototype can
-    be taken away from others. Unlike there, for a tenth of the cost: prototypes are made of few
-    channels and have the finest map's side, and a cell's coefficients are made of that cell alone,
-    which the decoder has shown its surroundings.
+    As in YOLACT prototypes are not negative, coefficients within -1..1, so that a prototype can be
+    taken away from others, and all maps share what makes the latter. Unlike there, for a fraction
+    of the cost, prototypes are made of few channels and have the finest map's side, and a cell's
+    coefficients are made of that cell alone, which the decoder has shown its surroundings.
     """
 
-    def __init__(self, inputs: int, maps: int, per_cell: int, prototypes: int) -> None:
+    def __init__(self, inputs: int, per_cell: int, prototypes: int) -> None:
         super().__init__()
         self.count, hidden = prototypes, _HIDDEN * prototypes
         self.prototypes = nn.Sequential(
@@ -52,17 +51,13 @@ class InstanceHead(nn.Module):
             nn.Conv2d(hidden, prototypes, 3, padding=1),
             nn.ReLU(inplace=True),
         )
-        self.coefficients = nn.ModuleList(
-            [nn.Conv2d(inputs, per_cell * prototypes, 1) for _ in range(maps)]
-        )
+        self.coefficients = nn.Linear(inputs, per_cell * prototypes)
 
     def forward(self, maps: Sequence[Tensor]) -> InstanceOutput:
         """Maps (B, inputs, s, s), finest first -> prototypes, and coefficients by anchor."""
-        found = [
-            _by_anchor(layer(x), self.count)
-            for layer, x in zip(self.coefficients, maps, strict=True)
-        ]
-        return InstanceOutput(self.prototypes(maps[0]), torch.cat(found, dim=1).tanh())
+        cells = torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
+        found = self.coefficients(cells).reshape(len(cells), -1, self.count)  # the anchors' order
+        return InstanceOutput(self.prototypes(maps[0]), found.tanh())
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,12 +236,11 @@ class Instances(Task):
 
     def head(self, inputs: int, config: ModelConfig) -> InstanceHead:
         """See `Task`."""
-        maps, per_cell = len(config.map_sides), config.anchors_per_cell
-        return InstanceHead(inputs, maps, per_cell, config.prototypes)
+        return InstanceHead(inputs, config.anchors_per_cell, config.prototypes)
 
     def initialise(self, module: nn.Module) -> None:
         """See `Task`."""
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

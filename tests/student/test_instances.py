@@ -179,7 +179,7 @@ def test_a_tutors_masks_by_hand() -> None:
 
 def test_shapes_of_the_head() -> None:
     torch.manual_seed(0)
-    head = InstanceHead(inputs=8, maps=3, per_cell=6, prototypes=4)
+    head = InstanceHead(inputs=8, per_cell=6, prototypes=4)
     output = head([torch.randn(2, 8, side, side) for side in (7, 3, 1)])
     assert output.prototypes.shape == (2, 4, 7, 7)
     assert output.coefficients.shape == (2, 6 * (49 + 9 + 1), 4)
@@ -188,14 +188,19 @@ def test_shapes_of_the_head() -> None:
 
 
 def test_coefficients_are_in_the_anchors_order() -> None:
-    """A layer that returns its bias: anchor b of each cell has the values 2 b and 2 b + 1."""
-    head = InstanceHead(inputs=1, maps=1, per_cell=3, prototypes=2)
-    torch.nn.init.zeros_(head.coefficients[0].weight)
+    """A cell of value v says v / 10 + b / 100 for place b, of an anchor's two."""
+    head = InstanceHead(inputs=1, per_cell=3, prototypes=2)
+    torch.nn.init.constant_(head.coefficients.weight, 0.1)
     with torch.no_grad():
-        head.coefficients[0].bias.copy_(torch.arange(6) / 10)
-    output = head([torch.ones(1, 1, 2, 2)])
-    expected = (torch.arange(6).reshape(3, 2) / 10).tanh().repeat(4, 1)
-    torch.testing.assert_close(output.coefficients[0], expected)
+        head.coefficients.bias.copy_(torch.arange(6) / 100)
+    maps = [torch.arange(4.0).reshape(1, 1, 2, 2), torch.tensor([[[[4.0]]]])]
+    output = head(maps)
+    expected = [
+        [cell / 10 + (2 * anchor + k) / 100 for k in range(2)]
+        for cell in range(5)
+        for anchor in range(3)
+    ]
+    torch.testing.assert_close(output.coefficients[0], torch.tensor(expected).tanh())
 
 
 def instances(size: tuple[int, int], boxes: list[list[float]], seed: int = 0) -> MaskedDetections:
