@@ -1,7 +1,9 @@
-"""Every recipe at toy size: drawn scenes, the sample tutors, a tiny student, three seeds a cell.
+r"""Every recipe at toy size: drawn scenes, the sample tutors, a tiny student, three seeds a cell.
 
     python -m benchmarks.toy_matrix --out toy-matrix
     python -m benchmarks.toy_matrix --out toy-matrix --report docs/toy_matrix
+    python -m benchmarks.toy_matrix --out three --keep-masks --recipe three-tasks \
+        --recipe three-tasks-fill-in
 
 The devkit resembles VOC: four times as many training scenes as have masks. Stopped and started
 again, it goes on; several at once share the runs. The report that is kept in docs/ was made by it.
@@ -35,7 +37,7 @@ def kdcli(*arguments: str | Path) -> int:
     return subprocess.run([sys.executable, "-m", "kdcli", *map(str, arguments)]).returncode
 
 
-def prepare(out: Path, images: int, steps: int) -> None:
+def prepare(out: Path, images: int, steps: int, keep_masks: bool) -> None:
     """Draw the scenes and let the tutors label them, unless that is done."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "scale.toml").write_text(
@@ -47,7 +49,7 @@ def prepare(out: Path, images: int, steps: int) -> None:
     # All of the detection tutor's boxes, for the cell that uses them without a threshold.
     check(kdcli("generate-tutors", "--voc", voc, "--list", "Main/trainval", "--floor", "0",
                 "--detection-tutor", "sample", "--segmentation-tutor", "sample",
-                "--out", cache))  # fmt: skip
+                *["--keep-masks"] * keep_masks, "--out", cache))  # fmt: skip
     check(kdcli("evaluate-tutors", cache, "--voc", voc, "--list", "Segmentation/val",
                 "--out", out / "tutors.json"))  # fmt: skip
 
@@ -65,10 +67,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", action="append", help="[the thesis' tables and figures]")
+    parser.add_argument("--keep-masks", action="store_true", help="for recipes with instances")
     options = parser.parse_args()
     out: Path = options.out
     report: Path = options.report or out / "report"
-    prepare(out, options.images, options.steps)
+    prepare(out, options.images, options.steps, options.keep_masks)
     failed = kdcli("run-recipe", *(options.recipe or RECIPES), "--voc", out / "voc",
                    "--cache", out / "cache.zarr", "--out", out / "results",
                    "--seeds", str(options.seeds), "--config", out / "scale.toml")  # fmt: skip

@@ -25,7 +25,7 @@ class InstanceOutput(NamedTuple):
     """What the network says about the masks of a batch: A anchors, k prototypes, s their side.
 
     Attributes:
-        prototypes: (B, k, s, s), not negative.
+        prototypes: (B, k, s, s).
         coefficients: (B, A, k), within -1..1.
     """
 
@@ -36,10 +36,11 @@ class InstanceOutput(NamedTuple):
 class InstanceHead(nn.Module):
     """Prototypes of the finest map, and the coefficients of every map's anchors.
 
-    As in YOLACT prototypes are not negative, coefficients within -1..1, so that a prototype can be
-    taken away from others, and all maps share what makes the latter. Unlike there, for a fraction
-    of the cost, prototypes are made of few channels and have the finest map's side, and a cell's
-    coefficients are made of that cell alone, which the decoder has shown its surroundings.
+    As in YOLACT coefficients are within -1..1, so that a prototype can be taken away from others,
+    and all maps share what makes them. Unlike there, for a fraction of the cost, prototypes are
+    made of few channels and have the finest map's side, and a cell's coefficients are made of that
+    cell alone, which the decoder has shown its surroundings; and there is no ReLU behind the
+    prototypes: of so few none may die (a tiny network's masks then hardly learned at all).
     """
 
     def __init__(self, inputs: int, per_cell: int, prototypes: int) -> None:
@@ -49,7 +50,6 @@ class InstanceHead(nn.Module):
             nn.Conv2d(inputs, hidden, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, prototypes, 3, padding=1),
-            nn.ReLU(inplace=True),
         )
         self.coefficients = nn.Linear(inputs, per_cell * prototypes)
 
