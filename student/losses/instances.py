@@ -8,6 +8,7 @@ which is the same without void), and over the positives the mean again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from kdcli.common.distributed import sum_over_ranks
 from kdcli.student.data.tables import BoxTable, InstanceTable
-from kdcli.student.losses.matching import match
+from kdcli.student.losses.matching import Matches, match
 from kdcli.student.losses.pasting import inside, paste, places
 from kdcli.student.model.instances import InstanceOutput
 from kdcli.voc.labels import VOID
@@ -26,6 +27,8 @@ MOST = 16
 _SPREAD = 2_654_435_761
 """Odd, so that multiples modulo 2**32 are all different; by the golden ratio, so that neighbours
 are far apart (Knuth, The Art of Computer Programming, volume 3, section 6.4)."""
+
+Matcher = Callable[..., Matches]
 
 
 class Chosen(NamedTuple):
@@ -75,15 +78,18 @@ def choose(numbers: Tensor, most: int = MOST) -> Chosen:
 
 
 @torch.no_grad()
-def targets_of_objects(anchors: Tensor, boxes: BoxTable, objects: Tensor) -> MaskTargets:
+def targets_of_objects(
+    anchors: Tensor, boxes: BoxTable, objects: Tensor, matched: Matcher = match
+) -> MaskTargets:
     """Return what ground truth asks of masks.
 
     Args:
         anchors: (A, 4) of the network.
         boxes: those of the objects that have a mask, relative to the map, labelled 1, 2, ...
         objects: (B, s, s) uint8: these labels, 0 for background and other objects, `VOID`.
+        matched: ``match``, or what it was compiled to.
     """
-    chosen, (own, scores) = _matched(anchors, boxes)
+    chosen, (own, scores) = _learners(anchors, boxes, matched)
     number = chosen.numbers[:, :, None, None]
     wanted = objects[:, None] == number
     counted = inside(*places(own, objects.shape[-1])) & (objects != VOID)[:, None] & (number > 0)
@@ -93,26 +99,31 @@ def targets_of_objects(anchors: Tensor, boxes: BoxTable, objects: Tensor) -> Mas
 
 
 @torch.no_grad()
-def targets_of_masks(anchors: Tensor, instances: InstanceTable, side: int) -> MaskTargets:
+def targets_of_masks(
+    anchors: Tensor, instances: InstanceTable, side: int, matched: Matcher = match
+) -> MaskTargets:
     """Return what a tutor's masks ask: their probabilities inside their boxes.
 
     Args:
         anchors: (A, 4) of the network.
         instances: relative to the map, labelled 1, 2, ...; their boxes may reach outside.
         side: s.
+        matched: ``match``, or what it was compiled to.
     """
-    chosen, (own, scores) = _matched(anchors, instances.found)
+    chosen, (own, scores) = _learners(anchors, instances.found, matched)
     index = chosen.numbers[:, :, None, None].expand(-1, -1, *instances.masks.shape[2:])
     masks = F.pad(instances.masks, (0, 0, 0, 0, 1, 0)).gather(1, index)
     counted = inside(*places(own, side)) & (chosen.numbers > 0)[:, :, None, None]
     return MaskTargets(chosen.anchors, scores, paste(masks, own, side), counted.float())
 
 
-def _matched(anchors: Tensor, table: BoxTable) -> tuple[Chosen, tuple[Tensor, Tensor]]:
+def _learners(
+    anchors: Tensor, table: BoxTable, matched: Matcher
+) -> tuple[Chosen, tuple[Tensor, Tensor]]:
     """Choose among the positive anchors; return with them their boxes (B, K, 4) and scores."""
     # What the sample shows of a box is what an anchor can match.
     shown = table.boxes.clamp(0, 1)
-    chosen = choose(match(anchors, shown, table.labels, table.scores).labels)
+    chosen = choose(matched(anchors, shown, table.labels, table.scores).labels)
     # With a row before the first, which stands for no box, a box' number is its row.
     boxes, scores = F.pad(table.boxes, (0, 0, 1, 0)), F.pad(table.scores, (1, 0))
     index = chosen.numbers[..., None].expand(-1, -1, 4)

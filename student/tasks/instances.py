@@ -24,7 +24,12 @@ from kdcli.student.data.geometry import Transform, UInt8Array
 from kdcli.student.data.masks import ImageObjects, Objects
 from kdcli.student.data.tables import BoxTable, InstanceTable
 from kdcli.student.data.targets import ImageTargets
-from kdcli.student.losses.instances import instance_loss, targets_of_masks, targets_of_objects
+from kdcli.student.losses.instances import (
+    MaskTargets,
+    instance_loss,
+    targets_of_masks,
+    targets_of_objects,
+)
 from kdcli.student.model.config import ModelConfig
 from kdcli.student.model.decode import detections_of
 from kdcli.student.model.instances import InstanceHead, InstanceOutput, MaskedDetections
@@ -32,11 +37,11 @@ from kdcli.student.tasks.detection import SURE
 from kdcli.student.tasks.task import (
     NO_BOXES,
     Begun,
-    Judged,
     Prediction,
     Scoring,
     Sources,
     Task,
+    Taught,
     View,
 )
 from kdcli.voc.coco.rle import encode
@@ -245,15 +250,19 @@ class Instances(Task):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def loss(self, judged: Judged, teacher: str, weights: Tensor) -> dict[str, Tensor]:
+    def lesson(self, taught: Taught, teacher: str) -> MaskTargets:
         """See `Task`."""
-        output: InstanceOutput = judged.outputs[self.name]
-        part: MaskBatch = judged.batch.parts[self.name]
+        part: MaskBatch = taught.batch.parts[self.name]
         if teacher == "gt":
-            targets = targets_of_objects(judged.anchors, part.gt, part.objects)
-        else:
-            targets = targets_of_masks(judged.anchors, part.tutor, part.objects.shape[-1])
-        return {"": instance_loss(output, targets, weights)}
+            return targets_of_objects(taught.anchors, part.gt, part.objects, taught.match)
+        side = part.objects.shape[-1]
+        return targets_of_masks(taught.anchors, part.tutor, side, taught.match)
+
+    def loss(
+        self, output: InstanceOutput, lesson: MaskTargets, weights: Tensor, targets: TargetsConfig
+    ) -> dict[str, Tensor]:
+        """See `Task`."""
+        return {"": instance_loss(output, lesson, weights)}
 
     def decode(self, outputs: Mapping[str, Any], view: View) -> MaskAnswer:
         """See `Task`."""
