@@ -56,7 +56,7 @@ class InstanceHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> InstanceOutput:
         """Maps (B, inputs, s, s), finest first -> prototypes, and coefficients by anchor."""
         cells = torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
-        found = self.coefficients(cells).reshape(len(cells), -1, self.count)  # the anchors' order
+        found = self.coefficients(cells).reshape(cells.shape[0], -1, self.count)  # as anchors go
         return InstanceOutput(self.prototypes(maps[0]), found.tanh())
 
 
