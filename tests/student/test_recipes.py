@@ -16,7 +16,7 @@ from kdcli.cache.reader import TutorCache
 from kdcli.common.config import as_settings, flatten
 from kdcli.common.errors import ConfigError, StudentError
 from kdcli.student.config.schema import RunConfig
-from kdcli.student.config.tasks import SegmentationTargets
+from kdcli.student.config.tasks import TASK_NAMES, SegmentationTargets
 from kdcli.student.config.toml import presets, run_config
 from kdcli.student.experiments.matrix import (
     Matrix,
@@ -57,6 +57,7 @@ PHOTOGRAPHS = (
     "photographs-targets",
 )  # fmt: skip
 OWN = ("segmentation-fill-in", "segmentation-targets")
+THREE = ("three-tasks", "three-tasks-fill-in")
 
 
 def test_recipes_of_any_name_have_their_place_in_the_order() -> None:
@@ -82,7 +83,7 @@ def test_every_shipped_recipe_says_what_it_is_and_what_it_rests_on(name: str) ->
 
 
 def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_studies() -> None:
-    assert shipped() == (*EXPERIMENTS, "asynchronous", *PHOTOGRAPHS, *OWN)
+    assert shipped() == (*EXPERIMENTS, "asynchronous", *PHOTOGRAPHS, *OWN, *THREE)
     for name in OWN:
         recipe = load_recipe(name)
         taught = [cell for cell in recipe.cells if cell.label != "GT only"]
@@ -100,6 +101,20 @@ def test_the_shipped_recipes_are_the_thesis_tables_and_figures_and_our_studies()
             assert own["targets.segmentation.form"] == "softmax"
             # Matterport's Mask R-CNN keeps instances from there, unless told otherwise.
             assert own["targets.segmentation.threshold"] == 0.7
+
+
+def test_recipes_of_three_tasks_change_one_thing_a_cell() -> None:
+    """Who is there, or who teaches one of them; but for the cells in which all tutors speak."""
+    for name in THREE:
+        recipe = load_recipe(name)
+        for cell in recipe.cells:
+            if not cell.baseline:
+                continue
+            own, other = settings(recipe, cell.label), settings(recipe, cell.baseline)
+            changed = {key for key in own if own[key] != other[key]}
+            sources = {f"targets.{task}.source" for task in TASK_NAMES}
+            assert changed == {"model.tasks"} or (changed and changed <= sources)
+            assert len(changed) == 1 or cell.label in ("all three tutors", "both filled in")
 
 
 def test_cells_say_what_the_thesis_did() -> None:
@@ -294,7 +309,10 @@ def test_another_scale_replaces_the_whole_of_a_recipes_own(
             config = scaled.config(recipe, cell, 3)
             # What a recipe asks about, it asks at every scale.
             asked = replace(expected.optim, asynchronous=config.optim.asynchronous)
-            expected = replace(expected, data=config.data, targets=config.targets, optim=asked)
+            model = replace(expected.model, tasks=config.model.tasks)
+            expected = replace(
+                expected, data=config.data, targets=config.targets, optim=asked, model=model
+            )
             assert replace(config, seed=1) == expected
 
 
