@@ -23,8 +23,8 @@ TEACHERS = ("gt", "tutor")
 def terms_of(tasks: Iterable[str]) -> tuple[str, ...]:
     """Return what images may learn: each task from each teacher, in the order of their weights.
 
-    >>> terms_of(["detection"])
-    ('detection_gt', 'detection_tutor')
+    >>> terms_of(["depth"])
+    ('depth_gt', 'depth_tutor')
     """
     return tuple(f"{task}_{teacher}" for task in tasks for teacher in TEACHERS)
 

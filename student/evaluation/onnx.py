@@ -33,10 +33,7 @@ TOLERANCE = 1e-4
 class EndToEnd(nn.Module):
     """The student from pixels to probabilities: the outputs that its tasks export, in their order.
 
-    B images, A anchors, C classes, s the segmentation's side: ``boxes`` (B, A, 4) float32 x1 y1 x2
-    y2, relative to the image, clipped to 0..1; ``probabilities`` (B, A, C) float32 of the classes,
-    0 the background, before non-maximum suppression; ``segmentation`` (B, C, s, s) float32 class
-    probabilities of the cells.
+    Their shapes and meanings are those of `Task.exports`; all are float32.
     """
 
     def __init__(self, model: BlitzNet) -> None:

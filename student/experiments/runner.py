@@ -25,8 +25,7 @@ from kdcli.student.experiments.record import waiting_lock
 from kdcli.student.runs.directory import CONFIG, locked, recorded_config
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit, mask_folder
-from kdcli.voc.metrics import FREQUENT, MEASURES
-from kdcli.voc.metrics.detection import percent
+from kdcli.voc.metrics import FREQUENT, MEASURES, percent
 from kdcli.voc.view.overlay import overlay
 
 SAMPLES = "samples"

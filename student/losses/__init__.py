@@ -1,1 +1,1 @@
-"""What a batch is judged by: matching, losses, targets of the segmentation tutor."""
+"""What a batch is judged by: matching, losses, what tutors' words become."""

@@ -134,7 +134,7 @@ def pixel_weights(vectors: Tensor, settings: SegmentationTargets) -> Tensor:
     """How much each pixel counts: (B, s, s) float32 for label vectors (B, C, s, s).
 
     With ``confidence_weighting`` a covered pixel gets its largest confidence (a background mass of
-    the tutor's own included) and an uncovered one 1, as anchors do in the thesis' detection loss.
+    the tutor's own included) and an uncovered one 1, as anchors do in the thesis' loss of boxes.
     Pixels close to a border between classes get 0 if ``ignore_border`` says so.
     """
     weights = torch.ones_like(vectors[:, 0])

@@ -179,7 +179,7 @@ def segment(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Label map of one original image.
 
     Args:
-        logits: (C, s, s) segmentation logits.
+        logits: (C, s, s) class logits of the cells.
         size: (height, width) of the original image.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +83,31 @@ def test_a_file_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match=r"file/student\.onnx: cannot be written"):
         export_onnx(run, tmp_path / "file" / "student.onnx")
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("task", "outputs", "section"),
+    [
+        ("detection", ["boxes", "probabilities"], "output"),
+        ("segmentation", ["segmentation"], "semantic"),
+    ],
+)
+def test_one_task_alone_is_exported_as_a_tutor_of_its_role(
+    devkit: Devkit,
+    small: Callable[..., RunConfig],
+    tmp_path: Path,
+    task: str,
+    outputs: list[str],
+    section: str,
+) -> None:
+    import onnxruntime
+
+    train(small(optim__steps=1, model__tasks=[task]), devkit, None, tmp_path / "run")
+    written = export_onnx(tmp_path / "run", tmp_path / "student.onnx")
+    assert written.difference is not None
+    assert written.difference < 1e-4
+    session = onnxruntime.InferenceSession(written.path)
+    assert [output.name for output in session.get_outputs()] == outputs
+    sidecar = tomllib.loads(session.get_modelmeta().custom_metadata_map["kdcli_sidecar"])
+    assert sidecar.keys() == {"input", section}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import torch
 from PIL import Image
 
 from kdcli.cache.reader import TutorCache
+from kdcli.common.config import to_toml
 from kdcli.common.errors import KdcliError, StudentError
 from kdcli.common.files import read_json
 from kdcli.student.config.schema import RunConfig
@@ -21,11 +25,16 @@ from kdcli.student.data.plan import make_plan
 from kdcli.student.data.targets import terms_of
 from kdcli.student.evaluation.evaluate import evaluate_student
 from kdcli.student.evaluation.predict import predict
-from kdcli.student.experiments.matrix import changed_settings
+from kdcli.student.experiments.matrix import Matrix, Scale, changed_settings
+from kdcli.student.experiments.recipe import parse_recipe
+from kdcli.student.experiments.record import write_record
+from kdcli.student.experiments.report.compare import entry
+from kdcli.student.experiments.report.results import load_results
+from kdcli.student.experiments.runner import Runner
 from kdcli.student.model.blitznet import BlitzNet
 from kdcli.student.runs.checkpoint import checkpoint_path, load_checkpoint
-from kdcli.student.runs.load import load_run
 from kdcli.student.tasks.registry import TASKS, loss_names
+from kdcli.student.training.interrupts import TrainingInterrupted
 from kdcli.student.training.train import train
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.metrics import MEASURES
@@ -33,6 +42,22 @@ from kdcli.voc.metrics import MEASURES
 Small = Callable[..., RunConfig]
 LIST = "Segmentation/trainval"
 BOTH = ("detection", "segmentation")
+RECIPE = """
+name = "sharing"
+title = "What sharing gains"
+explanation = "One task alone"
+[[cells]]
+label = "both"
+[[cells]]
+label = "detector"
+baseline = "both"
+settings.model.tasks = ["detection"]
+[[cells]]
+label = "segmenter"
+baseline = "both"
+settings.model.tasks = ["segmentation"]
+settings.targets.segmentation.source = "tutor"
+"""
 FILES = {"detection": ".json", "segmentation": ".mask.png"}
 
 
@@ -95,20 +120,47 @@ def test_one_task_alone_is_trained_evaluated_and_predicted(
 def test_one_task_alone_goes_on_where_it_was_stopped(
     task: str, devkit: Devkit, small: Small, tmp_path: Path
 ) -> None:
-    def config(steps: int) -> RunConfig:
-        return small(
-            model__tasks=[task],
-            optim__steps=steps,
-            optim__asynchronous__enabled=True,
-            runtime__checkpoint_every=2,
-        )
+    config = small(model__tasks=[task], optim__steps=4, optim__asynchronous__enabled=True)
 
-    train(config(4), devkit, None, tmp_path / "whole")
-    whole = load_checkpoint(checkpoint_path(tmp_path / "whole"))
-    assert whole.asynchronous["updates"] == {"shared": 4, task: 4}
-    again = load_run(tmp_path / "whole")
-    assert again.step == 4
-    assert tuple(again.config.model.tasks) == (task,)
+    def interrupted(batches: Any, total: int, label: str) -> Any:
+        for done, batch in enumerate(batches, start=1):
+            if done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    train(config, devkit, None, straight)
+    with pytest.raises(TrainingInterrupted, match="after step 2 of 4"):
+        train(config, devkit, None, stopped, progress=interrupted)
+    train(config, devkit, None, stopped)
+    first, second = (load_checkpoint(checkpoint_path(run)) for run in (straight, stopped))
+    assert second.asynchronous["updates"] == {"shared": 4, task: 4}
+    assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
+
+
+def test_recipes_compare_one_task_with_both(
+    devkit: Devkit, cache: TutorCache, small: Small, tmp_path: Path
+) -> None:
+    scale = tmp_path / "scale.toml"
+    scale.write_text(to_toml(small(optim__steps=2)), encoding="utf-8")
+    recipe = parse_recipe(RECIPE, "the test")
+    matrix = Matrix(devkit, cache, Scale(scale))
+    out = tmp_path / "out"
+    write_record(out, recipe, matrix, (1,), LIST)
+    outcomes = Runner(out, devkit, cache, LIST).run(
+        matrix.jobs(recipe, recipe.cells, (1,)), lambda line: None
+    )
+    both, detector, segmenter = (outcome.message for outcome in outcomes)
+    assert [outcome.state for outcome in outcomes] == ["done"] * 3
+    assert "mAP" in both
+    assert "mIoU" in both
+    assert "mIoU" not in detector
+    assert "mAP" not in segmenter
+    (result,) = load_results(out)
+    assert entry(result, result.cell("segmenter"), "map").ours == "-"
+    assert entry(result, result.cell("detector"), "miou").ours == "-"
+    assert entry(result, result.cell("segmenter"), "miou").ours.endswith("(1)")
+    assert result.cell("segmenter").runs[0].names[0] == "background"
 
 
 def test_a_task_alone_learns_what_it_learns_beside_another(small: Small) -> None:
@@ -161,3 +213,10 @@ def test_frequent_classes_of_a_segmenter_are_those_of_the_boxes_there_are(
     one, both = (evaluate_student(tmp_path / name, devkit, LIST) for name in ("one", "both"))
     assert one.segmentation.frequent == both.detection.frequent_classes
     assert np.isfinite(one.segmentation.miou)
+
+
+def test_a_task_comes_with_what_it_builds_on(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(TASKS["detection"]), "needs", ("segmentation",))
+    with pytest.raises(StudentError, match="detection builds on segmentation: add it"):
+        BlitzNet(small(model__tasks=["detection"]).model)
+    assert BlitzNet(small().model)

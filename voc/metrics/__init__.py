@@ -12,6 +12,8 @@ from kdcli.voc.metrics.detection import (
     box_iou,
     count_objects,
     evaluate_detections,
+    number,
+    percent,
 )
 from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
 from kdcli.voc.metrics.instances import Compared, InstanceResult, compare, evaluate_instances
@@ -48,4 +50,6 @@ __all__ = [
     "frequent_classes",
     "intersection_over_union",
     "mean_over",
+    "number",
+    "percent",
 ]

@@ -9,8 +9,7 @@ from typing import Any
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.experiments.report.results import RecipeResult
 from kdcli.student.model.trunks import BLITZNET_RESNET
-from kdcli.voc.metrics import MEASURES
-from kdcli.voc.metrics.detection import percent
+from kdcli.voc.metrics import MEASURES, percent
 
 THESIS_LISTS = {"Segmentation/train": (1464, 1464), "Main/train": (5717, 1151)}
 """Images of VOC 2012's lists, and how many of them have a class mask."""

@@ -21,8 +21,7 @@ from kdcli.student.experiments.record import RECORDS
 from kdcli.student.experiments.runner import FAILURE
 from kdcli.student.runs.directory import CONFIG, METRICS, RECORD, recorded_config
 from kdcli.voc.labels import BACKGROUND
-from kdcli.voc.metrics import FREQUENT, MEASURES, frequent_classes, mean_over
-from kdcli.voc.metrics.detection import number
+from kdcli.voc.metrics import FREQUENT, MEASURES, frequent_classes, mean_over, number
 
 BY_KEY = {measure.key: measure for measure in MEASURES}
 
