@@ -126,6 +126,12 @@ def test_bench_student(
     assert "inference, batch 8, with NMS" in table
 
 
+def test_bench_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--config", "tiny", "--batch", 2, "--rounds", 1, "--device", "cpu")
+    printed = run(monkeypatch, capsys, "bench_tasks", *small)
+    assert "training step" in printed
+
+
 def test_bench_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Compiled only where minutes may be spent on it."""
     compiled = bool(os.environ.get("KDCLI_TEST_COMPILE"))

@@ -96,7 +96,7 @@ def test_a_failed_cell_ends_in_an_exit_code_and_the_other_is_trained(
 
 def test_recipes_are_listed_with_the_thesis_numbers() -> None:
     lines = kdcli("list-recipes").output.splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 17
     assert lines[0].startswith("table-12 ")
     assert "Not in the thesis" in lines[-1]
     assert "mAP/mIoU %: GT only 62.6/60.2; segmentation tutor 62.4/52.3" in lines[0]
