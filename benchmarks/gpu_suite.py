@@ -19,11 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import suite_report as suite
@@ -36,13 +37,22 @@ from benchmarks.bench_student import (
     step_seconds,
     step_work,
 )
-from benchmarks.suite_checks import INFERENCE, STEP, SUPPRESSION, Bench, checks_of
+from benchmarks.suite_checks import (
+    COMPILED,
+    COMPILING,
+    INFERENCE,
+    STEP,
+    SUPPRESSION,
+    Bench,
+    checks_of,
+)
 from benchmarks.suite_peers import Peers
 from benchmarks.suite_report import Bar, Item
 from kdcli.common.device import use_device
 from kdcli.student.config.machine import fitted
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.toml import run_config
+from kdcli.student.data.batch import Batch
 from kdcli.student.data.color_jitter import distort
 from kdcli.student.data.dataset import StudentDataset
 from kdcli.student.data.plan import make_plan
@@ -50,14 +60,21 @@ from kdcli.student.data.tables import mapped
 from kdcli.student.evaluation.engine import Engine, InferenceSettings
 from kdcli.student.evaluation.evaluate import evaluate_model
 from kdcli.student.evaluation.predict import DRAWING_TO_READING, write_predictions
+from kdcli.student.losses.matching import match
 from kdcli.student.measure import least_seconds
 from kdcli.student.model.preprocessing import normalise
-from kdcli.student.training.step import objective
+from kdcli.student.tasks.task import Taught
+from kdcli.student.training.step import (
+    compiled,
+    compiled_match,
+    lessons_of,
+    losses_of,
+)
 from kdcli.voc.devkit import Devkit, mask_folder
 from kdcli.voc.scenes.dataset import make_sample
 
-COMPILING = 90
-"""Seconds that compiling a network may take: a row that does is not begun with less left."""
+COMPILING_PARTS = 30
+"""Seconds that compiling what surrounds the network may take."""
 NETWORK_BARS = {1: Bar(1.5, "ms"), 8: Bar(4, "ms")}
 
 
@@ -111,9 +128,10 @@ def items_of(bench: Bench, half: Limits, whole: Limits) -> Iterator[Item]:
     yield from _peers(bench, compiled=False)
     if bench.compiled:
         name = f"training step, bf16, compiled, batch {size}"
-        runtime = replace(bench.fast().runtime, compile=True)
-        config = replace(bench.fast(), runtime=runtime)
-        yield Item(name, size, again(lambda: step(config)), fast, rate, STEP, least=COMPILING)
+        yield Item(
+            name, size, again(lambda: step(bench.translated())), fast, rate, STEP + COMPILED,
+            least=COMPILING,
+        )  # fmt: skip
         yield from _peers(bench, compiled=True)
 
 
@@ -153,29 +171,49 @@ def _inference(bench: Bench, count: int, floor: float) -> Iterator[Item]:
 
 
 def _parts(bench: Bench, limits: Limits) -> Iterator[Item]:
-    """What surrounds the network in a training step."""
-    batch, config = bench.batch(), bench.config
-    size = len(batch.images)
-    with torch.no_grad():
-        some = bench.model(normalise(batch.images[:1], config.model))
-    output = mapped(some, lambda x: x.expand(size, *x.shape[1:]).contiguous())
-
-    def inputs() -> object:
-        return normalise(distort(batch.images, batch.jitter), config.model)
-
-    def losses() -> object:
-        return objective(output, batch, bench.model.anchors, config.targets)
-
+    """What surrounds the network in a training step: as it is and, what has bars, compiled."""
+    batch, output = bench.batch(), _output(bench)
     read = Work(0, 5 * batch.images.numel())  # a byte read, a float32 written
-    yield Item(
-        "distort and normalise", size, repeated(bench, lambda: inputs), limits.floor(read),
-        Bar(1, "ms"),
-    )  # fmt: skip
     said = Work(0, 4 * sum(x.numel() for x in tree_leaves(output)))
-    yield Item(
-        "matching and losses, forward", size, repeated(bench, lambda: losses), limits.floor(said),
-        Bar(1.5, "ms"),
-    )  # fmt: skip
+    parts = {
+        "distort and normalise": (_inputs, limits.floor(read), Bar(1, "ms")),
+        "matching and losses, forward": (_losses, limits.floor(said), Bar(1.5, "ms")),
+    }
+    for name, (part, floor, bar) in parts.items():
+        for fast in (False, True) if bench.compiled else (False,):
+            yield Item(
+                f"{name}, compiled" if fast else name, len(batch.images),
+                repeated(bench, partial(part, bench, batch, output, fast=fast)), floor,
+                bar if fast else None, COMPILED if fast else (),
+                least=COMPILING_PARTS if fast else 0,
+            )  # fmt: skip
+
+
+def _output(bench: Bench) -> Any:
+    """What the network says for one image, for a whole batch."""
+    batch = bench.batch()
+    with torch.no_grad():
+        some = bench.model(normalise(batch.images[:1], bench.config.model))
+    return mapped(some, lambda x: x.expand(len(batch.images), *x.shape[1:]).contiguous())
+
+
+def _inputs(bench: Bench, batch: Batch, output: Any, *, fast: bool) -> Callable[[], object]:
+    def inputs(images: Tensor, jitter: Tensor) -> Tensor:
+        return normalise(distort(images, jitter), bench.config.model)
+
+    # A program takes all from the device; what is launched one by one reads jitter on the host.
+    jitter = batch.jitter.to(bench.device) if fast else batch.jitter
+    program = compiled(inputs) if fast else inputs
+    return lambda: program(batch.images, jitter)
+
+
+def _losses(bench: Bench, batch: Batch, output: Any, *, fast: bool) -> Callable[[], object]:
+    targets = bench.config.targets
+    columns = dict(zip(batch.fractions, batch.weights.unbind(dim=1), strict=True))
+    terms = [term for term, fraction in batch.fractions.items() if fraction]
+    matched, losses = (compiled_match(), compiled(losses_of)) if fast else (match, losses_of)
+    taught = Taught(batch, bench.model.anchors, targets, matched)
+    return lambda: losses(output, lessons_of(taught, terms), columns, batch.fractions, targets)
 
 
 def _piped(bench: Bench, allowed: float) -> float:
@@ -242,10 +280,10 @@ def main(arguments: Sequence[str]) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     with tempfile.TemporaryDirectory() as folder:
         root = options.voc or make_sample(Path(folder) / "voc", images=options.scenes, seed=1).root
-        compiled = device.type == "cuda" if options.compile is None else options.compile
+        fast = device.type == "cuda" if options.compile is None else options.compile
         bench = Bench(config, device, Devkit.open(root), options.list,
-                      tuple(options.batches), options.repeats, compiled)  # fmt: skip
-        checks = checks_of(bench)
+                      tuple(options.batches), options.repeats, fast)  # fmt: skip
+        checks = checks_of(bench, until)
         items = [
             item
             for item in items_of(bench, half, whole)

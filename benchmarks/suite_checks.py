@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,8 +22,10 @@ from kdcli.student.model.preprocessing import normalise
 from kdcli.student.training.trainer import Trainer
 from kdcli.voc.devkit import Devkit
 
-STEP, INFERENCE, SUPPRESSION = (0, 1), (2, 3), (4,)
+STEP, INFERENCE, SUPPRESSION, COMPILED = (0, 1), (2, 3), (4,), (5,)
 """Which checks a row rests on, by their place in ``checks_of``."""
+COMPILING = 90
+"""Seconds that compiling a network may take: what does is not begun with less left."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Bench:
     def fast(self) -> RunConfig:
         runtime = replace(self.config.runtime, channels_last=True)
         return replace(self.config, optim=replace(self.config.optim, bf16=True), runtime=runtime)
+
+    def translated(self) -> RunConfig:
+        return replace(self.fast(), runtime=replace(self.fast().runtime, compile=True))
 
     def plain(self) -> RunConfig:
         runtime = replace(self.config.runtime, channels_last=False)
@@ -76,14 +82,19 @@ def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     return max(float((a - b).square().mean().sqrt() / b.square().mean().sqrt()) for a, b in pairs)
 
 
-def checks_of(bench: Bench) -> list[Check]:
-    return [
+def checks_of(bench: Bench, until: float) -> list[Check]:
+    """Carry out the checks; the last one, which compiles, where that is asked for and fits."""
+    checks = [
         check("loss of a step, float32 here, on the CPU", 1e-3, lambda: _losses_apart(bench)),
         check("loss of a step, bf16 and float32", 0.03, lambda: _types_apart(bench)),
         check("outputs, folded and as trained", 5e-3, lambda: _folding_apart(bench)),
         check("outputs, bf16 three times and float32", 0.05, lambda: _repeats_apart(bench)),
         check("boxes kept here, one by one", 0, lambda: _kept_apart(bench)),
     ]
+    if bench.compiled:
+        name, left = "loss of a step, compiled and eager", until - time.perf_counter() - COMPILING
+        checks.append(check(name, 0.01, lambda: _programs_apart(bench), left))
+    return checks
 
 
 def _loss(bench: Bench, config: RunConfig, device: torch.device, batch: Batch) -> float:
@@ -103,6 +114,14 @@ def _types_apart(bench: Bench) -> float:
     batch = drawn_batch(bench.config, 4)
     half, whole = (_loss(bench, c, bench.device, batch) for c in (bench.fast(), bench.plain()))
     return abs(half - whole) / abs(whole)
+
+
+def _programs_apart(bench: Bench) -> float:
+    """Of the second step, too, whose loss shows what the first made of its gradients."""
+    batch = bench.batch()
+    trainers = [bench.trainer(config) for config in (bench.translated(), bench.fast())]
+    pairs = [[float(each.update([batch])[0]) for each in trainers] for _ in range(2)]
+    return max(abs(compiled - eager) / abs(eager) for compiled, eager in pairs)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,12 +24,14 @@ class Check:
         difference: How far apart they are, relative; None if the check itself failed.
         allowed: The most that passes.
         note: Why it failed, if it did.
+        made: Whether there was time for it.
     """
 
     name: str
     difference: float | None
     allowed: float
     note: str = ""
+    made: bool = True
 
     @property
     def passed(self) -> bool:
@@ -89,8 +92,12 @@ class Row:
     note: str = ""
 
 
-def check(name: str, allowed: float, difference: Callable[[], float]) -> Check:
-    """Carry out one check; whatever it raises is its failure."""
+def check(
+    name: str, allowed: float, difference: Callable[[], float], seconds: float = math.inf
+) -> Check:
+    """Carry out one check, if seconds are left for it; whatever it raises is its failure."""
+    if seconds <= 0:
+        return Check(name, None, allowed, made=False)
     try:
         return Check(name, difference(), allowed)
     except Exception as error:  # the other rows are still worth their time
@@ -109,7 +116,7 @@ def measure_all(items: Sequence[Item], checks: Sequence[Check], until: float) ->
     for index, item in enumerate(items):
         left = until - time.perf_counter()
         facts = item.name, item.images, item.floor, str(item.bar or "")
-        if left <= item.least:
+        if left <= item.least or not all(checks[i].made for i in item.checks):
             rows.append(_row(*facts, None, "no time left"))
             continue
         try:
@@ -141,7 +148,7 @@ def report(title: str, checks: Sequence[Check], rows: Sequence[Row], out: Path |
     """Return both tables as text; write them, and the same as JSON, to a folder."""
     told = [
         (c.name, "-" if c.difference is None else f"{c.difference:.2g}", f"{c.allowed:g}",
-         "passed" if c.passed else f"FAILED {c.note}")
+         "passed" if c.passed else f"FAILED {c.note}" if c.made else "no time left")
         for c in checks
     ]  # fmt: skip
     table = [

@@ -160,6 +160,20 @@ def test_gpu_suite(
     assert sum(row["note"].startswith("ours ") for row in told["rows"]) == 2  # beside its peers
     printed = run(monkeypatch, capsys, "gpu_suite", *small, "--seconds", 0)
     assert printed.count("no time left") == len(told["rows"]) > 8
+    # Compiled by the tracer alone: the code generator behind it takes minutes.
+    some = ("--compile", "--only", "distort", "--only", "matching", "--seconds")
+    with torch.compiler.set_stance("default", force_backend="aot_eager"):
+        run(monkeypatch, capsys, "gpu_suite", *small, *some, 3600, "--out", tmp_path)
+    told = json.loads((tmp_path / "gpu_suite.json").read_text())
+    assert [check["note"] for check in told["checks"] if not check["passed"]] == []
+    assert told["checks"][5]["name"] == "loss of a step, compiled and eager"
+    assert [(row["name"].endswith(", compiled"), bool(row["bar"])) for row in told["rows"]] == [
+        (False, False), (True, True),
+    ] * 2  # fmt: skip
+    assert {row["verdict"] for row in told["rows"]} <= {"", "reached", "missed"}
+    assert all(row["seconds"] > 0 for row in told["rows"])
+    printed = run(monkeypatch, capsys, "gpu_suite", *small, *some, 0)
+    assert printed.count("no time left") == 1 + 4  # the check that compiles, and all rows
 
 
 def test_rows_of_peers_and_of_what_cannot_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,14 +186,22 @@ def test_rows_of_peers_and_of_what_cannot_be_stopped(monkeypatch: pytest.MonkeyP
         suite_report.Item("faster", 4, lambda allowed: 1.0, ours="ours"),
         suite_report.Item("of nobody", 1, lambda allowed: 1.0, ours="not measured"),
         suite_report.Item("long", 1, lambda allowed: 1.0, least=3600),
+        suite_report.Item("unproven", 1, lambda allowed: 1.0, checks=[0]),
+        suite_report.Item("wrong", 1, lambda allowed: 1.0, checks=[1]),
     ]
-    rows = suite_report.measure_all(items, [], time.perf_counter() + 600)
+    checks = [
+        suite_report.check("too late", 1, lambda: 0.0, seconds=0),
+        suite_report.check("different", 1, lambda: 2.0),
+    ]
+    rows = suite_report.measure_all(items, checks, time.perf_counter() + 600)
     assert [(row.verdict, row.note) for row in rows] == [
         ("", ""),
         ("reached", "ours 1.50 x as fast"),
         ("missed", "ours 0.50 x as fast"),
         ("", ""),
         ("no time left", ""),
+        ("no time left", ""),
+        ("wrong", "different"),
     ]
 
 

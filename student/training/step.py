@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ from kdcli.student.training.asynchronous import (
     parameters_by_group,
     samples_of_step,
 )
+
+T = TypeVar("T")
 
 
 def training_step(
@@ -106,9 +108,8 @@ class LossModule(nn.Module):
         self._match: Callable[..., Matches] = match
         self._learn = self._forward
         if self.compiled:
-            compiled = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend)
-            self._match = partial(_match_padded, compiled(match))
-            self._learn = compiled(self._forward)
+            self._match = compiled_match(backend)
+            self._learn = compiled(self._forward, backend)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms without a gradient."""
@@ -205,6 +206,19 @@ def losses_of(
         losses |= {f"{term}{ending}": loss for ending, loss in parts.items()}
         total = total + fractions[term] * functools.reduce(operator.add, parts.values())
     return total, losses
+
+
+def compiled(function: Callable[..., T], backend: Any = "inductor") -> Callable[..., T]:
+    """Return a function as one program without a break, for the shapes that it is called with."""
+    program: Callable[..., T] = torch.compile(
+        function, fullgraph=True, dynamic=False, backend=backend
+    )
+    return program
+
+
+def compiled_match(backend: Any = "inductor") -> Callable[..., Matches]:
+    """Return `student.losses.matching.match` as a program for each of a few sizes of tables."""
+    return partial(_match_padded, compiled(match, backend))
 
 
 def _match_padded(
