@@ -64,8 +64,9 @@ def training_step(
             # DistributedDataParallel averages over processes, where the sum is wanted.
             torch.autograd.backward(total * (ranks() / len(batches)))
         losses.append({"loss": total.detach(), **terms})
-    if isinstance(module, LossModule) and module.compiled:
-        _forget_untaught(module.network, batches)
+    inner = module.module if isinstance(module, DistributedDataParallel) else module
+    if isinstance(inner, LossModule) and inner.config.runtime.compile is True:
+        _forget_untaught(inner.network, samples_of_step(batches))
     if asynchronous is not None:
         asynchronous.exchange(samples_of_step(batches))
     optimizer.step()
@@ -82,6 +83,9 @@ class LossModule(nn.Module):
     break, whose shapes never differ. What differs from batch to batch is kept from it: the number
     of boxes, as they are matched by a small program of its own, padded to one of a few sizes; and
     which terms a batch has, as it computes all that were seen so far, some by the factor 0.
+
+    Of several processes each has the network alone compiled: the losses' sums over all processes,
+    and which outputs nobody learns, are the host's to see.
     """
 
     def __init__(
@@ -103,13 +107,17 @@ class LossModule(nn.Module):
         self.memory_format = (
             torch.channels_last if config.runtime.channels_last is True else torch.contiguous_format
         )
-        self.compiled = config.runtime.compile is True
+        self.compiled = config.runtime.compile is True and ranks() == 1
         self._seen: frozenset[str] = frozenset()
         self._match: Callable[..., Matches] = match
         self._learn = self._forward
+        self._outputs: Callable[[Tensor], dict[str, Any]] = self._outputs_of
         if self.compiled:
             self._match = compiled_match(backend)
             self._learn = compiled(self._forward, backend)
+        elif config.runtime.compile is True:
+            # Broken where batch norms over all processes cannot be part of it.
+            self._outputs = torch.compile(self._outputs_of, dynamic=False, backend=backend)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms without a gradient."""
@@ -127,6 +135,10 @@ class LossModule(nn.Module):
             name: loss.detach() for name, loss in losses.items() if name.split("/")[0] in present
         }
 
+    def _outputs_of(self, images: Tensor) -> dict[str, Any]:
+        outputs: dict[str, Any] = self.network(images)
+        return outputs
+
     def _forward(
         self,
         images: Tensor,
@@ -139,7 +151,7 @@ class LossModule(nn.Module):
         images = images.contiguous(memory_format=self.memory_format)
         bf16 = self.config.optim.bf16 is True
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            outputs = self.network(images)
+            outputs = self._outputs(images)
         columns = dict(zip(self.terms, weights.unbind(dim=1), strict=True))
         shares = dict(zip(self.terms, fractions.unbind(), strict=True))
         return losses_of(outputs, lessons, columns, shares, self.config.targets)
@@ -229,15 +241,18 @@ def _match_padded(
     return matched(anchors, table.boxes, table.labels, table.scores)
 
 
-def _forget_untaught(network: nn.Module, batches: Sequence[Batch]) -> None:
+def _forget_untaught(network: nn.Module, seen: Mapping[str, int]) -> None:
     """Take the gradients, all 0, from the tasks that no image of the step teaches.
 
-    A compiled step computes them, and Adam would go on along its moments.
+    A compiled network has them, and Adam would go on along its moments.
+
+    Args:
+        network: That was compiled.
+        seen: See ``samples_of_step``.
     """
-    groups = parameters_by_group(network)
-    for task in batches[0].learners:
-        if not any(batch.learners[task] for batch in batches):
-            for parameter in groups[task].values():
+    for group, parameters in parameters_by_group(network).items():
+        if not seen[group]:
+            for parameter in parameters.values():
                 parameter.grad = None
 
 

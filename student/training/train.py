@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kdcli.cache.reader import TutorCache
-from kdcli.common.config import as_settings, changed
+from kdcli.common.config import as_settings
 from kdcli.common.device import pick_device
 from kdcli.common.distributed import (
     all_raise,
@@ -92,8 +92,7 @@ def train(
         if meant:
             say(f"On {device} auto means {', '.join(as_settings(meant))}")
         if config.runtime.compile is True and ranks() > 1:
-            config = changed(config, {"runtime.compile": False})
-            say("Several processes train uncompiled: runtime.compile is for one")
+            say("With several processes runtime.compile is for the network; the rest stays eager")
         trainer = Trainer.start(config, out, device, every_task=plan.every_task, meant=meant)
         dataset = StudentDataset(devkit, cache, plan.learning, config, plan.mask_folder)
         loader = make_loader(dataset, trainer.step, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,19 @@ from kdcli.voc.devkit import Devkit
 
 STEPS = 14
 CLOCKS = ("images_per_second", "wait_ms")
+TRACED = """
+import sys
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from kdcli.cli import main
+
+graphs = CompileCounterWithBackend("aot_eager")
+torch.compiler.set_stance("default", force_backend=graphs)
+code = main(sys.argv[1:], prog_name="kdcli", standalone_mode=False)
+print("programs:", graphs.frame_count)
+sys.exit(code)
+"""
+"""The program, compiling without the code generator, which takes minutes."""
 Small = Callable[..., RunConfig]
 
 
@@ -47,13 +61,20 @@ def config(small: Small) -> RunConfig:
     )
 
 
-def start(config: RunConfig, devkit: Devkit, cache: TutorCache, out: Path) -> subprocess.Popen[str]:
+def start(
+    config: RunConfig, devkit: Devkit, cache: TutorCache, out: Path, program: str | None = None
+) -> subprocess.Popen[str]:
     file = out.with_suffix(".toml")
     file.write_text(to_toml(config), encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    what = ["-m", "kdcli"]
+    if program is not None:
+        script = out.with_suffix(".py")
+        script.write_text(program, encoding="utf-8")
+        what = [str(script)]
     arguments = ["--voc", devkit.root, "--cache", cache.path, "--config", file, "--out", out]
     return subprocess.Popen(
-        [*torchrun, "-m", "kdcli", "train-student", *map(str, arguments)],
+        [*torchrun, *what, "train-student", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -137,11 +158,9 @@ def test_two_processes_wait_for_the_same_images(
         runtime__log_every=1,
     )
     train(config, devkit, None, tmp_path / "one")
-    asked = replace(config, runtime=replace(config.runtime, compile=True))
-    process = start(asked, devkit, cache, tmp_path / "two")
-    printed, errors = process.communicate(timeout=200)
+    process = start(config, devkit, cache, tmp_path / "two")
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    assert printed.count("Several processes train uncompiled") == 1
     assert_same_training(tmp_path / "one", tmp_path / "two")
     one, two = (load_checkpoint(checkpoint_path(tmp_path / name)) for name in ("one", "two"))
     waits, others = one.asynchronous, two.asynchronous
@@ -152,6 +171,33 @@ def test_two_processes_wait_for_the_same_images(
     assert any(name.startswith("trunk.") for name in waits["sums"])
     for name, total in waits["sums"].items():
         assert (total - others["sums"][name]).norm() <= 1e-2 * total.norm(), name
+
+
+def test_two_processes_compile_the_network(
+    devkit: Devkit, cache: TutorCache, small: Small, tmp_path: Path
+) -> None:
+    """And train as one that does not; in steps where nobody learns a task its parameters rest."""
+    config = small(
+        targets__segmentation__gt_share=0.2,
+        optim={"steps": 8, "batch_size": 4, "lr": 1e-5},
+        runtime__log_every=1,
+    )
+    train(config, devkit, None, tmp_path / "one")
+    asked = replace(config, runtime=replace(config.runtime, compile=True))
+    process = start(asked, devkit, cache, tmp_path / "two", TRACED)
+    printed, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert printed.count("runtime.compile is for the network") == 1
+    assert [int(count) > 0 for count in re.findall(r"programs: (\d+)", printed)] == [True] * 2
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    one, two = (
+        [int(own["step"]) for own in checkpoint.optimizer["state"].values()]
+        for checkpoint in (
+            load_checkpoint(checkpoint_path(tmp_path / name)) for name in ("one", "two")
+        )
+    )
+    assert 0 < min(one) < max(one) == 8
+    assert two == one
 
 
 def test_parts_of_a_step_average_their_gradients(
