@@ -21,10 +21,28 @@ from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_ove
 from kdcli.voc.metrics.measure import Measure
 
 Metric = Literal["area", "11point"]
+Verdicts = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""Of the detections of an image: which are right, and which count."""
+
+
+class OfObjects:
+    """A result over classes of which objects were counted."""
+
+    objects: dict[str, int]
+
+    @property
+    def frequent_classes(self) -> tuple[str, ...]:
+        """The classes with many objects; see `voc.metrics.frequent`."""
+        return frequent_classes(self.objects)
+
+    @property
+    def frequent(self) -> tuple[str, ...]:
+        """The same: see `Result`."""
+        return self.frequent_classes
 
 
 @dataclass(frozen=True)
-class DetectionResult:
+class DetectionResult(OfObjects):
     """Average precision per class and what it was computed from; keys are class names.
 
     Attributes:
@@ -53,16 +71,6 @@ class DetectionResult:
     def map(self) -> float:
         """Mean over the classes that occur; nan if none does."""
         return mean_over(self.average_precision, self.average_precision)
-
-    @property
-    def frequent_classes(self) -> tuple[str, ...]:
-        """The classes with many objects; see `voc.metrics.frequent`."""
-        return frequent_classes(self.objects)
-
-    @property
-    def frequent(self) -> tuple[str, ...]:
-        """The same: see `Result`."""
-        return self.frequent_classes
 
     @property
     def map_frequent(self) -> float:
@@ -161,16 +169,10 @@ def evaluate_detections(
         judge(detections, annotations[image_id], iou_threshold)
         for image_id, detections in predictions.items()
     ]
-    none = np.zeros(0)
-    labels = np.concatenate([none, *(each.labels for each in predictions.values())])
-    scores = np.concatenate([none, *(each.scores for each in predictions.values())])
-    right = np.concatenate([none, *(verdict[0] for verdict in verdicts)]) > 0
-    counts = np.concatenate([none, *(verdict[1] for verdict in verdicts)]) > 0
     truth = annotations.values()
     objects = count_objects(truth, names)
-    counted = labels[counts], scores[counts], right[counts]
     return DetectionResult(
-        average_precision=class_precisions(*counted, objects, metric),
+        average_precision=judged_precisions(predictions.values(), verdicts, objects, metric),
         objects=objects,
         difficult=_per_class((each.labels[each.difficult] for each in truth), names),
         detections=_per_class((each.labels for each in predictions.values()), names),
@@ -178,6 +180,30 @@ def evaluate_detections(
         iou_threshold=iou_threshold,
         metric=metric,
     )
+
+
+def judged_precisions(
+    said: Iterable[Detections],
+    verdicts: Sequence[Verdicts],
+    objects: Mapping[str, int],
+    metric: Metric,
+) -> dict[str, float]:
+    """Return the average precision of each class from what `judge` says of every image.
+
+    Args:
+        said: of each image.
+        verdicts: of each image's detections.
+        objects: see `class_precisions`.
+        metric: see `average_precision`.
+    """
+    none = np.zeros(0)
+    labels, scores = zip((none, none), *((each.labels, each.scores) for each in said), strict=True)
+    right, counts = zip((none, none), *verdicts, strict=True)
+    counted = np.concatenate(counts) > 0
+    return class_precisions(
+        np.concatenate(labels)[counted], np.concatenate(scores)[counted],
+        np.concatenate(right)[counted] > 0, objects, metric,
+    )  # fmt: skip
 
 
 def class_precisions(
@@ -225,9 +251,7 @@ def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
     return np.asarray(shared / np.where(union > 0, union, 1.0), dtype=np.float64)
 
 
-def judge(
-    detections: Detections, annotation: Annotation, iou_threshold: float = 0.5
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def judge(detections: Detections, annotation: Annotation, iou_threshold: float = 0.5) -> Verdicts:
     """Return for each detection of one image whether it is right and whether it counts.
 
     The rules are those of `evaluate_detections`. More confident boxes choose first, so leaving out
@@ -248,7 +272,7 @@ def judge_overlaps(
     overlap: NDArray[np.float64],
     annotation: Annotation,
     iou_threshold: float,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+) -> Verdicts:
     """Judge as `judge` does by the given overlaps (n, m) of n detections and m objects."""
     right = np.zeros(len(detections), dtype=np.bool_)
     counts = np.ones(len(detections), dtype=np.bool_)

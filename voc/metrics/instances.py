@@ -28,13 +28,14 @@ from kdcli.voc.classes import CLASSES
 from kdcli.voc.labels import VOID
 from kdcli.voc.metrics.detection import (
     Metric,
-    class_precisions,
+    OfObjects,
     count_objects,
     judge_overlaps,
+    judged_precisions,
     number,
     percent,
 )
-from kdcli.voc.metrics.frequent import LEAST_OBJECTS, frequent_classes, mean_over
+from kdcli.voc.metrics.frequent import LEAST_OBJECTS, mean_over
 from kdcli.voc.metrics.measure import Measure
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ Runs = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class InstanceResult:
+class InstanceResult(OfObjects):
     """Average precision of masks; keys are class names.
 
     Attributes:
@@ -85,16 +86,6 @@ class InstanceResult:
     def map_r_70(self) -> float:
         """The same at .7."""
         return mean_over(self.average_precision_70, self.average_precision_70)
-
-    @property
-    def frequent_classes(self) -> tuple[str, ...]:
-        """The classes with many objects; see `voc.metrics.frequent`."""
-        return frequent_classes(self.objects)
-
-    @property
-    def frequent(self) -> tuple[str, ...]:
-        """The same: see `Result`."""
-        return self.frequent_classes
 
     @property
     def map_r_frequent(self) -> float:
@@ -208,20 +199,14 @@ def evaluate_instances(
     """
     overlaps = [image.overlap() for image in images]
     objects = count_objects((image.true for image in images), names)
-    none = np.zeros(0)
-    labels = np.concatenate([none, *(image.said.labels for image in images)])
-    scores = np.concatenate([none, *(image.said.scores for image in images)])
     values = []
     for threshold in THRESHOLDS:
         verdicts = [
             judge_overlaps(image.said, overlap, image.true, threshold)
             for image, overlap in zip(images, overlaps, strict=True)
         ]
-        right, counts = (
-            np.concatenate([none, *(verdict[side] for verdict in verdicts)]) > 0 for side in (0, 1)
-        )
-        counted = labels[counts], scores[counts], right[counts]
-        values.append(class_precisions(*counted, objects, metric))
+        said = (image.said for image in images)
+        values.append(judged_precisions(said, verdicts, objects, metric))
     return InstanceResult(
         average_precision=values[0],
         average_precision_70=values[1],
