@@ -7,18 +7,59 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numcodecs.zstd import compress, decompress
 
-from kdcli.student.data.geometry import FloatArray, UInt8Array
+from kdcli.cache.format.record import InstanceMasks
+from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.instances import instance_truth
 
 LEVEL = 3
 NOTHING = np.zeros((0, 0), np.uint8)
+ROOM = 64 << 20
+"""Bytes of compressed masks to keep, in each worker."""
 
 
-class Masks:
+def transformed(instances: InstanceMasks, transform: Transform) -> InstanceMasks:
+    """Return instances as a sample has them: mirrored with it, their boxes relative to it.
+
+    Boxes reach outside where the crop cut them, or lie there.
+    """
+    masks = instances.masks[:, :, ::-1] if transform.flip else instances.masks
+    relative = transform.relative(instances.boxes).astype(np.float32)
+    return replace(instances, boxes=relative, masks=masks)
+
+
+class Compressed:
+    """Masks by name, about 2 kB each, while there is room.
+
+    Args:
+        limit: Bytes to keep.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.room = limit
+        self._kept: dict[str, tuple[bytes, tuple[int, ...]]] = {}
+
+    def get(self, name: str) -> UInt8Array | None:
+        """Return the mask of this name, if it was kept."""
+        if name not in self._kept:
+            return None
+        packed, shape = self._kept[name]
+        return np.frombuffer(decompress(packed), np.uint8).reshape(shape)
+
+    def keep(self, name: str, mask: UInt8Array) -> bool:
+        """Keep a mask; whether there was room."""
+        if self.room <= 0:
+            return False
+        packed = compress(mask, LEVEL)
+        self._kept[name] = packed, mask.shape
+        self.room -= len(packed)
+        return True
+
+
+class Masks(Compressed):
     """Reads class masks, and keeps them: later visits take a ninth of the time of the PNG.
 
-    A mask takes about 2 kB. What would exceed the limit is read from its file each time.
+    What would exceed the limit is read from its file each time.
 
     Args:
         devkit: Where the masks lie.
@@ -26,11 +67,10 @@ class Masks:
         limit: Bytes to keep, in each worker.
     """
 
-    def __init__(self, devkit: Devkit, folder: str, limit: int = 64 << 20) -> None:
+    def __init__(self, devkit: Devkit, folder: str, limit: int = ROOM) -> None:
+        super().__init__(limit)
         self.devkit = devkit
         self.folder = folder
-        self.room = limit
-        self._kept: dict[str, bytes] = {}
 
     def read(self, image_id: str, size: tuple[int, int]) -> UInt8Array | None:
         """Return the (height, width) uint8 mask of a photograph of that ``size``, or None.
@@ -38,13 +78,11 @@ class Masks:
         Raises:
             DevkitError: see ``Devkit.mask``; when it is read from its file.
         """
-        kept = self._kept.get(image_id)
-        if kept is not None:
-            return np.frombuffer(decompress(kept), np.uint8).reshape(size)
-        mask = self.devkit.mask(image_id, self.folder, size)
-        if mask is not None and self.room > 0:
-            self._kept[image_id] = packed = compress(mask, LEVEL)
-            self.room -= len(packed)
+        mask = self.get(image_id)
+        if mask is None:
+            mask = self.devkit.mask(image_id, self.folder, size)
+            if mask is not None:
+                self.keep(image_id, mask)
         return mask
 
 
@@ -63,7 +101,7 @@ class ImageObjects:
     numbers: UInt8Array
 
 
-class Objects:
+class Objects(Compressed):
     """Reads object masks with the boxes that they belong to, and keeps them as `Masks` does.
 
     Args:
@@ -72,11 +110,11 @@ class Objects:
         limit: Bytes of masks to keep, in each worker.
     """
 
-    def __init__(self, devkit: Devkit, difficult: bool, limit: int = 64 << 20) -> None:
+    def __init__(self, devkit: Devkit, difficult: bool, limit: int = ROOM) -> None:
+        super().__init__(limit)
         self.devkit = devkit
         self.difficult = difficult
-        self.room = limit
-        self._kept: dict[str, tuple[bytes, tuple[int, ...], ImageObjects]] = {}
+        self._others: dict[str, ImageObjects] = {}
 
     def read(self, image_id: str) -> ImageObjects | None:
         """Return the objects of a photograph; None if it has no boxes or no object mask.
@@ -84,10 +122,9 @@ class Objects:
         Raises:
             DevkitError: see ``Devkit.annotation`` and ``Devkit.mask``.
         """
-        if image_id in self._kept:
-            packed, size, objects = self._kept[image_id]
-            rows = np.frombuffer(decompress(packed), np.uint8).reshape(size)
-            return replace(objects, rows=rows)
+        rows = self.get(image_id)
+        if rows is not None:
+            return replace(self._others[image_id], rows=rows)
         truth = instance_truth(self.devkit, image_id)
         if truth is None:
             return None
@@ -96,9 +133,6 @@ class Objects:
         learned &= self.difficult | ~annotation.difficult
         numbers = (np.flatnonzero(learned) + 1).astype(np.uint8)
         objects = ImageObjects(truth.objects.rows, annotation.boxes[learned], numbers)
-        if self.room > 0:
-            packed = compress(objects.rows, LEVEL)
-            without = replace(objects, rows=NOTHING)
-            self._kept[image_id] = packed, objects.rows.shape, without
-            self.room -= len(packed)
+        if self.keep(image_id, objects.rows):
+            self._others[image_id] = replace(objects, rows=NOTHING)
         return objects

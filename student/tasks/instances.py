@@ -21,7 +21,7 @@ from kdcli.common.files import write_json
 from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.tasks import TargetsConfig
 from kdcli.student.data.geometry import Transform, UInt8Array
-from kdcli.student.data.masks import ImageObjects, Objects
+from kdcli.student.data.masks import ImageObjects, Objects, transformed
 from kdcli.student.data.tables import BoxTable, InstanceTable
 from kdcli.student.data.targets import ImageTargets
 from kdcli.student.losses.instances import (
@@ -106,8 +106,9 @@ class MaskReader:
         return self.objects.read(row.image_id) if row.of("instances_gt") else None
 
     def _tutor(self, row: ImageTargets) -> InstanceMasks:
-        taught = row.of("instances_tutor") and self.cache is not None
-        kept = self.cache.instances(row.image_id) if taught and self.cache is not None else None
+        if not row.of("instances_tutor") or self.cache is None:
+            return InstanceMasks.none()
+        kept = self.cache.instances(row.image_id)
         if kept is None:
             return InstanceMasks.none()
         targets = self.config.targets.instances
@@ -131,9 +132,7 @@ class MaskReader:
             meaning[gt.numbers[keep]], meaning[VOID] = known.labels, VOID
             objects = meaning[transform.map(gt.rows, side, fill=VOID)]
         _, shown = transform.boxes(tutor.boxes, least)
-        relative = transform.relative(tutor.boxes).astype(np.float32)
-        masks = tutor.masks[:, :, ::-1] if transform.flip else tutor.masks
-        said = replace(tutor, boxes=relative, masks=masks).take(shown)
+        said = transformed(tutor, transform).take(shown)
         return MaskSample(objects, known, _numbered(said))
 
 

@@ -24,7 +24,7 @@ from kdcli.student.config.schema import RunConfig
 from kdcli.student.config.tasks import TargetsConfig
 from kdcli.student.data.geometry import FloatArray, Transform, UInt8Array
 from kdcli.student.data.grid import NOWHERE, cut
-from kdcli.student.data.masks import Masks
+from kdcli.student.data.masks import Masks, transformed
 from kdcli.student.data.tables import (
     PADDING,
     BoxTable,
@@ -192,10 +192,8 @@ class PixelReader:
         kept = self.cache.instances(row.image_id) if soft and self.cache is not None else None
         if kept is None:
             return InstanceMasks.none()
-        relative = transform.relative(kept.boxes).astype(np.float32)
-        seen = np.all((relative[:, 2:] > 0) & (relative[:, :2] < 1), axis=1)
-        masks = kept.masks[:, :, ::-1] if transform.flip else kept.masks
-        return replace(kept, boxes=relative, masks=masks).take(seen)
+        said = transformed(kept, transform)
+        return said.take(np.all((said.boxes[:, 2:] > 0) & (said.boxes[:, :2] < 1), axis=1))
 
 
 def compact(index_map: IndexMap, palette: FloatArray) -> tuple[IndexMap, FloatArray]:

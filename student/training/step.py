@@ -65,10 +65,15 @@ def training_step(
             torch.autograd.backward(total * (ranks() / len(batches)))
         losses.append({"loss": total.detach(), **terms})
     inner = module.module if isinstance(module, DistributedDataParallel) else module
+    translated = None
     if isinstance(inner, LossModule) and inner.config.runtime.compile is True:
-        _forget_untaught(inner.network, samples_of_step(batches))
-    if asynchronous is not None:
-        asynchronous.exchange(samples_of_step(batches))
+        translated = inner.network
+    if translated is not None or asynchronous is not None:
+        seen = samples_of_step(batches)
+        if translated is not None:
+            _forget_untaught(translated, seen)
+        if asynchronous is not None:
+            asynchronous.exchange(seen)
     optimizer.step()
     means = _means(losses)
     return means.pop("loss"), means
