@@ -71,11 +71,23 @@ class _Context(ForkContext):
 
 def _start(worker: int) -> None:
     """Set up a worker process, just forked."""
+    _end_if_orphaned()
     # What it was forked with is shared as long as nobody writes to it. The collector would mark
     # every object there, and so copy the pages of all: 50 MB in each worker.
     gc.freeze()
     _leave_signals_to_main()
     sys.excepthook = _report
+
+
+def _end_if_orphaned() -> None:
+    """End if the main process was killed before this worker had started.
+
+    PyTorch's workers take whoever is their parent when they begin to work for the one to watch:
+    this one would outlive its own for ever.
+    """
+    parent = multiprocessing.parent_process()  # as it was when it forked
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)
 
 
 def _report(

@@ -130,6 +130,19 @@ def test_workers_notice_that_their_process_was_killed(tmp_path: Path) -> None:
     process.communicate(timeout=30)  # until the last of them has closed it
 
 
+def test_workers_notice_that_their_process_was_killed_before_they_began() -> None:
+    late = "import os, time; os.register_at_fork(after_in_child=lambda: time.sleep(2))"
+    script = late + LEFT_ALIVE.replace("1000 * (i > 1)", "0").replace("len(next(kept))", "0")
+    process = subprocess.Popen(
+        [sys.executable, "-c", script.replace("kept = [kept]", "time.sleep(1000)")],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.communicate(timeout=30)  # until the last of them has closed it
+
+
 @pytest.mark.parametrize(("failure", "told"), [("EOFError()", False), ("ValueError('why')", True)])
 def test_a_reader_that_went_is_no_news(failure: str, told: bool) -> None:
     """Sharing a batch's memory ends so where the main process is stopped while it fetches one."""
