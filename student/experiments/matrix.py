@@ -133,7 +133,9 @@ class Matrix:
             # Boxes and masks whatever the tasks: so it was when there were no other tasks.
             usual = [known.boxes, known.masks]
             found = [task.labelled(known) for task in tasks_of(config.model)]
-            others = [labelled for labelled in found if labelled not in usual]
+            # By one rule, so that two states of a folder never say the same: what goes without
+            # saying is that a third task has the images with masks.
+            others = [each for each in found if each is not known.boxes and each != known.masks]
             content = [list(ids), *map(sorted, usual + others)]
             self._lists[name, folder, tasks] = hashlib.sha256(canonical_json(content)).hexdigest()
         return self._lists[name, folder, tasks]

@@ -34,6 +34,7 @@ from kdcli.student.experiments.recipe import (
     shipped,
 )
 from kdcli.voc.devkit import Devkit
+from kdcli.voc.scenes.dataset import make_sample
 
 THESIS = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "thesis_results.json"
 SMALLEST = 'name = "own"\ntitle = "Own"\nexplanation = "Mine"\n[[cells]]\nlabel = "one"\n'
@@ -350,6 +351,23 @@ def test_a_changed_default_keeps_the_identity_of_earlier_runs() -> None:
         source: "tutor"
     }
     assert changed_settings(RunConfig()) == {}
+
+
+def test_a_run_of_three_tasks_is_known_by_its_list_of_objects(tmp_path: Path) -> None:
+    """Whether all images with boxes have objects' masks, or those with class masks alone."""
+    devkit = make_sample(tmp_path, images=4, seed=5)
+    name = "Main/train"
+    ids = sorted(devkit.image_ids(name))
+    recipe = load_recipe("three-tasks")
+
+    def digest() -> str:
+        matrix = Matrix(devkit, None, Scale(None, (f'data.list="{name}"',)))
+        return matrix.job(recipe, recipe.cell("three tasks"), 1).digest
+
+    (devkit.root / "SegmentationClass" / f"{ids[0]}.png").unlink()
+    objects_of_all = digest()
+    (devkit.root / "SegmentationObject" / f"{ids[0]}.png").unlink()
+    assert digest() != objects_of_all
 
 
 def test_a_run_is_known_by_what_changes_its_outcome(
