@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 from kdcli.common.errors import StudentError
 from kdcli.student.data.targets import TEACHERS
@@ -14,7 +13,8 @@ from kdcli.student.tasks.segmentation import Segmentation
 from kdcli.student.tasks.task import Reader, Sources, Task
 
 _EVERY: tuple[Task, ...] = (Detection(), Segmentation(), Instances())
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _EVERY})
+# torch.compile reads it, so not a mappingproxy.
+TASKS: Mapping[str, Task] = {task.name: task for task in _EVERY}
 """By name, in the order of `student.config.tasks.TASK_NAMES`."""
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcli.common.distributed import ranks, sum_over_ranks
@@ -30,6 +31,7 @@ from kdcli.student.training.asynchronous import (
     parameters_by_group,
     samples_of_step,
 )
+from kdcli.student.training.half_weights import half_weights
 
 T = TypeVar("T")
 
@@ -112,11 +114,13 @@ class LossModule(nn.Module):
         self.memory_format = (
             torch.channels_last if config.runtime.channels_last is True else torch.contiguous_format
         )
+        # Of several processes, gradients that came all at once could not be shared meanwhile.
+        self.halved = config.optim.bf16 is True and ranks() == 1
         self.compiled = config.runtime.compile is True and ranks() == 1
         self._seen: frozenset[str] = frozenset()
         self._match: Callable[..., Matches] = match
         self._learn = self._forward
-        self._outputs: Callable[[Tensor], dict[str, Any]] = self._outputs_of
+        self._outputs: Callable[..., dict[str, Any]] = self._outputs_of
         if self.compiled:
             self._match = compiled_match(backend)
             self._learn = compiled(self._forward, backend)
@@ -135,13 +139,16 @@ class LossModule(nn.Module):
         lessons = lessons_of(taught, [term for term in self.terms if term in self._seen])
         fractions = torch.tensor([batch.fractions[term] for term in self.terms])
         fractions = fractions.to(device, non_blocking=True)
-        total, losses = self._learn(batch.images, jitter, lessons, batch.weights, fractions)
+        halves = half_weights(self.network) if self.halved else {}
+        total, losses = self._learn(batch.images, jitter, lessons, batch.weights, fractions, halves)
         return total, {
             name: loss.detach() for name, loss in losses.items() if name.split("/")[0] in present
         }
 
-    def _outputs_of(self, images: Tensor) -> dict[str, Any]:
-        outputs: dict[str, Any] = self.network(images)
+    def _outputs_of(self, images: Tensor, halves: dict[str, Tensor]) -> dict[str, Any]:
+        outputs: dict[str, Any] = (
+            functional_call(self.network, halves, (images,)) if halves else self.network(images)
+        )
         return outputs
 
     def _forward(
@@ -151,12 +158,13 @@ class LossModule(nn.Module):
         lessons: dict[str, Any],
         weights: Tensor,
         fractions: Tensor,
+        halves: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         images = normalise(distort(images, jitter), self.config.model)
         images = images.contiguous(memory_format=self.memory_format)
         bf16 = self.config.optim.bf16 is True
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            outputs = self._outputs(images)
+            outputs = self._outputs(images, halves)
         columns = dict(zip(self.terms, weights.unbind(dim=1), strict=True))
         shares = dict(zip(self.terms, fractions.unbind(), strict=True))
         return losses_of(outputs, lessons, columns, shares, self.config.targets)
