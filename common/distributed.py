@@ -63,14 +63,16 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """Return the sum of all processes' tensors of one shape, without a gradient."""
     if ranks() == 1:
         return values
-    total = values.detach().clone()
-    dist.all_reduce(total)
+    total: Tensor = _sum(values.detach())
     return total
 
 
 def differentiable_sum_over_ranks(values: Tensor) -> Tensor:
     """Return the sum of all processes' tensors; gradients flow back to every one of them."""
-    return _sum(values) if ranks() > 1 else values
+    if ranks() == 1:
+        return values
+    total: Tensor = _sum(values)
+    return total
 
 
 def gather_over_ranks(values: Tensor) -> Tensor:
@@ -118,21 +120,30 @@ def all_raise(error: BaseException) -> NoReturn:
     raise error if rank() == 0 else SystemExit(1)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes; the loss being a sum over them, too, so is the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return sum_over_ranks(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return sum_over_ranks(gradients[0])
-
-
+@torch.library.custom_op("kdcli::sum", mutates_args=(), schema="(Tensor values) -> Tensor")
 def _sum(values: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(values)
+    """The sum over the processes, as one operation that torch.compile does not look into.
+
+    What it sees of ``all_reduce`` it translates; PyTorch 2.11 then loses the gradient, without a
+    word.
+    """
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
     return total
+
+
+@_sum.register_fake
+def _like(values: Tensor) -> Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+def _gradient(_: Any, gradient: Tensor) -> Tensor:
+    """The loss being a sum over the processes, too, so is the gradient."""
+    summed: Tensor = _sum(gradient)
+    return summed
+
+
+_sum.register_autograd(_gradient)
 
 
 def _lost_the_others(error: RuntimeError) -> bool:

@@ -9,10 +9,10 @@ from kdcli.common.distributed import differentiable_sum_over_ranks, ranks
 from kdcli.student.model.blitznet import BlitzNet
 
 
-class HostSyncBatchNorm2d(nn.BatchNorm2d):
-    """What ``nn.SyncBatchNorm`` does, which PyTorch has for GPUs alone.
+class SummedBatchNorm2d(nn.BatchNorm2d):
+    """What ``nn.SyncBatchNorm`` does, of operations that CPUs have and torch.compile takes whole.
 
-    The processes' batches must be of one size.
+    Statistics are float32. The processes' batches must be of one size.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -20,12 +20,13 @@ class HostSyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         count = ranks() * x.numel() // x.shape[1]
-        mean = differentiable_sum_over_ranks(x.sum(dim=(0, 2, 3))) / count
-        centred = x - mean[:, None, None]
+        wide = x.float()
+        mean = differentiable_sum_over_ranks(wide.sum(dim=(0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
         squares = differentiable_sum_over_ranks(centred.square().sum(dim=(0, 2, 3)))
         self._track(mean, squares / max(count - 1, 1))  # the running variance is the unbiased one
         scale = self.weight * torch.rsqrt(squares / count + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -36,15 +37,22 @@ class HostSyncBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
 
 
-def synchronise_batch_norms(model: BlitzNet, device: torch.device) -> None:
-    """Replace every batch norm of a model by one over all processes, with the same parameters."""
-    if device.type == "cuda":
+def synchronise_batch_norms(model: BlitzNet, device: torch.device, compiled: bool) -> None:
+    """Replace every batch norm of a model by one over all processes, with the same parameters.
+
+    Args:
+        model: In place.
+        device: That it computes on.
+        compiled: Whether the model will be compiled. PyTorch's own then has to be left out: its
+            collectives are among what torch.compile translates without their gradient (2.11).
+    """
+    if device.type == "cuda" and not compiled:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
-                norm = HostSyncBatchNorm2d(child.num_features, child.eps, child.momentum)
+                norm = SummedBatchNorm2d(child.num_features, child.eps, child.momentum)
                 for key in child.state_dict():
                     setattr(norm, key, getattr(child, key))
                 setattr(parent, name, norm)

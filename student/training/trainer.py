@@ -115,7 +115,7 @@ class Trainer:
         """Make ready to train: the network on its device, its losses, the optimiser."""
         runtime = self.config.runtime
         if ranks() > 1 and runtime.sync_bn:
-            synchronise_batch_norms(self.model, self.device)
+            synchronise_batch_norms(self.model, self.device, runtime.compile is True)
         self.model.to(self.device)
         if runtime.channels_last:
             self.model.to(memory_format=torch.channels_last)
