@@ -15,7 +15,14 @@ from kdcli.student.evaluation.predict import PredictionFiles, drawn
 from kdcli.voc.devkit import Devkit
 from kdcli.voc.images import read_picture
 from kdcli.voc.labels import LabelSet
-from kdcli.voc.view.gallery import Panel, Row, ground_truth_panels, panel_scale, write_gallery
+from kdcli.voc.view.gallery import (
+    Panel,
+    Row,
+    draw_ground_truth,
+    ground_truth_panels,
+    panel_scale,
+    write_gallery,
+)
 from kdcli.voc.view.overlay import enlarged, overlay
 
 
@@ -64,17 +71,10 @@ def beside_ground_truth(
     for name, image, prediction in zip(
         image_ids, images, infer_arrays(engine, images), strict=True
     ):
-        scale, annotation = panel_scale(image), devkit.annotation(name)
-        true = overlay(
-            image,
-            None if annotation is None else annotation.boxes,
-            None if annotation is None else annotation.labels,
-            class_map=devkit.mask(name, folder),
-            label_set=devkit.labels,
-            scale=scale,
-        )
-        said = overlay(image, **drawn(prediction, threshold), label_set=devkit.labels, scale=scale)
-        pictures[name] = np.concatenate([true, said], axis=1)
+        said = drawn(prediction, threshold)
+        true = draw_ground_truth(devkit, name, image, folder, objects="masks" in said)
+        own = overlay(image, **said, label_set=devkit.labels, scale=panel_scale(image))
+        pictures[name] = np.concatenate([true, own], axis=1)
     return pictures
 
 

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kdcli.voc.classes import CLASSES
 from kdcli.voc.colours import PALETTE
+from kdcli.voc.devkit import CLASS_MASKS, OBJECT_MASKS
+from kdcli.voc.instances import instance_truth
 from kdcli.voc.labels import VOID
-from kdcli.voc.scenes.dataset import draw_scene
+from kdcli.voc.scenes.dataset import draw_scene, make_sample
+from kdcli.voc.view.gallery import draw_ground_truth, panel_scale
 from kdcli.voc.view.overlay import overlay
 
 GREY = np.full((120, 160, 3), 100, dtype=np.uint8)
@@ -121,3 +127,33 @@ def test_objects_are_outlined_in_colours_of_their_own() -> None:
     np.testing.assert_array_equal(picture[outside], GREY[outside])
     with pytest.raises(ValueError, match=r"masks of the image's size \(120, 160\)"):
         overlay(GREY, masks=masks.transpose(0, 2, 1))
+
+
+def test_ground_truth_outlines_the_objects_it_knows(tmp_path: Path) -> None:
+    devkit = make_sample(tmp_path, images=2, seed=3)
+    image_id = devkit.image_ids("Main/trainval")[0]
+    image = devkit.read_image(image_id)
+    truth = instance_truth(devkit, image_id)
+    assert truth is not None
+    known = truth.annotation
+    assert truth.masks().any()
+
+    def drawn(*, objects: bool = True) -> NDArray[np.uint8]:
+        return draw_ground_truth(devkit, image_id, image, CLASS_MASKS, objects=objects)
+
+    outlined, plain = (
+        overlay(
+            image,
+            known.boxes,
+            known.labels,
+            class_map=devkit.mask(image_id),
+            masks=masks,
+            scale=panel_scale(image),
+        )
+        for masks in (truth.masks(), ())
+    )
+    assert not np.array_equal(outlined, plain)
+    assert np.array_equal(drawn(), outlined)
+    assert np.array_equal(drawn(objects=False), plain)
+    devkit.mask_path(image_id, OBJECT_MASKS).unlink()
+    assert np.array_equal(drawn(), plain)

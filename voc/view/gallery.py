@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdcli.voc.devkit import AUGMENTED_MASKS, CLASS_MASKS, Devkit
+from kdcli.voc.instances import instance_truth
 from kdcli.voc.labels import LabelSet
 from kdcli.voc.view.overlay import overlay
 
@@ -83,11 +84,35 @@ def ground_truth_panels(
     annotation, mask = devkit.annotation(image_id), devkit.mask(image_id, folder)
     if annotation is None and mask is None:
         return ()
-    boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
     known = [name for name, part in (("boxes", annotation), ("mask", mask)) if part is not None]
-    scale = panel_scale(image)
-    picture = overlay(image, boxes, labels, class_map=mask, label_set=devkit.labels, scale=scale)
+    picture = draw_ground_truth(devkit, image_id, image, folder)
     return (Panel(f"ground truth: {' and '.join(known)}", picture),)
+
+
+def draw_ground_truth(
+    devkit: Devkit, image_id: str, image: NDArray[np.uint8], folder: str, *, objects: bool = True
+) -> NDArray[np.uint8]:
+    """Return a photograph with what is known of it: boxes, class mask, outlines of the objects.
+
+    Args:
+        devkit: gives the ground truth.
+        image_id: which image.
+        image: its photograph.
+        folder: of the class mask.
+        objects: whether masks of objects are looked for.
+    """
+    annotation = devkit.annotation(image_id)
+    boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
+    instances = instance_truth(devkit, image_id) if objects else None
+    return overlay(
+        image,
+        boxes,
+        labels,
+        class_map=devkit.mask(image_id, folder),
+        masks=() if instances is None else instances.masks(),
+        label_set=devkit.labels,
+        scale=panel_scale(image),
+    )
 
 
 def write_gallery(
