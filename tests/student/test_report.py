@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,28 @@ def test_the_tutors_quality_is_shown_where_it_was_measured(out: Path) -> None:
     facts = {fact.name: fact for fact in make_report(out, quality, drawings=False).facts}
     assert facts["its mAP"].here == "mAP 93.1 on Main/val, frequent classes 95.0"
     assert facts["detection tutor"].here == "some R-CNN (detectron2)"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (None, "none"),
+        ({}, "of your own"),
+        ({"name": "bright", "least": 7}, "bright"),
+        ({"kind": "own"}, "own"),
+        ({"kind": "own", "name": "bright"}, "bright (own)"),
+    ],
+)
+def test_a_tutor_is_called_what_it_calls_itself(
+    said: dict[str, Any] | None, shown: str, out: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(out, tmp_path / "own")
+    file = folder / "recipes" / "table-12.json"
+    record = json.loads(file.read_text())
+    record["data"]["tutors"]["detection"] = said
+    write(file, record)
+    facts = {fact.name: fact for fact in make_report(folder, drawings=False).facts}
+    assert facts["detection tutor"].here == shown
 
 
 def test_the_page_needs_no_other_file_and_shows_only_classes_that_occur(out: Path) -> None:

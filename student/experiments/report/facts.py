@@ -173,7 +173,7 @@ def _tutor_facts(
         if role not in THESIS_TUTORS:
             continue
         said = [(record["tutors"] or {}).get(role) for record in records]
-        here = _joined(f"{each['name']} ({each['kind']})" if each else "none" for each in said)
+        here = _joined(map(_called, said))
         facts.append(Fact(f"{role} tutor", THESIS_TUTORS[role][0], here, True))
         quality = (tutors or {}).get(role) or {}
         measured = "not measured"
@@ -189,6 +189,14 @@ def _tutor_facts(
              any(floor > 0 for floor in floors if floor is not None))
     )  # fmt: skip
     return facts
+
+
+def _called(description: Mapping[str, Any] | None) -> str:
+    """Name a tutor by what it says of itself; one of the user's own need not say anything."""
+    if description is None:
+        return "none"
+    name, kind = (description.get(key) for key in ("name", "kind"))
+    return f"{name} ({kind})" if name and kind else str(name or kind or "of your own")
 
 
 def _seeds(result: RecipeResult) -> str:
