@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor.utils import fresh_cache
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import suite_report as suite
@@ -127,6 +128,15 @@ def items_of(bench: Bench, half: Limits, whole: Limits) -> Iterator[Item]:
     )  # fmt: skip
     yield from _peers(bench, compiled=False)
     if bench.compiled:
+        firsts = {
+            "an empty cache": (lambda allowed: bench.first_compiled[0], 60),
+            "a cache": (lambda allowed: bench.first_steps(bench.translated(), 1)[0], 15),
+        }
+        for where, (first, seconds) in firsts.items():
+            yield Item(
+                f"first compiled step, from {where}", size, first, None, Bar(1000 * seconds, "ms"),
+                STEP + COMPILED, least=seconds,
+            )  # fmt: skip
         name = f"training step, bf16, compiled, batch {size}"
         yield Item(
             name, size, again(lambda: step(bench.translated())), fast, rate, STEP + COMPILED,
@@ -283,13 +293,14 @@ def main(arguments: Sequence[str]) -> None:
         fast = device.type == "cuda" if options.compile is None else options.compile
         bench = Bench(config, device, Devkit.open(root), options.list,
                       tuple(options.batches), options.repeats, fast)  # fmt: skip
-        checks = checks_of(bench, until)
-        items = [
-            item
-            for item in items_of(bench, half, whole)
-            if not options.only or any(words in item.name for words in options.only)
-        ]
-        rows = suite.measure_all(items, checks, until)
+        with fresh_cache():  # of the compiler: the first step says what it takes with nothing there
+            checks = checks_of(bench, until)
+            items = [
+                item
+                for item in items_of(bench, half, whole)
+                if not options.only or any(words in item.name for words in options.only)
+            ]
+            rows = suite.measure_all(items, checks, until)
     title = (
         f"{options.config} on {name}, torch {torch.__version__}: matrix product "
         f"{half.flops / 1e9:.0f} (bf16) and {whole.flops / 1e9:.0f} GFLOP/s (float32), copy "

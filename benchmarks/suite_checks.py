@@ -45,6 +45,19 @@ class Bench:
         """As it is before training, in evaluation mode."""
         return self.trainer(self.plain()).model.eval()
 
+    @functools.cached_property
+    def first_compiled(self) -> tuple[float, list[float]]:
+        """The seconds of a new trainer's first compiled step, and the losses of two."""
+        return self.first_steps(self.translated())
+
+    def first_steps(self, config: RunConfig, steps: int = 2) -> tuple[float, list[float]]:
+        """Do a new trainer's first steps: the seconds of the very first, and all losses."""
+        trainer, batch = self.trainer(config), self.batch()
+        begun = time.perf_counter()
+        losses = [float(trainer.update([batch])[0])]
+        seconds = time.perf_counter() - begun
+        return seconds, losses + [float(trainer.update([batch])[0]) for _ in range(steps - 1)]
+
     def fast(self) -> RunConfig:
         runtime = replace(self.config.runtime, channels_last=True)
         return replace(self.config, optim=replace(self.config.optim, bf16=True), runtime=runtime)
@@ -118,9 +131,7 @@ def _types_apart(bench: Bench) -> float:
 
 def _programs_apart(bench: Bench) -> float:
     """Of the second step, too, whose loss shows what the first made of its gradients."""
-    batch = bench.batch()
-    trainers = [bench.trainer(config) for config in (bench.translated(), bench.fast())]
-    pairs = [[float(each.update([batch])[0]) for each in trainers] for _ in range(2)]
+    pairs = zip(bench.first_compiled[1], bench.first_steps(bench.fast())[1], strict=True)
     return max(abs(compiled - eager) / abs(eager) for compiled, eager in pairs)
 
 

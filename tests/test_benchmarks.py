@@ -161,19 +161,22 @@ def test_gpu_suite(
     printed = run(monkeypatch, capsys, "gpu_suite", *small, "--seconds", 0)
     assert printed.count("no time left") == len(told["rows"]) > 8
     # Compiled by the tracer alone: the code generator behind it takes minutes.
-    some = ("--compile", "--only", "distort", "--only", "matching", "--seconds")
+    names = ("distort", "matching", "first compiled")
+    some = ("--compile", *(word for name in names for word in ("--only", name)), "--seconds")
     with torch.compiler.set_stance("default", force_backend="aot_eager"):
         run(monkeypatch, capsys, "gpu_suite", *small, *some, 3600, "--out", tmp_path)
     told = json.loads((tmp_path / "gpu_suite.json").read_text())
     assert [check["note"] for check in told["checks"] if not check["passed"]] == []
     assert told["checks"][5]["name"] == "loss of a step, compiled and eager"
     assert [(row["name"].endswith(", compiled"), bool(row["bar"])) for row in told["rows"]] == [
-        (False, False), (True, True),
-    ] * 2  # fmt: skip
+        *[(False, False), (True, True)] * 2, *[(False, True)] * 2,
+    ]  # fmt: skip
+    cold, warm = told["rows"][-2:]
+    assert (cold["bar"], warm["bar"]) == ("<= 60000 ms", "<= 15000 ms")
     assert {row["verdict"] for row in told["rows"]} <= {"", "reached", "missed"}
     assert all(row["seconds"] > 0 for row in told["rows"])
     printed = run(monkeypatch, capsys, "gpu_suite", *small, *some, 0)
-    assert printed.count("no time left") == 1 + 4  # the check that compiles, and all rows
+    assert printed.count("no time left") == 1 + 6  # the check that compiles, and all rows
 
 
 def test_rows_of_peers_and_of_what_cannot_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
