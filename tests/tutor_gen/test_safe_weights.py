@@ -127,7 +127,7 @@ class Settings(dict[str, int]):
     [
         (argparse.Namespace(lr=0.1), "argparse.Namespace"),
         (Settings(lr=1), f"{__name__}.Settings"),
-        (Path("x"), r"pathlib\.\w+"),
+        (Path("x"), r"pathlib\.[\w.]+"),
         (np.array([{}]), "numpy.dtypes.ObjectDType"),
     ],
 )
