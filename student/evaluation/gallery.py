@@ -72,7 +72,7 @@ def beside_ground_truth(
         image_ids, images, infer_arrays(engine, images), strict=True
     ):
         said = drawn(prediction, threshold)
-        true = draw_ground_truth(devkit, name, image, folder, objects="masks" in said)
+        true, _ = draw_ground_truth(devkit, name, image, folder, objects="masks" in said)
         own = overlay(image, **said, label_set=devkit.labels, scale=panel_scale(image))
         pictures[name] = np.concatenate([true, own], axis=1)
     return pictures

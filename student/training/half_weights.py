@@ -6,30 +6,34 @@ launches as a network has convolutions. The values are the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def half_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Return in bfloat16 what autocast would use so, as ``torch.func.functional_call`` takes it.
-
-    Args:
-        network: In float32.
-
-    Returns:
-        Weights and biases of all convolutions and linear layers by name, in their layouts.
-        Gradients go through them to the network's own, in float32, and to none whose copy was not
-        used.
-    """
-    own = {
+def product_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Return weights and biases of all convolutions and linear layers, by name."""
+    return {
         f"{path}.{name}": weight
         for path, module in network.named_modules()
         if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
         for name, weight in module.named_parameters(recurse=False)
     }
-    return dict(zip(own, _Halved.apply(*own.values()), strict=True))
+
+
+def half_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in bfloat16, as ``torch.func.functional_call`` takes them.
+
+    Args:
+        weights: In float32, what autocast would use in bfloat16 (`product_weights`).
+
+    Returns:
+        The same by name, in their layouts. Gradients go through them to the given ones, in float32,
+        and to none whose copy was not used.
+    """
+    return dict(zip(weights, _Halved.apply(*weights.values()), strict=True))
 
 
 class _Halved(torch.autograd.Function):

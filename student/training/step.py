@@ -31,7 +31,7 @@ from kdcli.student.training.asynchronous import (
     parameters_by_group,
     samples_of_step,
 )
-from kdcli.student.training.half_weights import half_weights
+from kdcli.student.training.half_weights import half_weights, product_weights
 
 T = TypeVar("T")
 
@@ -116,6 +116,7 @@ class LossModule(nn.Module):
         )
         # Of several processes, gradients that came all at once could not be shared meanwhile.
         self.halved = config.optim.bf16 is True and ranks() == 1
+        self._weights = product_weights(network)
         self.compiled = config.runtime.compile is True and ranks() == 1
         self._seen: frozenset[str] = frozenset()
         self._match: Callable[..., Matches] = match
@@ -139,7 +140,7 @@ class LossModule(nn.Module):
         lessons = lessons_of(taught, [term for term in self.terms if term in self._seen])
         fractions = torch.tensor([batch.fractions[term] for term in self.terms])
         fractions = fractions.to(device, non_blocking=True)
-        halves = half_weights(self.network) if self.halved else {}
+        halves = half_weights(self._weights) if self.halved else {}
         total, losses = self._learn(batch.images, jitter, lessons, batch.weights, fractions, halves)
         return total, {
             name: loss.detach() for name, loss in losses.items() if name.split("/")[0] in present

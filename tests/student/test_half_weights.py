@@ -12,7 +12,7 @@ from torch.func import functional_call
 from kdcli.student.config.machine import fitted
 from kdcli.student.config.toml import run_config
 from kdcli.student.measure import drawn_batch
-from kdcli.student.training.half_weights import half_weights
+from kdcli.student.training.half_weights import half_weights, product_weights
 from kdcli.student.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def test_layouts_stay_and_what_is_no_weight_of_a_product_is_left() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     network.to(memory_format=torch.channels_last)
-    halves = half_weights(network)
+    halves = half_weights(product_weights(network))
     assert sorted(halves) == ["0.bias", "0.weight", "3.bias", "3.weight"]
     for name, half in halves.items():
         own = network.get_parameter(name)
@@ -31,7 +31,7 @@ def test_layouts_stay_and_what_is_no_weight_of_a_product_is_left() -> None:
 
 def test_weights_that_took_no_part_get_no_gradient() -> None:
     network = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
-    halves = half_weights(network)
+    halves = half_weights(product_weights(network))
     halves["0.weight"].sum().backward()
     used, rest = network[0].weight.grad, network[1].weight.grad
     assert rest is None
@@ -68,5 +68,5 @@ def test_steps_are_autocasts(preset: str, taught: tuple[int, int]) -> None:
 def test_a_network_computes_with_what_it_is_given() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     with torch.autocast("cpu", torch.bfloat16):
-        said = functional_call(network, half_weights(network), (torch.ones(3, 2),))
+        said = functional_call(network, half_weights(product_weights(network)), (torch.ones(3, 2),))
         assert torch.equal(said, network(torch.ones(3, 2)))

@@ -139,7 +139,7 @@ def test_ground_truth_outlines_the_objects_it_knows(tmp_path: Path) -> None:
     assert truth.masks().any()
 
     def drawn(*, objects: bool = True) -> NDArray[np.uint8]:
-        return draw_ground_truth(devkit, image_id, image, CLASS_MASKS, objects=objects)
+        return draw_ground_truth(devkit, image_id, image, CLASS_MASKS, objects=objects)[0]
 
     outlined, plain = (
         overlay(

@@ -81,18 +81,14 @@ def ground_truth_panels(
     """
     if folder is None:
         folder = CLASS_MASKS if devkit.has_mask(image_id) else AUGMENTED_MASKS
-    annotation, mask = devkit.annotation(image_id), devkit.mask(image_id, folder)
-    if annotation is None and mask is None:
-        return ()
-    known = [name for name, part in (("boxes", annotation), ("mask", mask)) if part is not None]
-    picture = draw_ground_truth(devkit, image_id, image, folder)
-    return (Panel(f"ground truth: {' and '.join(known)}", picture),)
+    picture, known = draw_ground_truth(devkit, image_id, image, folder)
+    return (Panel(f"ground truth: {' and '.join(known)}", picture),) if known else ()
 
 
 def draw_ground_truth(
     devkit: Devkit, image_id: str, image: NDArray[np.uint8], folder: str, *, objects: bool = True
-) -> NDArray[np.uint8]:
-    """Return a photograph with what is known of it: boxes, class mask, outlines of the objects.
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Return a photograph with its boxes, class mask and objects' outlines, and which it has.
 
     Args:
         devkit: gives the ground truth.
@@ -100,19 +96,25 @@ def draw_ground_truth(
         image: its photograph.
         folder: of the class mask.
         objects: whether masks of objects are looked for.
+
+    Returns:
+        The picture; ``"boxes"`` and ``"mask"``, as far as they are known.
     """
-    annotation = devkit.annotation(image_id)
-    boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
     instances = instance_truth(devkit, image_id) if objects else None
-    return overlay(
+    annotation = devkit.annotation(image_id) if instances is None else instances.annotation
+    boxes, labels = (None, None) if annotation is None else (annotation.boxes, annotation.labels)
+    mask = devkit.mask(image_id, folder)
+    picture = overlay(
         image,
         boxes,
         labels,
-        class_map=devkit.mask(image_id, folder),
+        class_map=mask,
         masks=() if instances is None else instances.masks(),
         label_set=devkit.labels,
         scale=panel_scale(image),
     )
+    parts = (("boxes", annotation), ("mask", mask))
+    return picture, tuple(name for name, part in parts if part is not None)
 
 
 def write_gallery(
